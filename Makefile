@@ -1,0 +1,35 @@
+# Two commands do everything: `make demo` and `make test`. Both install what they need into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo demo-quick test check clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo        learned order against arrival order on the real vLLM, on this machine's CPU"
+	@echo "make demo-quick  the same, smaller"
+	@echo "make test        every test, the real engine's included"
+	@echo "make check       lint, types, architecture and tests, as CI runs them"
+
+.venv/engine.stamp: pyproject.toml scripts/install_engine.py requirements/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "sooner needs Python 3.11 to 3.13; choose one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python scripts/install_engine.py
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[demo,sim,train,gateway,vllm,dev]'
+	@touch $@
+
+demo: .venv/engine.stamp
+	$(BIN)/sooner demo --out runs/demo
+
+demo-quick: .venv/engine.stamp
+	$(BIN)/sooner demo --quick --out runs/demo-quick
+
+test: .venv/engine.stamp
+	$(BIN)/python -m pytest
+
+check: .venv/engine.stamp
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
+
+clean:
+	rm -rf .venv runs dist build
