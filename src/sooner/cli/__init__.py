@@ -15,6 +15,7 @@ from sooner.core import SoonerError
 
 COMMANDS = {
     # command: (module, what the list of commands says)
+    "collect": ("collect", "Run prompts on a server and record the lengths of its replies."),
 }
 
 

@@ -1,0 +1,108 @@
+"""Options and the progress bar that the commands talking to a server share."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def endpoint_options(command: Command) -> Command:
+    """Add --url, --model, --api and --api-key-file."""
+    for option in (
+        click.option(
+            "--api-key-file",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            help="File holding the key of the server, where it wants one.",
+        ),
+        click.option(
+            "--api",
+            type=click.Choice(["chat", "completions"]),
+            default="chat",
+            show_default=True,
+            help="Which API.",
+        ),
+        click.option("--model", required=True, help="The model's name as the server knows it."),
+        click.option("--url", required=True, help="The server, such as http://127.0.0.1:8000."),
+    ):
+        command = option(command)
+    return command
+
+
+def sampling_options(command: Command) -> Command:
+    """Add --max-tokens, --temperature, --top-p and --seed-base."""
+    for option in (
+        click.option(
+            "--seed-base",
+            default=0,
+            show_default=True,
+            help="Each request's seed is a hash of this and its id.",
+        ),
+        click.option("--top-p", type=float, help="Sent only if given."),
+        click.option(
+            "--temperature", type=float, help="Sent only if given; else the server's default holds."
+        ),
+        click.option(
+            "--max-tokens", default=512, show_default=True, help="Replies are cut off here [tokens]."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function of (done, total) that shows progress and the time left on stderr.
+
+    Where stderr is no terminal, a plain line every 15 s takes the place of the bar.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    if not sys.stderr.isatty():
+        yield _plain(what)
+        return
+    with Progress(
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        speed_estimate_period=300,
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _plain(what: str) -> Callable[[int, int], None]:
+    start = last = time.monotonic()
+    first: int | None = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal last, first
+        now = time.monotonic()
+        first = done - 1 if first is None else first
+        if now - last >= 15 or done == total:
+            last = now
+            left = (now - start) / max(done - first, 1) * (total - done)
+            click.echo(
+                f"{what}: {done}/{total}, {now - start:.0f} s passed, about {left:.0f} s left", err=True
+            )
+
+    return show

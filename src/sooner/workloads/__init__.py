@@ -1,0 +1,1 @@
+"""What arrives: prompts, traces (one reader a file) and arrival processes."""
