@@ -1,0 +1,94 @@
+"""What predicts reply length: one file for each ranker, one contract for all, and the registry.
+
+A package of your own adds rankers through the entry-point group `sooner.rankers`
+(`name = "package.module:Class"`); they are then known to `sooner train --ranker name`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TypeVar
+
+from sooner.core import UnknownName
+from sooner.rankers import files
+from sooner.rankers.context import Context, estimate_tokens
+from sooner.rankers.contract import Progress, Ranker, Rows, State
+
+__all__ = [
+    "Context",
+    "Progress",
+    "Ranker",
+    "Rows",
+    "State",
+    "create",
+    "estimate_tokens",
+    "get",
+    "load",
+    "names",
+    "ranker",
+]
+
+DEFAULT = "default"
+"""The name that `load` takes for the ranker shipped with the package."""
+
+_BUILT_IN = {
+    # name: module of this package that registers it, imported only when it is asked for
+    "lexical": "lexical",
+    "prompt_length": "simple",
+    "constant": "simple",
+    "oracle": "oracle",
+}
+_REGISTRY: dict[str, type[Ranker]] = {}
+_Kind = TypeVar("_Kind", bound=Ranker)
+
+
+def ranker(name: str) -> Callable[[type[_Kind]], type[_Kind]]:
+    """Register the decorated class under `name`."""
+
+    def register(kind: type[_Kind]) -> type[_Kind]:
+        kind.name = name
+        _REGISTRY[name] = kind
+        return kind
+
+    return register
+
+
+def names() -> tuple[str, ...]:
+    """Return every ranker name, those of other installed packages included."""
+    return tuple(sorted({*_BUILT_IN, *_REGISTRY, *(point.name for point in entry_points(group="sooner.rankers"))}))
+
+
+def get(name: str) -> type[Ranker]:
+    """Return the class of ranker `name`. Raises UnknownName, or MissingExtra from a ranker's module."""
+    if name not in _REGISTRY and name in _BUILT_IN:
+        importlib.import_module(f"sooner.rankers.{_BUILT_IN[name]}")
+    if name not in _REGISTRY:
+        for point in entry_points(group="sooner.rankers", name=name):
+            kind: type[Ranker] = point.load()
+            kind.name = name
+            _REGISTRY[name] = kind
+    if name not in _REGISTRY:
+        raise UnknownName("ranker", name, names())
+    return _REGISTRY[name]
+
+
+def create(name: str, **settings: object) -> Ranker:
+    """Return a new ranker. Raises UnknownName for the name, TypeError for a setting it does not take."""
+    return get(name)(**settings)  # type: ignore[arg-type]  # each class checks its own settings
+
+
+def load(directory: str | Path) -> Ranker:
+    """Return the ranker saved in `directory`, or the shipped one for "default".
+
+    Raises RankerFileError when it is missing, damaged, or of another version.
+    """
+    place = Path(__file__).parent / "default" if str(directory) == DEFAULT else Path(directory)
+    name = files.read_manifest(place)["ranker"]
+    try:
+        kind = get(name)
+    except UnknownName as error:
+        raise files.damaged(place, str(error)) from error
+    return kind.load(place)

@@ -1,0 +1,109 @@
+"""A saved ranker on disk: `arrays.npz`, other named files, and `manifest.json` with their checksums.
+
+Nothing is pickled, so loading a ranker runs no code of its author.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import sooner
+from sooner.core import RankerFileError
+
+FORMAT = 1
+"""The number of this layout; raised when older code could no longer read it."""
+
+_ARRAYS = "arrays.npz"
+_MANIFEST = "manifest.json"
+
+
+class Saved(NamedTuple):
+    """What was read back, checksums verified."""
+
+    manifest: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+    files: dict[str, bytes]
+
+
+def write(
+    directory: Path, arrays: Mapping[str, NDArray[Any]], files: Mapping[str, bytes], facts: Mapping[str, Any]
+) -> None:
+    """Write arrays, files and the manifest; the manifest comes last, so a half-written ranker is damaged."""
+    directory.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **dict(arrays))
+    contents = {_ARRAYS: buffer.getvalue(), **files}
+    for name, data in contents.items():
+        _replace(directory / name, data)
+    manifest = {
+        "format": FORMAT,
+        "sooner": sooner.__version__,
+        **facts,
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())},
+    }
+    _replace(directory / _MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return the manifest. Raises RankerFileError when it is missing, damaged or of another version."""
+    path = directory / _MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RankerFileError(f"no ranker in {str(directory)!r}: {_MANIFEST} is missing") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise damaged(directory, f"{_MANIFEST} cannot be read: {error}") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+        raise damaged(directory, f"{_MANIFEST} names no format")
+    if manifest["format"] != FORMAT:
+        raise RankerFileError(
+            f"the ranker in {str(directory)!r} has format {manifest['format']}, written by sooner "
+            f"{manifest.get('sooner', '?')}; this version reads format {FORMAT}: train it again"
+        )
+    wanted = {"ranker": str, "training": dict, "settings": dict, "sha256": dict}
+    for key, kind in wanted.items():
+        if not isinstance(manifest.get(key), kind):
+            raise damaged(directory, f"{_MANIFEST} has no {key!r}")
+    return manifest
+
+
+def read(directory: Path) -> Saved:
+    """Return a saved ranker's parts. Raises RankerFileError when anything differs from what was written."""
+    manifest = read_manifest(directory)
+    contents: dict[str, bytes] = {}
+    for name, digest in manifest["sha256"].items():
+        if Path(name).name != name:
+            raise damaged(directory, f"{_MANIFEST} names {name!r}, which is not a file of this directory")
+        try:
+            contents[name] = (directory / name).read_bytes()
+        except OSError as error:
+            raise damaged(directory, f"{name} cannot be read: {error}") from error
+        if hashlib.sha256(contents[name]).hexdigest() != digest:
+            raise damaged(directory, f"{name} is not the file that was saved (its checksum differs)")
+    try:
+        with np.load(io.BytesIO(contents.pop(_ARRAYS)), allow_pickle=False) as loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise damaged(directory, f"{_ARRAYS} cannot be read: {error}") from error
+    return Saved(manifest, arrays, contents)
+
+
+def damaged(directory: str | Path, reason: str) -> RankerFileError:
+    """Return the error that says what is wrong with the ranker in `directory`."""
+    return RankerFileError(f"the ranker in {str(directory)!r} cannot be used: {reason}")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    beside = path.with_name(path.name + ".part")
+    beside.write_bytes(data)
+    os.replace(beside, path)
