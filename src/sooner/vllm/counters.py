@@ -1,0 +1,133 @@
+"""What the plugin counts, how it warns, and how both reach vLLM's `/metrics`.
+
+The scheduler lives in EngineCore and `/metrics` in the API server, another process. So the engine
+leaves its numbers in a file once a second (`Publisher`), and the API server's Prometheus registry
+reads them when it is scraped (`Collector`, registered by the general plugin).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger("vllm.plugins.sooner")
+
+COUNTERS = {
+    "requests": "Requests that entered the queue",
+    "scored": "Requests whose score came from the ranker",
+    "client_scored": "Requests whose score or length came from the client",
+    "malformed_client_values": "Client values that were ignored",
+    "scorer_timeouts": "Requests that kept their neutral place because no score came in time",
+    "scorer_failures": "Scores that the ranker could not give",
+    "scorer_restarts": "Times the scorer process was started again",
+    "policy_errors": "Keys that the policy could not give; such a request takes its arrival's place",
+    "hook_errors": "Exceptions in the plugin that were caught",
+    "promotions": "Requests promoted by the starvation guard",
+    "rank_preemptions": "Running requests displaced by a better-ranked one",
+    "kv_preemptions": "Running requests preempted because the KV cache was full",
+}
+GAUGES = {
+    "waiting": "Requests in the queue",
+    "running": "Requests running",
+    "pressure_seconds_per_token": "Recent mean wait over recent mean predicted length",
+    "mean_predicted_len_tokens": "Recent mean predicted length",
+}
+_QUIET = 30.0  # seconds between two warnings of one kind
+
+
+class Counters:
+    """Counts and gauges by name; incremented by the engine's step thread and the scorer's client."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = dict.fromkeys(COUNTERS, 0)
+        self.gauges: dict[str, float] = dict.fromkeys(GAUGES, 0.0)
+        self._warned: dict[str, float] = {}
+
+    def add(self, name: str, n: int = 1) -> None:
+        """Count `n` more of `name`."""
+        self.counts[name] += n
+
+    def warn(self, name: str, message: str, *arguments: object) -> None:
+        """Count one of `name` and log a warning, of each kind at most one in 30 seconds."""
+        self.counts[name] += 1
+        now = time.monotonic()
+        if now - self._warned.get(name, -_QUIET) >= _QUIET:
+            self._warned[name] = now
+            logger.warning(
+                message + " (%d so far; further ones are counted, not logged, for %d s)",
+                *arguments,
+                self.counts[name],
+                _QUIET,
+            )
+
+
+class Publisher:
+    """Writes the counters to `<directory>/<pid>.json` once a second, from its own thread."""
+
+    def __init__(self, counters: Counters, directory: Path, engine: int) -> None:
+        self._counters = counters
+        self._path = directory / f"{os.getpid()}.json"
+        self._engine = engine
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sooner-metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write the last numbers and stop."""
+        self._stop.set()
+        self._thread.join(timeout=2)
+
+    def _run(self) -> None:
+        stopped = False
+        while not stopped:
+            stopped = self._stop.wait(1.0)
+            with contextlib.suppress(OSError):  # a full or removed directory must not hurt the engine
+                self.publish()
+
+    def publish(self) -> None:
+        """Write the numbers now. Raises OSError where the directory cannot be written."""
+        body = {"engine": self._engine, "counts": self._counters.counts, "gauges": self._counters.gauges}
+        draft = self._path.with_suffix(".tmp")
+        draft.write_text(json.dumps(body), encoding="utf-8")
+        draft.replace(self._path)
+
+
+class Collector:
+    """A Prometheus collector over the files that engines left in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def describe(self) -> list[Any]:
+        """Return nothing: what is there is known only when it is collected."""
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        """Yield one family per counter and gauge, a sample for each engine."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        engines = self._read()
+        for name, text in COUNTERS.items():
+            counter = CounterMetricFamily(f"sooner_{name}", text, labels=["engine"])
+            for body in engines:
+                counter.add_metric([str(body["engine"])], body["counts"].get(name, 0))
+            yield counter
+        for name, text in GAUGES.items():
+            gauge = GaugeMetricFamily(f"sooner_{name}", text, labels=["engine"])
+            for body in engines:
+                gauge.add_metric([str(body["engine"])], body["gauges"].get(name, 0.0))
+            yield gauge
+
+    def _read(self) -> list[Mapping[str, Any]]:
+        found = []
+        for path in sorted(self._directory.glob("*.json")):
+            with contextlib.suppress(OSError, ValueError):
+                found.append(json.loads(path.read_text(encoding="utf-8")))
+        return found

@@ -1,0 +1,206 @@
+"""Where each request stands: the policy, the scores as they come, the load, and the guard.
+
+Pure logic between the engine's hooks and the queue; it knows request ids, never vLLM's requests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sooner.core import Prediction, View
+from sooner.guard import Guard
+from sooner.policies import Policy
+from sooner.vllm.counters import Counters
+from sooner.vllm.given import NOTHING, Given
+from sooner.vllm.queue import Place
+
+
+@dataclass(slots=True)
+class Ticket:
+    """What is known of one request while the engine holds it; steps are -1 for "not yet"."""
+
+    sequence: int
+    arrival_time: float
+    prompt_len: int
+    pressure: float
+    score: float
+    predicted_len: float
+    deadline: float
+    arrival_step: int
+    key: float = 0.0
+    scored: bool = False
+    promoted: bool = False
+    first_scheduled_step: int = -1
+    first_token_step: int = -1
+    preemptions: int = 0
+    rank_preemptions: int = 0
+    tag: str = ""
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in the queue, and among the running when a victim is sought."""
+        return Place(0 if self.promoted else 1, self.key, self.arrival_time, self.sequence)
+
+
+class Mean:
+    """An exponentially weighted mean that starts at its first value; 0 before."""
+
+    def __init__(self, weight: float) -> None:
+        self._weight = weight
+        self._seen = 0
+        self.value = 0.0
+
+    def add(self, value: float) -> None:
+        """Take in one value; the first 1/weight of them are averaged plainly."""
+        self._seen += 1
+        self.value += (value - self.value) * max(self._weight, 1.0 / self._seen)
+
+
+class Order:
+    """Tickets by request id, and the rules that place them.
+
+    A request without a score stands at a neutral place: the recent mean score and predicted length.
+    With no score at all that is the same for everyone, so the order is the order of arrival.
+    `now` [s] is set by the host once a step and does not move within it.
+    """
+
+    def __init__(self, policy: Policy, guard: Guard[str] | None, counters: Counters) -> None:
+        self.policy = policy
+        self.guard = guard
+        self.counters = counters
+        self.tickets: dict[str, Ticket] = {}
+        self.now = 0.0
+        self.step = 0
+        self._entries = 0
+        self._mean_score = Mean(0.02)
+        self._mean_len = Mean(0.02)
+        self._mean_wait = Mean(0.05)
+        self._last_key = 0.0
+
+    @property
+    def pressure(self) -> float:
+        """Recent mean wait over recent mean predicted length [s/token]; 0 where nobody waits."""
+        return self._mean_wait.value / self._mean_len.value if self._mean_len.value > 0 else 0.0
+
+    @property
+    def mean_predicted_len(self) -> float:
+        """Recent mean predicted length [tokens]; 0 before the first."""
+        return self._mean_len.value
+
+    def arrive(self, id: str, arrival_time: float, prompt_len: int, given: Given = NOTHING) -> Ticket:
+        """Give a new request its ticket, at a neutral place unless the client gave numbers."""
+        self._entries += 1
+        deadline = math.inf if given.deadline_ms is None else arrival_time + given.deadline_ms / 1000.0
+        ticket = Ticket(
+            self._entries, arrival_time, prompt_len, self.pressure, self._mean_score.value,
+            self._mean_len.value, deadline, self.step,
+        )  # fmt: skip
+        if given.score is not None:
+            self._take(ticket, Prediction(given.score, given.predicted_len))
+        ticket.key = self._key(ticket, 0)
+        self.tickets[id] = ticket
+        if self.guard is not None:
+            self.guard.arrive(id, self.step + 1)
+        return ticket
+
+    def predicted(self, id: str, prediction: Prediction, attained: int) -> bool:
+        """Take in a score that came; return whether the request is still here to be moved."""
+        ticket = self.tickets.get(id)
+        if ticket is None:
+            return False
+        self._take(ticket, prediction)
+        ticket.key = self._key(ticket, attained)
+        return True
+
+    def admitted(self, id: str) -> None:
+        """Say that the engine took a request off the queue to run it in the current step."""
+        ticket = self.tickets.get(id)
+        if ticket is None:
+            return
+        if ticket.first_scheduled_step < 0:
+            ticket.first_scheduled_step = self.step
+            self._mean_wait.add(max(0.0, self.now - ticket.arrival_time))
+        if self.guard is not None:
+            self.guard.start(id, self.step)
+
+    def preempted(self, id: str, attained: int) -> None:
+        """Say that a running request goes back to the queue; its key is read anew."""
+        ticket = self.tickets.get(id)
+        if ticket is None:
+            return
+        ticket.preemptions += 1
+        if not self.policy.static:
+            ticket.key = self._key(ticket, attained)
+        if self.guard is not None:
+            self.guard.stop(id, self.step + 1)
+
+    def leave(self, id: str) -> Ticket | None:
+        """Forget a request; return its ticket."""
+        if self.guard is not None:
+            self.guard.leave(id)
+        return self.tickets.pop(id, None)
+
+    def begin_step(self, now: float) -> list[str]:
+        """Freeze `now` and let the guard act before the next step; return whose place changed."""
+        self.now = now
+        if self.guard is None:
+            return []
+        changes = self.guard.begin(self.step + 1)
+        for id in changes.promoted:
+            self.tickets[id].promoted = True
+        for id in changes.demoted:
+            self.tickets[id].promoted = False
+        self.counters.add("promotions", len(changes.promoted))
+        return [*changes.promoted, *changes.demoted]
+
+    def refresh(self, tickets: Sequence[Ticket], attained: Sequence[int]) -> None:
+        """Read the keys of many requests anew, as columns, for policies whose keys change."""
+        if not tickets:
+            return
+        column = {
+            name: np.array([getattr(ticket, name) for ticket in tickets], dtype=np.float64)
+            for name in ("arrival_time", "prompt_len", "predicted_len", "score", "deadline", "pressure")
+        }
+        view = View(**column, attained=np.array(attained, dtype=np.float64))
+        try:
+            keys = np.broadcast_to(self.policy.key(view, self.now), (len(tickets),))
+        except Exception as error:
+            self.counters.warn("policy_errors", "policy %r failed, keys stay: %r", self.policy.name, error)
+            return
+        for ticket, key in zip(tickets, keys.tolist(), strict=True):
+            if key == key:
+                ticket.key = key
+
+    def _take(self, ticket: Ticket, prediction: Prediction) -> None:
+        ticket.scored = True
+        ticket.score = prediction.score
+        self._mean_score.add(prediction.score)
+        if prediction.predicted_len is not None:
+            ticket.predicted_len = prediction.predicted_len
+            self._mean_len.add(prediction.predicted_len)
+
+    def _key(self, ticket: Ticket, attained: int) -> float:
+        """Return the policy's key, or the last good one where it fails: then arrival decides."""
+        try:
+            view = View(
+                ticket.arrival_time, ticket.prompt_len, ticket.predicted_len, ticket.score,
+                attained, 0.0, ticket.deadline, ticket.pressure,
+            )  # fmt: skip
+            key = float(self.policy.key(view, self.now))
+            if key != key:
+                raise ValueError("the key is not a number")
+        except Exception as error:
+            self.counters.warn("policy_errors", "policy %r failed: %r", self.policy.name, error)
+            return self._last_key
+        self._last_key = key
+        return key
+
+
+def uses_predictions(policy: Policy) -> bool:
+    """Return whether a policy's key depends on what a ranker says, so that none is run for nothing."""
+    short = View(100.0, predicted_len=10.0, score=1.0, pressure=1.0)
+    return policy.key(short, 200.0) != policy.key(short._replace(predicted_len=500.0, score=2.0), 200.0)

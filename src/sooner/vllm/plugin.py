@@ -1,0 +1,30 @@
+"""The `vllm.general_plugins` entry point, run by vLLM in the API server, the engine and the workers."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from sooner.vllm import settings
+
+VARIABLE = f"{settings.ENVIRONMENT}_METRICS_DIR"
+_collected: set[Path] = set()
+
+
+def register() -> None:
+    """Let this process's `/metrics` show what engines publish; repeated calls do nothing more.
+
+    The first process makes the folder and names it in the environment, which the engine inherits.
+    """
+    directory = Path(os.environ.setdefault(VARIABLE, "") or tempfile.mkdtemp(prefix="sooner-metrics-"))
+    os.environ[VARIABLE] = str(directory)
+    if directory in _collected:
+        return
+    from prometheus_client import REGISTRY
+
+    from sooner.vllm.counters import Collector
+
+    directory.mkdir(parents=True, exist_ok=True)
+    REGISTRY.register(Collector(directory))
+    _collected.add(directory)

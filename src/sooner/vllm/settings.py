@@ -1,0 +1,88 @@
+"""What a user may set: `--additional-config '{"sooner": {...}}'` and `SOONER_VLLM_*` variables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sooner import config, policies
+from sooner.core import ConfigError
+
+ENVIRONMENT = "SOONER_VLLM"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmSettings:
+    """Every setting of the plugin, checked when built.
+
+    `parameters` are the policy's own (`beta`, `follow`, ...); they may also be given beside `policy`.
+    `ranker` is a folder made by `sooner train`, "default" for the one in the package, "module:name"
+    for your own, or "" for none. `scorer_socket` names a scorer shared between engines; without it
+    each engine starts its own. `scorer_timeout` [s] is how long a score may take before the request
+    stays at its neutral place. `client_scores` lets requests bring their own numbers.
+    `kv_victims` takes the worst-ranked running request when the KV cache is full, where vLLM takes
+    the last admitted. `preemption` lets a waiting request displace a running one that is expected
+    to need at least `preemption_gain` times its tokens, each at most `max_preemptions` times.
+    `trace` is a JSONL file of finished requests; `<trace>.steps` beside it has one line per step.
+    `metrics_dir` is where the engine leaves its counters for the API server's `/metrics`.
+    """
+
+    policy: str = "aged"
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    ranker: str = "default"
+    scorer_socket: str = ""
+    scorer_timeout: float = 5.0
+    client_scores: bool = True
+    starvation_guard: bool = False
+    starvation_threshold: int = 200
+    starvation_quantum: int = 10
+    kv_victims: bool = True
+    preemption: bool = False
+    preemption_gain: float = 2.0
+    max_preemptions: int = 2
+    trace: str = ""
+    metrics_dir: str = ""
+
+    def __post_init__(self) -> None:
+        policies.get(self.policy, **self.parameters)
+        ranges = (
+            ("scorer_timeout", self.scorer_timeout, self.scorer_timeout > 0, "> 0 [s]"),
+            ("starvation_threshold", self.starvation_threshold, self.starvation_threshold >= 1, ">= 1"),
+            ("starvation_quantum", self.starvation_quantum, self.starvation_quantum >= 1, ">= 1"),
+            ("preemption_gain", self.preemption_gain, self.preemption_gain >= 1, ">= 1"),
+            ("max_preemptions", self.max_preemptions, self.max_preemptions >= 0, ">= 0"),
+        )
+        for name, value, good, allowed in ranges:
+            if not good:
+                raise ConfigError(f"sooner.{name}={value!r}, allowed: {allowed}")
+
+    def chosen_policy(self) -> policies.Policy:
+        """Return the policy with its parameters bound."""
+        return policies.get(self.policy, **self.parameters)
+
+
+def load(additional_config: Any = None) -> VllmSettings:
+    """Return the settings of this process; what `additional_config` says wins over the environment.
+
+    Raises UnknownName for a key that is no setting and no parameter of the policy, and ConfigError
+    for a value that is not allowed.
+    """
+    given = additional_config.get("sooner", {}) if isinstance(additional_config, Mapping) else {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"additional_config['sooner']={given!r}, allowed: an object of settings")
+    values = {**config.from_environment(VllmSettings, ENVIRONMENT), **given}
+    return config.build(VllmSettings, _with_parameters(values), "sooner")
+
+
+def _with_parameters(values: dict[str, Any]) -> dict[str, Any]:
+    """Move the chosen policy's own parameters from beside `policy` into `parameters`."""
+    name = values.get("policy", "aged")
+    own = policies.get(name).parameters if isinstance(name, str) else {}
+    fields = {f.name for f in dataclasses.fields(VllmSettings)}
+    beside = {key: value for key, value in values.items() if key in own and key not in fields}
+    if not beside:
+        return values
+    rest = {key: value for key, value in values.items() if key not in beside}
+    return {**rest, "parameters": {**rest.get("parameters", {}), **beside}}

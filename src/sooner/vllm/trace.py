@@ -1,0 +1,43 @@
+"""The engine's own record: one JSON line per finished request, and one per step in a file beside it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class Trace:
+    """Appends to `path` and `path` + ".steps"; lines are written out as they come.
+
+    A request's line holds `request_id`, `tag` (the client's `sooner_tag`), `arrival_time` [s],
+    `arrival_step`, `first_scheduled_step`, `first_token_step`, `finish_step` (-1: never; steps count
+    from 1, and an arrival carries the number of steps run before it), `preemptions`,
+    `prompt_tokens`, `output_tokens`, `score`, `predicted_len`, `key`, `scored`, `status`.
+    A step's line holds `step`, `time` [s], `running`, `waiting`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._requests = _appended(path)
+        self._steps = _appended(Path(f"{path}.steps"))
+
+    def request(self, line: dict[str, Any]) -> None:
+        """Write a finished request."""
+        self._requests.write(json.dumps(line) + "\n")
+
+    def step(self, step: int, running: int, waiting: int) -> None:
+        """Write what a step saw."""
+        self._steps.write(
+            f'{{"step": {step}, "time": {time.time():.4f}, "running": {running}, "waiting": {waiting}}}\n'
+        )
+
+    def close(self) -> None:
+        """Close both files."""
+        self._requests.close()
+        self._steps.close()
+
+
+def _appended(path: Path) -> TextIO:
+    return path.open("a", buffering=1, encoding="utf-8")

@@ -1,0 +1,183 @@
+"""The real vLLM scheduler without a model: a fake runner that hands out one token a request a step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.sampling_params import SamplingParams
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request, RequestStatus
+from vllm.v1.structured_output import StructuredOutputManager
+
+BLOCK = 16
+TINY = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "vocab_size": 512,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "torch_dtype": "float32",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def tiny_model(folder: Path) -> Path:
+    """Write the configuration of a Llama small enough for random weights; no tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(TINY), encoding="utf-8")
+    return folder
+
+
+def vllm_config(
+    model: Path,
+    sooner: Mapping[str, Any] | None = None,
+    *,
+    slots: int = 4,
+    blocks: int = 10_000,
+    asynchronous: bool = False,
+    policy: str = "fcfs",
+) -> VllmConfig:
+    """Return an engine's configuration; `sooner` are the plugin's settings."""
+    cache = CacheConfig(block_size=BLOCK, enable_prefix_caching=False)
+    cache.num_gpu_blocks = blocks
+    config = VllmConfig(
+        model_config=ModelConfig(model=str(model), skip_tokenizer_init=True, dtype="float32", seed=0),
+        cache_config=cache,
+        scheduler_config=SchedulerConfig(
+            max_num_seqs=slots,
+            max_num_batched_tokens=8192,
+            max_model_len=2048,
+            is_encoder_decoder=False,
+            policy=policy,
+            async_scheduling=asynchronous,
+        ),
+        device_config=DeviceConfig(device="cpu"),
+        additional_config={"sooner": {"ranker": "", **(sooner or {})}},
+    )
+    config.scheduler_config.async_scheduling = asynchronous  # the CPU platform switches it off
+    return config
+
+
+def scheduler(kind: Callable[..., Any], config: VllmConfig) -> Any:
+    """Return a scheduler of class `kind` as EngineCore makes it."""
+    spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    return kind(
+        vllm_config=config,
+        kv_cache_config=KVCacheConfig(
+            num_blocks=config.cache_config.num_gpu_blocks or 0,
+            kv_cache_tensors=[],
+            kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
+        ),
+        structured_output_manager=StructuredOutputManager(config),
+        block_size=BLOCK,
+        log_stats=True,
+    )
+
+
+def builtin(config: VllmConfig) -> Any:
+    """Return vLLM's own scheduler for the same configuration."""
+    return scheduler(AsyncScheduler if config.scheduler_config.async_scheduling else Scheduler, config)
+
+
+def request(
+    id: int | str,
+    output_len: int,
+    *,
+    arrival_time: float = 0.0,
+    prompt_len: int = 10,
+    priority: int = 0,
+    xargs: Mapping[str, Any] | None = None,
+) -> Request:
+    """Return a request that ends after exactly `output_len` tokens."""
+    sampling = SamplingParams(ignore_eos=True, max_tokens=output_len, extra_args=dict(xargs) if xargs else None)
+    return Request(
+        request_id=str(id),
+        prompt_token_ids=[3 + i % 500 for i in range(prompt_len)],
+        sampling_params=sampling,
+        pooling_params=None,
+        arrival_time=arrival_time,
+        priority=priority,
+    )
+
+
+class Runner:
+    """Drives a scheduler step by step; `depth` steps are in flight at once, as async scheduling has them.
+
+    `admitted` holds request ids in the order they first ran, `tokens` how many each was given,
+    `finished` the step in which each ended.
+    """
+
+    def __init__(self, scheduler: Any, depth: int = 1) -> None:
+        self.scheduler = scheduler
+        self.step = 0
+        self.admitted: list[str] = []
+        self.tokens: dict[str, int] = {}
+        self.finished: dict[str, int] = {}
+        self._depth = depth
+        self._flying: list[Any] = []
+
+    def add(self, requests: Iterable[Request]) -> None:
+        """Hand requests to the scheduler."""
+        for one in requests:
+            self.scheduler.add_request(one)
+
+    def run(self, steps: int | None = None) -> Runner:
+        """Run a number of steps, or until nothing is left."""
+        while steps is None or steps > 0:
+            if not self.scheduler.has_unfinished_requests() and not self._flying:
+                break
+            self.once()
+            steps = None if steps is None else steps - 1
+            assert self.step < 100_000, "the scheduler does not come to an end"
+        return self
+
+    def once(self) -> None:
+        """Run one step."""
+        self.step += 1
+        output = self.scheduler.schedule()
+        self.admitted += [
+            data.req_id for data in output.scheduled_new_reqs if data.req_id not in self.tokens
+        ]
+        for data in output.scheduled_new_reqs:
+            self.tokens.setdefault(data.req_id, 0)
+        sampled = {
+            id: not self.scheduler.requests[id].is_prefill_chunk for id in output.num_scheduled_tokens
+        }
+        self._flying.append((output, sampled))
+        if len(self._flying) >= self._depth or not output.num_scheduled_tokens:
+            self._deliver(*self._flying.pop(0))
+
+    def _deliver(self, output: Any, sampled: Mapping[str, bool]) -> None:
+        ids = list(output.num_scheduled_tokens)
+        result = ModelRunnerOutput(
+            req_ids=ids,
+            req_id_to_index={id: i for i, id in enumerate(ids)},
+            sampled_token_ids=[[7] if sampled[id] else [] for id in ids],
+            logprobs=None,
+            prompt_logprobs_dict={},
+            pooler_output=[],
+        )
+        for outputs in self.scheduler.update_from_output(output, result).values():
+            for one in outputs.outputs:
+                self.tokens[one.request_id] += len(one.new_token_ids)
+                if one.finish_reason is not None:
+                    self.finished[one.request_id] = self.step
+
+
+def abort(scheduler: Any, id: str) -> None:
+    """Abort a request as a client that goes away does."""
+    scheduler.finish_requests(id, RequestStatus.FINISHED_ABORTED)
