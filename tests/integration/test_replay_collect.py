@@ -16,7 +16,8 @@ from fakeserver import FakeServer
 from sooner.core import ConfigError, DataError, EngineError
 from sooner.replay import collect as module
 from sooner.replay.client import Endpoint, Sampling, seed_of
-from sooner.replay.collect import Collected, collect, meta_path
+from sooner.replay.collect import Collected, collect
+from sooner.replay.record import meta_path
 from sooner.workloads.prompts import Prompt
 
 _SOONER = "from sooner.cli import main; main()"

@@ -16,6 +16,7 @@ from sooner.core import SoonerError
 COMMANDS = {
     # command: (module, what the list of commands says)
     "collect": ("collect", "Run prompts on a server and record the lengths of its replies."),
+    "replay": ("replay", "Drive a server with a workload and measure it from the client's side."),
 }
 
 

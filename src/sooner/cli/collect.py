@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from sooner.cli.options import endpoint_options, progress_bar, sampling_options
+from sooner.cli.options import endpoint_of, endpoint_options, progress_bar, sampling_options
 
 
 @click.command()
@@ -44,19 +44,17 @@ def collect(
     One line per reply: id, prompt_len, output_len, finish_reason, seed. The same command again goes
     on where the last one ended. Settings, versions and counts go to a side file, OUT.meta.json.
     """
-    from sooner.replay.client import Endpoint, Sampling
+    from sooner.replay.client import Sampling
     from sooner.replay.collect import collect as run
     from sooner.workloads.prompts import read_prompts
 
-    key = api_key_file.read_text(encoding="utf-8").strip() if api_key_file else None
-    endpoint = Endpoint(url=url, model=model, api=api, api_key=key)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed_base=seed_base)
     with progress_bar("collecting") as progress:
         result = asyncio.run(
             run(
                 read_prompts(prompts, limit),
                 out,
-                endpoint,
+                endpoint_of(url, model, api, api_key_file),
                 sampling,
                 concurrency=concurrency,
                 keep_text=keep_text,

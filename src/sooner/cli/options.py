@@ -7,9 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from sooner.replay.client import Endpoint
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,6 +37,14 @@ def endpoint_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def endpoint_of(url: str, model: str, api: str, api_key_file: Path | None) -> Endpoint:
+    """Return the endpoint the options of `endpoint_options` name."""
+    from sooner.replay.client import Endpoint
+
+    key = api_key_file.read_text(encoding="utf-8").strip() if api_key_file else None
+    return Endpoint(url=url, model=model, api=api, api_key=key)
 
 
 def sampling_options(command: Command) -> Command:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sooner.core import ConfigError, EngineError, MissingExtra
@@ -125,6 +125,90 @@ async def complete(http: aiohttp.ClientSession, endpoint: Endpoint, payload: Map
         raise EngineError(
             f"{endpoint.target} sent a reply without choices or usage: {str(data)[:200]}"
         ) from error
+
+
+@dataclass(slots=True)
+class Stream:
+    """A streamed reply as it comes in; what came before an error stays. Times are `clock`'s [s].
+
+    Output is text, reasoning or a tool call; an empty piece is none, so the empty first message of
+    a chat does not count as a first token. Lengths are the server's own counts, never counted here.
+    """
+
+    clock: Callable[[], float]
+    sent_time: float | None = None
+    first_token_time: float | None = None
+    finish_time: float | None = None
+    prompt_len: int | None = None
+    output_len: int | None = None
+    finish_reason: str | None = None
+    itl: list[float] = field(default_factory=list)
+
+    async def follow(
+        self, http: aiohttp.ClientSession, endpoint: Endpoint, payload: bytes, request_id: str
+    ) -> None:
+        """Post a request and take in its stream to the end.
+
+        Raises aiohttp.ClientError or TimeoutError when the connection fails, and EngineError for a
+        stream that reports an error, holds what is not JSON, breaks off or counts no tokens.
+        """
+        headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
+        self.sent_time = self.clock()
+        async with http.post(endpoint.target, data=payload, headers=headers) as response:
+            await refuse(response)
+            async for event in _events(response):
+                if event == b"[DONE]":
+                    break
+                self._take(event)
+        if self.finish_reason is None:
+            raise EngineError("the stream broke off before the reply was finished")
+        if self.finish_reason in ("abort", "error"):
+            raise EngineError(f"the server ended the reply with finish_reason {self.finish_reason!r}")
+        if self.output_len is None:
+            raise EngineError("the stream held no usage; the server must honour stream_options.include_usage")
+
+    def _take(self, event: bytes) -> None:
+        now = self.clock()
+        try:
+            data = json.loads(event)
+            if data.get("error"):
+                raise EngineError(f"the stream reported an error: {str(data['error'])[:300]}")
+            if usage := data.get("usage"):
+                self.prompt_len, self.output_len = (
+                    int(usage["prompt_tokens"]),
+                    int(usage["completion_tokens"]),
+                )
+            for choice in data.get("choices") or ():
+                self._take_choice(choice, now)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise EngineError(f"the stream held {event[:100]!r}, which is no reply") from error
+
+    def _take_choice(self, choice: Mapping[str, Any], now: float) -> None:
+        delta = choice.get("delta") or choice
+        output = any(
+            delta.get(name) for name in ("content", "text", "reasoning_content", "reasoning", "tool_calls")
+        )
+        last = choice.get("finish_reason")
+        if output or last:
+            if self.first_token_time is None:
+                self.first_token_time = now
+            elif output and self.finish_time is not None:
+                self.itl.append(now - self.finish_time)
+            self.finish_time = now
+        if last:
+            self.finish_reason = str(last)
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Yield the data of each server-sent event; comments and other fields are passed over."""
+    rest = b""
+    async for piece in response.content.iter_any():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+    if rest.startswith(b"data:"):
+        yield rest[5:].strip()
 
 
 async def refuse(response: aiohttp.ClientResponse) -> None:

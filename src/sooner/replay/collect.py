@@ -14,6 +14,7 @@ import aiohttp
 from sooner import __version__
 from sooner.core import ConfigError, DataError, EngineError
 from sooner.replay.client import Endpoint, Reply, Sampling, body, complete, seed_of, server_version, session
+from sooner.replay.record import meta_path
 from sooner.workloads.prompts import Prompt
 
 _PATIENCE = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0)
@@ -92,11 +93,6 @@ async def collect(
             finally:
                 side.write(_count(lines, failed))
     return _count(lines, failed)
-
-
-def meta_path(out: Path) -> Path:
-    """Return the side file of settings and counts: `x.jsonl` has `x.meta.json`."""
-    return out.with_name(out.name.removesuffix(".jsonl") + ".meta.json")
 
 
 async def _insist(http: aiohttp.ClientSession, endpoint: Endpoint, payload: dict[str, Any]) -> Reply:
