@@ -58,7 +58,9 @@ def ranker(name: str) -> Callable[[type[_Kind]], type[_Kind]]:
 
 def names() -> tuple[str, ...]:
     """Return every ranker name, those of other installed packages included."""
-    return tuple(sorted({*_BUILT_IN, *_REGISTRY, *(point.name for point in entry_points(group="sooner.rankers"))}))
+    return tuple(
+        sorted({*_BUILT_IN, *_REGISTRY, *(point.name for point in entry_points(group="sooner.rankers"))})
+    )
 
 
 def get(name: str) -> type[Ranker]:

@@ -15,7 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from sooner.core import DataError
 
-LEVELS = np.array([0.0, *np.linspace(0.01, 0.09, 5), *np.linspace(0.1, 0.9, 33), *np.linspace(0.91, 0.99, 5), 1.0])
+LEVELS = np.array(
+    [0.0, *np.linspace(0.01, 0.09, 5), *np.linspace(0.1, 0.9, 33), *np.linspace(0.91, 0.99, 5), 1.0]
+)
 """Probabilities of the kept quantiles; 0.1, 0.25, 0.5, 0.75 and 0.9 are among them."""
 
 _KNOTS = 64

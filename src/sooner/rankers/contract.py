@@ -100,7 +100,10 @@ class Ranker(ABC):
         """Return score and expected length of each prompt, scoring once: what a scheduler calls."""
         known = _aligned(prompts, context)
         scores = self.predict(prompts, context=known)
-        return [Prediction(*pair) for pair in zip(scores.tolist(), self._lengths(scores, known).tolist(), strict=True)]
+        return [
+            Prediction(*pair)
+            for pair in zip(scores.tolist(), self._lengths(scores, known).tolist(), strict=True)
+        ]
 
     def _lengths(self, scores: Floats, context: Sequence[Context]) -> Floats:
         assert self.calibration_ is not None  # predict raised before
@@ -125,7 +128,9 @@ class Ranker(ABC):
         """Return the saved ranker. Raises RankerFileError for a damaged file or another version's."""
         saved = files.read(Path(directory))
         if saved.manifest["ranker"] != cls.name:
-            raise files.damaged(directory, f"it holds a {saved.manifest['ranker']!r} ranker, not {cls.name!r}")
+            raise files.damaged(
+                directory, f"it holds a {saved.manifest['ranker']!r} ranker, not {cls.name!r}"
+            )
         ranker = cls()
         try:
             own = {k: v for k, v in saved.arrays.items() if not k.startswith("calibration.")}
@@ -163,7 +168,9 @@ class Rows(NamedTuple):
         if len(prompts) == 0:
             raise DataError("no training rows; allowed: at least 1")
         if column.shape != (len(prompts),):
-            raise DataError(f"{len(prompts)} prompts but lengths of shape {column.shape}; allowed: ({len(prompts)},)")
+            raise DataError(
+                f"{len(prompts)} prompts but lengths of shape {column.shape}; allowed: ({len(prompts)},)"
+            )
         wrong = np.flatnonzero(~(np.isfinite(column) & (column >= 0)))
         if wrong.size:
             first = int(wrong[0])

@@ -94,7 +94,9 @@ def degrade(lengths: ArrayLike, tau: float, rng: np.random.Generator) -> Floats:
     if abs(tau) == 1.0 and np.unique(y).shape[0] > 1:
         return y * tau
     if best_gap > 0.01:
-        raise DataError(f"no scores of tau {tau} for these {n} lengths; the nearest reached is {best_gap:.3f} off")
+        raise DataError(
+            f"no scores of tau {tau} for these {n} lengths; the nearest reached is {best_gap:.3f} off"
+        )
     return best
 
 

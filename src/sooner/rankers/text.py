@@ -45,7 +45,9 @@ class _Template(NamedTuple):
         return edge and any(sign in text for sign in self.signs)
 
 
-def _template(signs: tuple[str, ...], mark: str, begins: tuple[str, ...] = ("",), ends: str = "") -> _Template:
+def _template(
+    signs: tuple[str, ...], mark: str, begins: tuple[str, ...] = ("",), ends: str = ""
+) -> _Template:
     return _Template(signs, re.compile(mark), begins, ends)
 
 
@@ -247,4 +249,6 @@ def _plain(text: str) -> str:
 
 
 def _strip_stream_ends(text: str) -> str:
-    return re.sub(r"\A(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>)+|(?:</s>|<\|endoftext\|>)+\Z", "", text)
+    return re.sub(
+        r"\A(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>)+|(?:</s>|<\|endoftext\|>)+\Z", "", text
+    )
