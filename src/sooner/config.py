@@ -91,3 +91,11 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
             return value
     names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
     raise ConfigError(f"{where}={value!r}, allowed: {names}")
+
+
+def cache_folder() -> Path:
+    """Return where large files made once are kept: `SOONER_CACHE`, else the user's cache folder."""
+    chosen = os.environ.get("SOONER_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sooner"

