@@ -1,1 +1,1 @@
-"""The demonstration: one burst of real prompts on the real vLLM, served in three orders, on any machine's CPU."""
+"""The demonstration: bursts of real prompts on the real vLLM, in three orders, on any machine's CPU."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,8 +25,8 @@ from sooner.replay.saved import replay_to_file
 from sooner.workloads.prompts import Prompt
 
 Say = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
-"""Told what is under way, how many requests of it are done, and of how many."""
+Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Opens a progress bar for what is under way; what it gives is told (done, total)."""
 
 TEMPERATURE = 0.6  # at 1.0 the model rambles on; at 0.2, its card's advice, it loops
 
@@ -44,7 +45,7 @@ FULL = Scale()
 QUICK = Scale(max_num_seqs=8, requests=64, bursts=1, max_tokens=384)
 
 
-def run(out: Path, scale: Scale, ranker_name: str, *, say: Say, progress: Progress) -> dict[str, Any]:
+def run(out: Path, scale: Scale, ranker_name: str, *, say: Say, bars: Bars) -> dict[str, Any]:
     """Train, serve and replay; return the comparison and leave every run's records in `out`.
 
     Raises MissingExtra, EngineError or DataError; whatever happens, no process is left behind.
@@ -67,7 +68,7 @@ def run(out: Path, scale: Scale, ranker_name: str, *, say: Say, progress: Progre
             bursts = _with_lengths(bursts, runs["fcfs"])
             attach = attach_fields(score_field="output_len")
         say(f"Serving {len(everyone)} requests in the order of {policy!r}")
-        runs[policy] = _replay_arm(out, policy, folder, settings, bursts, scale, attach, progress)
+        runs[policy] = _replay_arm(out, policy, folder, settings, bursts, scale, attach, bars)
 
     result = {
         **arms.comparison(runs, predicted),
@@ -123,12 +124,11 @@ def _replay_arm(
     bursts: Sequence[Sequence[Prompt]],
     scale: Scale,
     attach: Attach | None,
-    progress: Progress,
+    bars: Bars,
 ) -> list[list[Record]]:
     trace = Path(settings["trace"])
     for stale in (trace, Path(f"{trace}.steps")):
         stale.unlink(missing_ok=True)
-    sampling = Sampling(max_tokens=scale.max_tokens, temperature=TEMPERATURE)
     with engine.serve(
         folder,
         name=model.NAME,
@@ -136,20 +136,21 @@ def _replay_arm(
         settings=settings,
         max_num_seqs=scale.max_num_seqs,
     ) as url:
-        return [
-            asyncio.run(
-                replay_to_file(
+        endpoint = Endpoint(url=url, model=model.NAME)
+        records = []
+        for number, burst in enumerate(bursts, start=1):
+            with bars(f"{policy}, burst {number} of {len(bursts)}") as progress:
+                replayed = replay_to_file(
                     out / f"{policy}-{number}.jsonl",
                     burst,
                     np.zeros(len(burst)),
-                    Endpoint(url=url, model=model.NAME),
-                    sampling,
+                    endpoint,
+                    Sampling(max_tokens=scale.max_tokens, temperature=TEMPERATURE),
                     label=policy,
                     attach=attach,
                     server_trace=trace,
                     notes={"policy": policy, "burst": number},
-                    progress=lambda done, total: progress(policy, done, total),
+                    progress=progress,
                 )
-            ).records
-            for number, burst in enumerate(bursts, start=1)
-        ]
+                records.append(asyncio.run(replayed).records)
+        return records
