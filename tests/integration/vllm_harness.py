@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,9 @@ def request(
     xargs: Mapping[str, Any] | None = None,
 ) -> Request:
     """Return a request that ends after exactly `output_len` tokens."""
-    sampling = SamplingParams(ignore_eos=True, max_tokens=output_len, extra_args=dict(xargs) if xargs else None)
+    sampling = SamplingParams(
+        ignore_eos=True, max_tokens=output_len, extra_args=dict(xargs) if xargs else None
+    )
     return Request(
         request_id=str(id),
         prompt_token_ids=[3 + i % 500 for i in range(prompt_len)],
@@ -142,23 +145,30 @@ class Runner:
                 break
             self.once()
             steps = None if steps is None else steps - 1
-            assert self.step < 100_000, "the scheduler does not come to an end"
+            assert self.step < 5_000, "the scheduler does not come to an end"
         return self
+
+    def timed_step(self) -> float:
+        """Run one step; return how long its schedule() took [us]."""
+        start = time.perf_counter_ns()
+        output = self.scheduler.schedule()
+        taken = (time.perf_counter_ns() - start) / 1000.0
+        self._after(output)
+        return taken
 
     def once(self) -> None:
         """Run one step."""
+        self._after(self.scheduler.schedule())
+
+    def _after(self, output: Any) -> None:
         self.step += 1
-        output = self.scheduler.schedule()
-        self.admitted += [
-            data.req_id for data in output.scheduled_new_reqs if data.req_id not in self.tokens
-        ]
+        self.admitted += [data.req_id for data in output.scheduled_new_reqs if data.req_id not in self.tokens]
         for data in output.scheduled_new_reqs:
             self.tokens.setdefault(data.req_id, 0)
-        sampled = {
-            id: not self.scheduler.requests[id].is_prefill_chunk for id in output.num_scheduled_tokens
-        }
-        self._flying.append((output, sampled))
-        if len(self._flying) >= self._depth or not output.num_scheduled_tokens:
+        sampled = {id: not self.scheduler.requests[id].is_prefill_chunk for id in output.num_scheduled_tokens}
+        if sampled:
+            self._flying.append((output, sampled))
+        if self._flying and (len(self._flying) >= self._depth or not sampled):
             self._deliver(*self._flying.pop(0))
 
     def _deliver(self, output: Any, sampled: Mapping[str, bool]) -> None:

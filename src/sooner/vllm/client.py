@@ -28,7 +28,7 @@ from sooner.vllm.counters import Counters
 logger = logging.getLogger("vllm.plugins.sooner")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # seconds between two tries to reach or start the scorer
-_STARTING = 60.0  # seconds a new scorer may take to load before it is started again
+_STARTING = 300.0  # seconds a new scorer may take to load, on a busy machine, before it is started again
 _MOST_PENDING = 20_000
 
 

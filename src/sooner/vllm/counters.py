@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,10 @@ _QUIET = 30.0  # seconds between two warnings of one kind
 
 
 class Counters:
-    """Counts and gauges by name; incremented by the engine's step thread and the scorer's client."""
+    """Counts by name; incremented by the engine's step thread and the scorer's client."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = dict.fromkeys(COUNTERS, 0)
-        self.gauges: dict[str, float] = dict.fromkeys(GAUGES, 0.0)
         self._warned: dict[str, float] = {}
 
     def add(self, name: str, n: int = 1) -> None:
@@ -71,8 +70,11 @@ class Counters:
 class Publisher:
     """Writes the counters to `<directory>/<pid>.json` once a second, from its own thread."""
 
-    def __init__(self, counters: Counters, directory: Path, engine: int) -> None:
+    def __init__(
+        self, counters: Counters, gauges: Callable[[], dict[str, float]], directory: Path, engine: int
+    ) -> None:
         self._counters = counters
+        self._gauges = gauges  # read in this thread, so that a step pays nothing for them
         self._path = directory / f"{os.getpid()}.json"
         self._engine = engine
         self._stop = threading.Event()
@@ -93,7 +95,7 @@ class Publisher:
 
     def publish(self) -> None:
         """Write the numbers now. Raises OSError where the directory cannot be written."""
-        body = {"engine": self._engine, "counts": self._counters.counts, "gauges": self._counters.gauges}
+        body = {"engine": self._engine, "counts": self._counters.counts, "gauges": self._gauges()}
         draft = self._path.with_suffix(".tmp")
         draft.write_text(json.dumps(body), encoding="utf-8")
         draft.replace(self._path)

@@ -37,10 +37,10 @@ def read(extra_args: Any, priority: Any = 0) -> Given:
     found: dict[str, float] = {}
     malformed = 0
     for name, (low, high) in LIMITS.items():
-        value = sent.get(name)
-        if value is None:
-            malformed += name in sent
-        elif _is_number(value) and low <= value <= high:
+        if name not in sent:
+            continue
+        value = sent[name]
+        if _is_number(value) and low <= value <= high:
             found[name] = float(value)
         else:
             malformed += 1

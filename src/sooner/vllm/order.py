@@ -32,6 +32,7 @@ class Ticket:
     deadline: float
     arrival_step: int
     key: float = 0.0
+    place: Place = (1, 0.0, 0.0, 0)  # in the queue, and among the running when a victim is sought
     scored: bool = False
     promoted: bool = False
     first_scheduled_step: int = -1
@@ -40,10 +41,11 @@ class Ticket:
     rank_preemptions: int = 0
     tag: str = ""
 
-    @property
-    def place(self) -> Place:
-        """Where it stands in the queue, and among the running when a victim is sought."""
-        return Place(0 if self.promoted else 1, self.key, self.arrival_time, self.sequence)
+    def stand(self, key: float, promoted: bool) -> None:
+        """Take the place of a key."""
+        self.key = key
+        self.promoted = promoted
+        self.place = (0 if promoted else 1, key, self.arrival_time, self.sequence)
 
 
 class Mean:
@@ -101,7 +103,7 @@ class Order:
         )  # fmt: skip
         if given.score is not None:
             self._take(ticket, Prediction(given.score, given.predicted_len))
-        ticket.key = self._key(ticket, 0)
+        ticket.stand(self._key(ticket, 0), False)
         self.tickets[id] = ticket
         if self.guard is not None:
             self.guard.arrive(id, self.step + 1)
@@ -113,7 +115,7 @@ class Order:
         if ticket is None:
             return False
         self._take(ticket, prediction)
-        ticket.key = self._key(ticket, attained)
+        ticket.stand(self._key(ticket, attained), ticket.promoted)
         return True
 
     def admitted(self, id: str) -> None:
@@ -134,7 +136,7 @@ class Order:
             return
         ticket.preemptions += 1
         if not self.policy.static:
-            ticket.key = self._key(ticket, attained)
+            ticket.stand(self._key(ticket, attained), ticket.promoted)
         if self.guard is not None:
             self.guard.stop(id, self.step + 1)
 
@@ -150,10 +152,9 @@ class Order:
         if self.guard is None:
             return []
         changes = self.guard.begin(self.step + 1)
-        for id in changes.promoted:
-            self.tickets[id].promoted = True
-        for id in changes.demoted:
-            self.tickets[id].promoted = False
+        for ids, promoted in ((changes.promoted, True), (changes.demoted, False)):
+            for id in ids:
+                self.tickets[id].stand(self.tickets[id].key, promoted)
         self.counters.add("promotions", len(changes.promoted))
         return [*changes.promoted, *changes.demoted]
 
@@ -173,7 +174,7 @@ class Order:
             return
         for ticket, key in zip(tickets, keys.tolist(), strict=True):
             if key == key:
-                ticket.key = key
+                ticket.stand(key, ticket.promoted)
 
     def _take(self, ticket: Ticket, prediction: Prediction) -> None:
         ticket.scored = True

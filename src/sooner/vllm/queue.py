@@ -9,22 +9,17 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
 
 
-class Place(NamedTuple):
-    """Where a request stands: the smallest place is served first.
+Place: TypeAlias = tuple[int, float, float, int]
+"""Where a request stands, the smallest first: (band, key, arrival_time, sequence).
 
-    `band` is 0 for what the starvation guard promoted and 1 for the rest; `sequence` is the order
-    of entry, kept by a request that comes back.
-    """
-
-    band: int
-    key: float
-    arrival_time: float
-    sequence: int
+`band` is 0 for what the starvation guard promoted and 1 for the rest; `sequence` is the order of
+entry, kept by a request that comes back.
+"""
 
 
 class _Shell(Generic[Item]):
@@ -54,7 +49,7 @@ class RankedQueue(Generic[Item]):
     ) -> None:
         self._place_of = place_of
         self._reorder = reorder
-        self._heap: list[tuple[Place, int, _Shell[Item]]] = []
+        self._heap: list[tuple[int, float, float, int, int, _Shell[Item]]] = []
         self._shells: dict[Item, _Shell[Item]] = {}
         self._pushes = 0
         self._stale_order = False
@@ -62,9 +57,11 @@ class RankedQueue(Generic[Item]):
 
     def add_request(self, request: Item) -> None:
         """Add a request at its place; one that is queued already moves there."""
-        self._drop(request)
+        if request in self._shells:
+            self._drop(request)
         self._push(request, self._place_of(request))
-        self._popped.pop(request, None)
+        if self._popped:
+            self._popped.pop(request, None)
 
     def pop_request(self) -> Item:
         """Remove and return the first request. Raises IndexError when there is none."""
@@ -79,7 +76,7 @@ class RankedQueue(Generic[Item]):
         if self._stale_order:
             self._refresh()
         while self._heap:
-            item = self._heap[0][2].item
+            item = self._heap[0][5].item
             if item is not None:
                 return item
             heapq.heappop(self._heap)
@@ -102,7 +99,9 @@ class RankedQueue(Generic[Item]):
     def remove_requests(self, requests: Iterable[Item]) -> None:
         """Remove requests; those that are not here are tolerated."""
         for request in requests:
-            self.remove_request(request)
+            if request in self._shells:
+                self._drop(request)
+            self._popped.pop(request, None)
 
     def move(self, request: Item) -> None:
         """Read the place of a queued request anew; one that is not here is tolerated."""
@@ -142,7 +141,7 @@ class RankedQueue(Generic[Item]):
     def _push(self, item: Item, place: Place) -> None:
         shell = self._shells[item] = _Shell(item, place)
         self._pushes += 1  # two entries may share a place once an item moved away and back
-        heapq.heappush(self._heap, (place, self._pushes, shell))
+        heapq.heappush(self._heap, (*place, self._pushes, shell))
 
     def _drop(self, item: Item) -> None:
         shell = self._shells.pop(item, None)
@@ -150,7 +149,7 @@ class RankedQueue(Generic[Item]):
             return
         shell.item = None
         if len(self._heap) > 64 + 2 * len(self._shells):
-            self._heap = [entry for entry in self._heap if entry[2].item is not None]
+            self._heap = [entry for entry in self._heap if entry[5].item is not None]
             heapq.heapify(self._heap)
 
     def _refresh(self) -> None:
@@ -160,6 +159,6 @@ class RankedQueue(Generic[Item]):
         items = list(self._shells)
         places = self._reorder(items)
         self._shells = {item: _Shell(item, place) for item, place in zip(items, places, strict=True)}
-        self._heap = [(shell.place, n, shell) for n, shell in enumerate(self._shells.values())]
+        self._heap = [(*shell.place, n, shell) for n, shell in enumerate(self._shells.values())]
         self._pushes = len(self._heap)
         heapq.heapify(self._heap)

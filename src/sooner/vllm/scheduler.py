@@ -48,6 +48,8 @@ class RankOrder:
         self.order = Order(policy, guard, self.counters)
         reorder = None if policy.timeless else self._places
         compat.replace_queues(host, lambda: RankedQueue(self._place, reorder))
+        self._queues = compat.queues(host)
+        self._unsorted = False
         self._arrived: deque[tuple[str, Prediction]] = deque()
         self._first_tokens: dict[str, Ticket] = {}
         self._rank_preempting = False
@@ -55,7 +57,7 @@ class RankOrder:
         self._publisher: Publisher | None = None
         if self.settings.metrics_dir:
             directory = Path(self.settings.metrics_dir)
-            self._publisher = Publisher(self.counters, directory, compat.engine_index(config))
+            self._publisher = Publisher(self.counters, self._gauges, directory, compat.engine_index(config))
         self.scorer: ScorerClient | None = None
         if self.settings.ranker and not policy.oracle and uses_predictions(policy):
             self.scorer = ScorerClient(
@@ -144,14 +146,16 @@ class RankOrder:
             if request is not None and self.order.predicted(id, prediction, request.num_output_tokens):
                 self.counters.add("scored")
                 changed.append(id)
-        for queue in compat.queues(host):
+        for queue in self._queues:
             for id in changed:
                 request = host.requests.get(id)
                 if request is not None:
                     queue.move(request)
             queue.tick()
-        if self.settings.kv_victims or self.settings.preemption:
+        self._unsorted = self._unsorted or bool(changed) or not self.order.policy.static
+        if self._unsorted and (self.settings.kv_victims or self.settings.preemption):
             self._rank_running()
+            self._unsorted = False
         if self.settings.preemption:
             self._preempt_on_rank()
 
@@ -201,17 +205,13 @@ class RankOrder:
         host = self._host
         if compat.steps_tokens(output):
             self.order.step += 1
-        for queue in compat.queues(host):
+        for queue in self._queues:
             for request in queue.take_popped():
                 if compat.is_running(request):
                     self.order.admitted(request.request_id)
-        running, waiting = host.get_request_counts()
-        gauges = self.counters.gauges
-        gauges["running"], gauges["waiting"] = running, waiting
-        gauges["pressure_seconds_per_token"] = self.order.pressure
-        gauges["mean_predicted_len_tokens"] = self.order.mean_predicted_len
+                    self._unsorted = True
         if self._trace is not None:
-            self._trace.step(self.order.step, running, waiting)
+            self._trace.step(self.order.step, *host.get_request_counts())
 
     def _note_first_tokens(self) -> None:
         requests = self._host.requests
@@ -247,9 +247,18 @@ class RankOrder:
             }
         )
 
+    def _gauges(self) -> dict[str, float]:
+        running, waiting = self._host.get_request_counts()
+        return {
+            "running": running,
+            "waiting": waiting,
+            "pressure_seconds_per_token": self.order.pressure,
+            "mean_predicted_len_tokens": self.order.mean_predicted_len,
+        }
+
     def _place(self, request: Any) -> Place:
         ticket = self.order.tickets.get(request.request_id)
-        return ticket.place if ticket is not None else Place(1, 0.0, request.arrival_time, 0)
+        return ticket.place if ticket is not None else (1, 0.0, request.arrival_time, 0)
 
     def _places(self, requests: list[Any]) -> list[Place]:
         self._safely(self._refresh, requests)

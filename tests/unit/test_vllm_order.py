@@ -1,0 +1,139 @@
+"""Where requests stand: neutral places, scores that come late, load, and failing open."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from sooner import policies
+from sooner.core import Number, Prediction, View
+from sooner.guard import Guard
+from sooner.policies import Policy
+from sooner.vllm import given
+from sooner.vllm.counters import Counters
+from sooner.vllm.order import Mean, Order, uses_predictions
+
+
+def make(name: str, guard: Guard[str] | None = None, **parameters: float) -> Order:
+    return Order(policies.get(name, **parameters), guard, Counters())
+
+
+def ranked(order: Order) -> list[str]:
+    return sorted(order.tickets, key=lambda id: order.tickets[id].place)
+
+
+@pytest.mark.parametrize("name", policies.names())
+def test_without_scores_requests_stand_in_order_of_arrival(name: str) -> None:
+    order = make(name)
+    for i in range(20):
+        order.begin_step(100.0 + i)
+        order.arrive(str(i), 100.0 + i, 10)
+    assert ranked(order) == [str(i) for i in range(20)]
+
+
+def test_a_score_that_comes_late_moves_the_request() -> None:
+    order = make("ltr")
+    for i in range(3):
+        order.arrive(str(i), float(i), 10)
+    assert order.predicted("2", Prediction(-5.0, 20.0), 0)
+    assert ranked(order) == ["2", "0", "1"]
+
+
+def test_a_score_for_a_request_that_left_is_dropped() -> None:
+    order = make("ltr")
+    order.arrive("0", 0.0, 10)
+    assert order.leave("0") is not None
+    assert not order.predicted("0", Prediction(1.0), 0)
+    assert order.leave("0") is None
+
+
+def test_a_newcomer_stands_at_the_mean_of_what_was_predicted() -> None:
+    order = make("spjf")
+    for i, length in enumerate((100.0, 300.0)):
+        order.arrive(str(i), 0.0, 10)
+        order.predicted(str(i), Prediction(length, length), 0)
+    order.arrive("new", 0.0, 10)
+    assert ranked(order) == ["0", "new", "1"]
+
+
+def test_pressure_is_the_mean_wait_over_the_mean_length_and_is_frozen_at_arrival() -> None:
+    order = make("aged", beta=0.0, follow=1.0)
+    first = order.arrive("0", 0.0, 10)
+    order.predicted("0", Prediction(100.0, 100.0), 0)
+    order.begin_step(10.0)
+    order.admitted("0")
+    assert order.pressure == pytest.approx(0.1)
+    second = order.arrive("1", 10.0, 10)
+    order.predicted("1", Prediction(50.0, 50.0), 0)
+    assert (first.pressure, second.pressure) == (0.0, pytest.approx(0.1))
+    assert second.key == pytest.approx(10.0 + 0.1 * 50.0)
+
+
+def test_a_failing_policy_leaves_the_order_of_arrival() -> None:
+    def broken(view: View, now: float) -> Number:
+        raise ZeroDivisionError
+
+    counters = Counters()
+    order = Order(Policy("broken", broken, {}, True, True, False), None, counters)
+    for i in range(5):
+        order.arrive(str(i), float(i), 10, given.Given(score=float(-i)))
+    assert ranked(order) == ["0", "1", "2", "3", "4"]
+    assert counters.counts["policy_errors"] == 5
+
+
+def test_a_key_that_is_not_a_number_is_not_used() -> None:
+    order = Order(Policy("nan", lambda view, now: math.nan, {}, True, True, False), None, Counters())
+    assert order.arrive("0", 1.0, 10).key == 0.0
+
+
+def test_a_failing_column_leaves_the_keys_as_they_were() -> None:
+    def broken(view: View, now: float) -> Number:
+        return float(view.arrival_time)  # a column of two cannot be one number
+
+    order = Order(Policy("scalar", broken, {}, False, False, False), None, Counters())
+    tickets = [order.arrive(str(i), float(i), 10) for i in range(2)]
+    order.refresh(tickets, [0, 0])
+    order.refresh([], [])
+    assert [ticket.key for ticket in tickets] == [0.0, 1.0]
+
+
+def test_the_guard_puts_an_idle_request_first() -> None:
+    order = make("ltr", Guard(threshold=3, quantum=1))
+    order.arrive("old", 0.0, 10, given.Given(score=9.0))
+    for step in range(3):
+        order.begin_step(float(step))
+        order.step += 1
+    order.arrive("new", 3.0, 10, given.Given(score=1.0))
+    assert ranked(order) == ["new", "old"]
+    assert order.begin_step(3.0) == ["old"]
+    assert ranked(order) == ["old", "new"]
+    order.step += 1
+    order.admitted("old")
+    assert order.begin_step(4.0) == ["old"]  # its quantum of one step is spent
+    assert ranked(order) == ["new", "old"]
+
+
+def test_a_preempted_request_keeps_its_sequence_and_counts() -> None:
+    order = make("sprpt")
+    ticket = order.arrive("0", 0.0, 10, given.Given(score=50.0, predicted_len=50.0))
+    order.step = 1
+    order.admitted("0")
+    order.preempted("0", 20)
+    order.admitted("0")
+    assert (ticket.key, ticket.preemptions, ticket.sequence, ticket.first_scheduled_step) == (30.0, 1, 1, 1)
+    for forget in (order.admitted, lambda id: order.preempted(id, 0)):
+        forget("unknown")
+
+
+def test_only_policies_that_read_predictions_need_a_ranker() -> None:
+    needless = {name for name in policies.names() if not uses_predictions(policies.get(name))}
+    assert needless == {"fcfs", "las", "edf"}
+
+
+def test_a_mean_starts_at_its_first_value() -> None:
+    mean = Mean(0.1)
+    mean.add(8.0)
+    assert mean.value == 8.0
+    mean.add(4.0)
+    assert mean.value == 6.0
