@@ -17,17 +17,20 @@ class FakeServer:
     """Answers every prompt with as many tokens as it has words.
 
     The first word may order a fault: `error500`, `error400`, `cut`, `garbage`, `nousage`, `midfault`,
-    `silent`, `hang`. `flaky` counts connections to drop before answering.
+    `silent`, `hang`. `flaky` counts connections to drop before answering. Nobody is answered until
+    `hold` requests are under way at once.
     """
 
     first_token_s: float = 0.0
     token_s: float = 0.0
     flaky: int = 0
+    hold: int = 1
     seen: list[dict[str, Any]] = field(default_factory=list)
     request_ids: list[str | None] = field(default_factory=list)
     under_way: int = 0
     most_under_way: int = 0
     url: str = ""
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def version(self, request: web.Request) -> web.Response:
         return web.json_response({"version": "fake-1"})
@@ -56,6 +59,9 @@ class FakeServer:
         reason = "length" if len(words) >= body.get("max_tokens", 10**9) else "stop"
         length = min(len(words), body.get("max_tokens", 10**9))
         usage = {"prompt_tokens": len(words), "completion_tokens": length}
+        if self.under_way >= self.hold:
+            self.enough.set()
+        await self.enough.wait()
         await asyncio.sleep(self.first_token_s)
         if not body.get("stream"):
             await asyncio.sleep(self.token_s * length)

@@ -15,8 +15,12 @@ from sooner.core import SoonerError
 
 COMMANDS = {
     # command: (module, what the list of commands says)
+    "train": ("train", "Train a ranker on a log of finished requests."),
+    "evaluate": ("evaluate", "Judge a ranker on requests it was not trained on."),
+    "score": ("score", "Score prompts from stdin."),
     "collect": ("collect", "Run prompts on a server and record the lengths of its replies."),
     "replay": ("replay", "Drive a server with a workload and measure it from the client's side."),
+    "report": ("report", "Compare runs of replay: a table, JSON, and one HTML page."),
 }
 
 
