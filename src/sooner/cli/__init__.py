@@ -15,6 +15,7 @@ from sooner.core import SoonerError
 
 COMMANDS = {
     # command: (module, what the list of commands says)
+    "demo": ("demo", "See it happen: the real vLLM on this machine's CPU, in three orders."),
     "train": ("train", "Train a ranker on a log of finished requests."),
     "evaluate": ("evaluate", "Judge a ranker on requests it was not trained on."),
     "score": ("score", "Score prompts from stdin."),

@@ -36,6 +36,8 @@ DEFAULT = "default"
 
 _BUILT_IN = {
     # name: module of this package that registers it, imported only when it is asked for
+    "blend": "blend",
+    "transformer": "transformer",
     "lexical": "lexical",
     "prompt_length": "simple",
     "constant": "simple",

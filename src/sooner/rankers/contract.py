@@ -45,7 +45,10 @@ class Ranker(ABC):
 
     @abstractmethod
     def _fit(self, rows: Rows, progress: Progress) -> Floats | None:
-        """Learn from `rows`; return honest (out-of-fold) scores (n,), or None where there are none."""
+        """Learn from `rows`; return honest (out-of-fold) scores (n,), or None where there are none.
+
+        A ranker that holds rows out instead of folding gives NaN for those it trained on.
+        """
 
     @abstractmethod
     def _score(self, prompts: Sequence[str], context: Sequence[Context]) -> Floats:
@@ -54,8 +57,14 @@ class Ranker(ABC):
     def _state(self) -> State:
         return State()
 
-    def _restore(self, state: State) -> None:
+    def _restore(self, state: State) -> None:  # noqa: B027  # most rankers keep something, not all
         """Take back what `_state` gave. A KeyError or ValueError here becomes a RankerFileError."""
+
+    def parts(
+        self, prompts: Sequence[str], *, context: Sequence[Context] | None = None
+    ) -> Mapping[str, Floats]:
+        """Return the scores (n,) of each ranker this one is made of; itself where it is of one piece."""
+        return {self.name: self.predict(prompts, context=context)}
 
     def fit(
         self,
@@ -74,7 +83,8 @@ class Ranker(ABC):
         rows = Rows.checked(prompts, lengths, context, groups)
         honest = self._fit(rows, progress or (lambda done, words: None))
         scores = honest if honest is not None else self._score(rows.prompts, rows.context)
-        self.calibration_ = Calibration.fit(scores, rows.lengths)
+        known = np.flatnonzero(~np.isnan(scores)) if honest is not None else slice(None)
+        self.calibration_ = Calibration.fit(scores[known], rows.lengths[known])
         self.training_ = {**self.training_, "rows": len(rows.prompts), "seed": self.seed}
         return self
 

@@ -38,6 +38,8 @@ class Lexical(Ranker):
     hashed_: NDArray[np.float32]
     dense_: Floats
     intercept_: float
+    mean_: Floats
+    spread_: Floats
 
     def __init__(self, *, seed: int = 0, prior: Ranker | None = None, damping: float | None = None) -> None:
         super().__init__(seed=seed)
@@ -143,7 +145,7 @@ class Lexical(Ranker):
             {
                 "hashed": self.hashed_.astype(np.float16),
                 "dense": dense,
-                "intercept": np.float32([self.intercept_]),
+                "intercept": np.array([self.intercept_], dtype=np.float32),
             },
             {"bits": features.BITS, "numbers": list(features.NUMBERS)},
         )

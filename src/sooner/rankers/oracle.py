@@ -76,7 +76,7 @@ def degrade(lengths: ArrayLike, tau: float, rng: np.random.Generator) -> Floats:
     if n < 2:
         raise DataError(f"{n} lengths have no order to degrade; allowed: at least 2")
     place = np.empty(n)
-    place[np.lexsort((rng.random(n), y))] = (np.arange(n) + 0.5) / n
+    place[np.lexsort(np.stack([rng.random(n), y]))] = (np.arange(n) + 0.5) / n
     truth = np.sqrt(2) * _erfinv(2 * place - 1) * (1 if tau >= 0 else -1)
     noise = rng.standard_normal(n)
     best, best_gap = truth, np.inf
@@ -92,7 +92,7 @@ def degrade(lengths: ArrayLike, tau: float, rng: np.random.Generator) -> Floats:
         else:
             high = angle
     if abs(tau) == 1.0 and np.unique(y).shape[0] > 1:
-        return y * tau
+        return np.asarray(y * tau, dtype=np.float64)
     if best_gap > 0.01:
         raise DataError(
             f"no scores of tau {tau} for these {n} lengths; the nearest reached is {best_gap:.3f} off"
