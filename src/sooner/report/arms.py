@@ -173,7 +173,7 @@ def by_length(done: Completed, edges: Column, latency: Column) -> Column:
 def length_deciles(arms: Mapping[str, Arm]) -> Column:
     """Return the edges of ten groups of output lengths of about one size; fewer where lengths repeat."""
     lengths = np.concatenate([np.atleast_1d(arm.pooled.output_len) for arm in arms.values()])
-    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, 11), method="inverted_cdf"))
+    edges = np.unique(np.quantile(lengths, np.arange(11) / 10, method="inverted_cdf"))
     return edges if edges.size > 1 else np.array([edges[0] - 1, edges[0]])
 
 
