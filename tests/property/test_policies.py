@@ -1,0 +1,162 @@
+"""What each policy promises in its docstring, and that one formula serves scalars and columns alike."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from sooner import policies
+from sooner.core import ConfigError, UnknownName, View
+
+times = st.floats(0, 1e6)
+lengths = st.floats(0, 1e5)
+views = st.builds(
+    View,
+    arrival_time=times,
+    prompt_len=lengths,
+    predicted_len=lengths,
+    score=st.floats(-1e6, 1e6),
+    attained=lengths,
+    cached_len=lengths,
+    deadline=times | st.just(math.inf),
+    pressure=st.floats(0, 10),
+)
+NAMES = policies.names()
+SLACK = 1e-6  # seconds: doubles near 1e6 s carry about 1e-10
+
+
+def overtakes(name: str, late: View, early: View, now: float, **parameters: float) -> bool:
+    chosen = policies.get(name, **parameters)
+    return bool(chosen.key(late, now) < chosen.key(early, now))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(waiting=st.lists(views, min_size=1, max_size=8), wait=st.floats(0, 1e5))
+def test_a_column_gives_what_each_scalar_gives(name: str, waiting: list[View], wait: float) -> None:
+    now = max(float(view.arrival_time) for view in waiting) + wait
+    chosen = policies.get(name)
+    column = View(*(np.array(field, dtype=np.float64) for field in zip(*waiting, strict=True)))
+    keys = np.broadcast_to(chosen.key(column, now), (len(waiting),))
+    np.testing.assert_allclose(keys, [float(chosen.key(view, now)) for view in waiting], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(view=views, wait=st.floats(0, 1e5))
+def test_a_key_is_never_nan(name: str, view: View, wait: float) -> None:
+    assert not np.isnan(policies.get(name).key(view, float(view.arrival_time) + wait))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if policies.get(name).timeless])
+@given(view=views, now=times, later=times)
+def test_a_timeless_key_ignores_the_time(name: str, view: View, now: float, later: float) -> None:
+    assert policies.get(name).key(view, now) == policies.get(name).key(view, later)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if policies.get(name).static])
+@given(view=views, attained=lengths, cached=lengths)
+def test_a_static_key_ignores_progress(name: str, view: View, attained: float, cached: float) -> None:
+    moved = view._replace(attained=attained, cached_len=cached)
+    assert policies.get(name).key(view, 0.0) == policies.get(name).key(moved, 0.0)
+
+
+@given(views, views)
+def test_fcfs_overtakes_nobody(late: View, early: View) -> None:
+    assume(late.arrival_time >= early.arrival_time)
+    assert not overtakes("fcfs", late, early, 1e7)
+
+
+@given(views, views, st.floats(0, 2), st.floats(0, 2))
+def test_aged_is_overtaken_only_within_its_patience(
+    late: View, early: View, beta: float, follow: float
+) -> None:
+    patience = max(beta, follow * float(early.pressure))
+    assume(late.arrival_time >= early.arrival_time + patience * early.predicted_len + SLACK)
+    assert not overtakes("aged", late, early, 1e7, beta=beta, follow=follow)
+
+
+@given(views, views, st.floats(0, 2))
+def test_aged_with_one_patience_is_bounded_by_the_difference(late: View, early: View, beta: float) -> None:
+    bound = beta * max(float(early.predicted_len) - float(late.predicted_len), 0.0)
+    assume(late.arrival_time >= early.arrival_time + bound + SLACK)
+    assert not overtakes("aged", late, early, 1e7, beta=beta, follow=0.0)
+
+
+@given(views, views)
+def test_aged_without_patience_is_fcfs(a: View, b: View) -> None:
+    for view in (a, b):
+        assert policies.get("aged", beta=0.0, follow=0.0).key(view, 0.0) == policies.get("fcfs").key(
+            view, 0.0
+        )
+
+
+@given(views, views)
+def test_aged_with_great_patience_is_shortest_first(a: View, b: View) -> None:
+    assume(float(b.predicted_len) - float(a.predicted_len) > 1e-3)
+    assert overtakes("aged", a, b, 1e7, beta=1e12, follow=0.0)
+
+
+@given(views, views, st.floats(1e-3, 10), st.floats(1e-4, 1))
+def test_boost_is_overtaken_only_within_the_others_boost(
+    late: View, early: View, gamma: float, seconds: float
+) -> None:
+    size = max(float(late.predicted_len), 1.0) * seconds
+    boost = -math.log(-math.expm1(-gamma * size)) / gamma
+    assume(late.arrival_time >= early.arrival_time + boost + SLACK)
+    assert not overtakes("boost", late, early, 1e7, gamma=gamma, seconds_per_token=seconds)
+    one_token = -math.log(-math.expm1(-gamma * seconds)) / gamma
+    assert boost <= one_token + SLACK
+
+
+@given(views, views, st.floats(0, 1e5))
+def test_hrrn_never_lets_a_newcomer_pass_whoever_has_waited(early: View, new: View, wait: float) -> None:
+    assume(wait > 1e-3)
+    now = float(early.arrival_time) + wait
+    newcomer = new._replace(arrival_time=now)
+    assert not overtakes("hrrn", newcomer, early, now)
+
+
+@given(views, st.floats(0, 1e5), st.floats(1.0, 1e5))
+def test_hrrn_only_rises_with_waiting(view: View, wait: float, more: float) -> None:
+    chosen, now = policies.get("hrrn"), float(view.arrival_time) + wait
+    assert chosen.key(view, now + more) < chosen.key(view, now)
+
+
+@given(views, views)
+def test_orders_by_one_field(a: View, b: View) -> None:
+    for name, value in (
+        ("ltr", lambda q: q.score),
+        ("spjf", lambda q: q.predicted_len),
+        ("sprpt", lambda q: q.predicted_len - q.attained),
+        ("las", lambda q: q.attained),
+        ("edf", lambda q: q.deadline),
+    ):
+        assert overtakes(name, a, b, 0.0) == bool(value(a) < value(b))
+
+
+@pytest.mark.parametrize(("fed", "base"), policies.ORACLE_FED.items())
+@given(view=views)
+def test_oracle_fed_policies_are_their_base(fed: str, base: str, view: View) -> None:
+    assert policies.get(fed).oracle
+    assert policies.get(fed).key(view, 0.0) == policies.get(base).key(view, 0.0)
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'sprpt'"):
+        policies.get("sprtp")
+    with pytest.raises(UnknownName, match="did you mean 'beta'"):
+        policies.get("aged", betta=1.0)
+    for wrong in (-1.0, math.nan, math.inf, True, "1"):
+        with pytest.raises(ConfigError, match="a finite number >= 0"):
+            policies.get("aged", beta=wrong)  # type: ignore[arg-type]  # what a user may send
+
+
+def test_describe_says_what_help_needs() -> None:
+    told = policies.describe("aged")
+    assert told["name"] == "aged"
+    assert set(told["parameters"]) == {"beta", "follow"}
+    assert told["static"] is True
+    assert told["summary"].startswith("Arrival time plus")
