@@ -117,8 +117,11 @@ class Ranker(ABC):
 
     def _lengths(self, scores: Floats, context: Sequence[Context]) -> Floats:
         assert self.calibration_ is not None  # predict raised before
-        limit = np.array([math.inf if one.max_tokens is None else one.max_tokens for one in context])
-        return np.minimum(self.calibration_.expected(scores), limit)
+        lengths: Floats = self.calibration_.expected(scores)
+        if any(one.max_tokens is not None for one in context):
+            limit = np.array([math.inf if one.max_tokens is None else one.max_tokens for one in context])
+            lengths = np.minimum(lengths, limit)
+        return lengths
 
     def save(self, directory: str | Path) -> None:
         """Write the ranker as arrays and a manifest. Raises NotFittedError before `fit`."""
@@ -185,7 +188,7 @@ class Rows(NamedTuple):
         if wrong.size:
             first = int(wrong[0])
             raise DataError(
-                f"length {column[first]!r} in row {first} ({wrong.size} such rows); allowed: finite numbers >= 0"
+                f"length {column[first]!r} in row {first} ({wrong.size} such); allowed: finite numbers >= 0"
             )
         names = [str(i) for i in range(len(prompts))] if groups is None else groups
         if len(names) != len(prompts):

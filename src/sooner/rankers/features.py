@@ -6,6 +6,7 @@ A long prompt counts by its head and its tail, so a megabyte costs no more than 
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import zlib
@@ -27,8 +28,8 @@ _PLACES = 4  # words at either end that are marked with their place
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _COUNTED = re.compile(
-    r"\b(\d{1,5})[ -]?(?:(words?)|sentences?|paragraphs?|bullet|points?|items?|lines?|steps?|tips|ideas|examples"
-    r"|pages?|characters|chars|questions|ways|reasons|titles|names|tweets)\b",
+    r"\b(\d{1,5})[ -]?(?:(words?)|sentences?|paragraphs?|bullet|points?|items?|lines?|steps?|tips|ideas"
+    r"|examples|pages?|characters|chars|questions|ways|reasons|titles|names|tweets)\b",
     re.IGNORECASE,
 )
 
@@ -104,8 +105,8 @@ class Named(NamedTuple):
 
 def hashed(prompt: str, context: Context) -> Hashed:
     """Return the hashed features of one request."""
-    keys = _keys(_parts(prompt, context))
-    unique = np.unique(keys)
+    keys = np.sort(_keys(_parts(prompt, context)))
+    unique = keys[np.r_[True, keys[1:] != keys[:-1]]]
     return Hashed((unique & _MASK).astype(np.int64), _values(unique))
 
 
@@ -117,7 +118,7 @@ def named(prompt: str, context: Context) -> list[Named]:
     labels = _labels(parts)
     values = _values(unique)
     return [
-        Named(_GROUPS[int(key >> np.uint64(32))], labels[at], int(key & _MASK), float(value))
+        Named(_GROUPS[int(key >> _SHIFT)], labels[at], int(key & _MASK), float(value))
         for key, at, value in zip(unique, first.tolist(), values, strict=True)
     ]
 
@@ -145,7 +146,7 @@ def numbers(prompt: str, context: Context) -> list[float]:
         log_size * log_size / 10,
         math.log1p(words * size / max(len(shown), 1)),
         math.log1p(shown.count("\n")),
-        float(end in "?？" and end != ""),
+        float(end in ("?", "\uff1f")),
         float("?" in shown),
         float(end == ":"),
         float(end == "."),
@@ -176,7 +177,8 @@ def numbers(prompt: str, context: Context) -> list[float]:
     ]
 
 
-_MASK = np.uint64((1 << BITS) - 1)
+_MASK = np.uint32((1 << BITS) - 1)
+_SHIFT = np.uint32(BITS)
 
 
 class _Parts(NamedTuple):
@@ -212,17 +214,18 @@ def _parts(prompt: str, context: Context) -> _Parts:
     )
 
 
-def _keys(parts: _Parts) -> NDArray[np.uint64]:
+def _keys(parts: _Parts) -> NDArray[np.uint32]:
     """One key for each occurrence: the group's number above, the place below; groups in order."""
     word, line, shape, known, system = map(
         _crc, (parts.words, parts.last_line, parts.shape, parts.context, parts.system)
     )
     place = np.arange(1, _PLACES + 1, dtype=np.uint32) * np.uint32(0x9E3779B1)
+    four = _grams(parts.letters, 4)
     columns = [
         word,
         word[:-1] * np.uint32(31) + word[1:],
-        _grams(parts.letters, 4),
-        _grams(parts.letters, 5),
+        four,
+        four[:-1] * np.uint32(257) + parts.letters[4 : 3 + four.shape[0]],
         word[:_PLACES] + place[: word.shape[0]],
         word[::-1][:_PLACES] + place[: word.shape[0]],
         np.cumsum(word[:3] * _ODD[: word.shape[0]], dtype=np.uint32),
@@ -235,10 +238,11 @@ def _keys(parts: _Parts) -> NDArray[np.uint64]:
     group = np.repeat(_GROUP, sizes)
     mixed = (np.concatenate(columns) ^ np.repeat(_SALT, sizes)) * np.uint32(0x9E3779B1)
     mixed = (mixed ^ (mixed >> np.uint32(15))) * np.uint32(0x85EBCA77)
-    return (group << np.uint64(32)) | (mixed >> np.uint32(32 - BITS)).astype(np.uint64)
+    keys: NDArray[np.uint32] = (group << _SHIFT) | (mixed >> np.uint32(32 - BITS))
+    return keys
 
 
-_GROUP = np.arange(len(_GROUPS), dtype=np.uint64)
+_GROUP = np.arange(len(_GROUPS), dtype=np.uint32)
 _ODD = np.array([1, 31, 961], dtype=np.uint32)
 
 
@@ -252,7 +256,7 @@ def _labels(parts: _Parts) -> list[str]:
     ]
     return [
         *words,
-        *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False)),
+        *(f"{a} {b}" for a, b in itertools.pairwise(words)),
         *grams,
         *(f"{word} (word {i + 1})" for i, word in enumerate(words[:_PLACES])),
         *(f"{word} (word {-i - 1})" for i, word in enumerate(words[::-1][:_PLACES])),
@@ -264,8 +268,8 @@ def _labels(parts: _Parts) -> list[str]:
     ]
 
 
-def _values(unique: NDArray[np.uint64]) -> NDArray[np.float32]:
-    group = (unique >> np.uint64(32)).astype(np.int64)
+def _values(unique: NDArray[np.uint32]) -> NDArray[np.float32]:
+    group = (unique >> _SHIFT).astype(np.int64)
     held = np.bincount(group, minlength=len(_GROUPS))
     scale = np.where(_TOTAL > 0, _TOTAL / np.sqrt(np.maximum(held, 1)), 1.0)
     return np.asarray(scale[group], dtype=np.float32)

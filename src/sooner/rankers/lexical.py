@@ -108,7 +108,7 @@ class Lexical(Ranker):
 
     def _dense_columns(self, dense: NDArray[np.floating]) -> Floats:
         z = (dense - self.mean_) / self.spread_
-        return np.asarray(_DENSE * np.clip(z, -_FARTHEST, _FARTHEST), dtype=np.float64)
+        return np.asarray(_DENSE * np.minimum(np.maximum(z, -_FARTHEST), _FARTHEST), dtype=np.float64)
 
     def _prior_part(self, raw: Design) -> Floats:
         """The prior's score (n,) without its intercept."""

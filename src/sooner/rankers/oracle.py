@@ -97,7 +97,7 @@ def degrade(lengths: ArrayLike, tau: float, rng: np.random.Generator) -> Floats:
         raise DataError(
             f"no scores of tau {tau} for these {n} lengths; the nearest reached is {best_gap:.3f} off"
         )
-    return best
+    return np.asarray(best, dtype=np.float64)
 
 
 def _erfinv(x: Floats) -> Floats:

@@ -58,7 +58,8 @@ class Design(NamedTuple):
         """Return the transpose times a column (n,)."""
         each = np.repeat(column.astype(np.float32), np.diff(self.start)) * self.value
         hashed = np.bincount(self.place, weights=each, minlength=1 << features.BITS)
-        return Weights(hashed, np.asarray(self.dense.T @ column, dtype=np.float64))
+        dense = self.dense.T @ column
+        return Weights(hashed.astype(np.float64, copy=False), dense.astype(np.float64, copy=False))
 
 
 class Weights(NamedTuple):

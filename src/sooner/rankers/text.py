@@ -4,9 +4,9 @@ the rendered prompt of a chat template with its markers, roles and default syste
 The text of a request is what came after the last reply: the user's message (and tool results), each
 stripped, joined by an empty line. Earlier replies and the system prompt become `Context`.
 `clean(render(messages)) == from_messages(messages)` holds for ChatML (Qwen, SmolLM2, Phi-4), Llama 2,
-3 and 4, Mistral, Gemma, Phi-3, Zephyr, Granite, DeepSeek, Command R, gpt-oss and Vicuna templates, with
-two exceptions: a template that writes the system prompt into the user's turn without a mark (Gemma,
-Mistral before v7) keeps it in the text, and a message that itself holds the template's markers is split there.
+3 and 4, Mistral, Gemma, Phi-3, Zephyr, Granite, DeepSeek, Command R, gpt-oss and Vicuna templates, but for
+two: a template that writes the system prompt into the user's turn without a mark (Gemma, Mistral before v7)
+keeps it in the text, and a message that itself holds the template's markers is split there.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ _TEMPLATES = (
     ),
     # DeepSeek; what stands before the first user is the system prompt
     _template(
-        ("<｜User｜>", "<｜Assistant｜>"),
-        r"(?P<system><｜begin▁of▁sentence｜>)|(?P<user><｜User｜>)|(?P<assistant><｜Assistant｜>)(?:</?think>)?"
-        r"|<｜end▁of▁sentence｜>",
+        ("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>"),  # full-width bars
+        r"(?P<system><\uff5cbegin▁of▁sentence\uff5c>)|(?P<user><\uff5cUser\uff5c>)"
+        r"|(?P<assistant><\uff5cAssistant\uff5c>)(?:</?think>)?|<\uff5cend▁of▁sentence\uff5c>",
     ),
     # Phi-3, Zephyr, TinyLlama
     _template(
@@ -120,7 +120,8 @@ _TEMPLATES = (
 )
 
 _DATES = re.compile(
-    r"(?:Environment: ipython\n)?(?:Tools: [^\n]*\n)?Cutting Knowledge Date: [^\n]*\n(?:Today Date: [^\n]*\n?)?"
+    r"(?:Environment: ipython\n)?(?:Tools: [^\n]*\n)?"
+    r"Cutting Knowledge Date: [^\n]*\n(?:Today Date: [^\n]*\n?)?"
     r"|Knowledge Cutoff Date: [^\n]*\n(?:Today's Date: [^\n]*\n?)?|\A# Instructions\n+"
 )
 _BOILERPLATE = re.compile(
