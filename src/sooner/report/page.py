@@ -58,7 +58,9 @@ def html(arms: Mapping[str, Arm], meta: Mapping[str, Any], *, title: str = "Comp
         _figure("Latency by length of the reply", _deciles(arms, styles), legend),
     ]
     if len(arms) > 1:
-        figures.append(_figure(f"Gain over {next(iter(arms))}", _gains(values, styles), legend))
+        first, *others = arms
+        gains = _legend({name: styles[name] for name in others})
+        figures.append(_figure(f"Gain over {first}", _gains(values, styles), gains))
     if has_steps(arms):
         figures.append(
             _figure(
@@ -72,7 +74,7 @@ def html(arms: Mapping[str, Arm], meta: Mapping[str, Any], *, title: str = "Comp
         f"<title>{escape(title)}</title>\n<style>\n{style}</style></head>\n<body><main>\n"
         f"<h1>{escape(title)}</h1>\n{_lead(values)}\n{_table(values, styles)}\n"
         f'<h2>Latency</h2><div class="grid">{"".join(figures)}</div>\n'
-        f'<h2>Running and waiting</h2><div class="grid">{_timelines(arms)}</div>\n'
+        f'<h2>Running and waiting</h2><div class="grid narrow">{_timelines(arms)}</div>\n'
         f"<h2>How to read this</h2>{_notes(arms, values)}\n"
         f"<h2>Settings</h2>{_mapping(meta)}\n</main></body></html>\n"
     )
@@ -89,29 +91,32 @@ def _lead(values: Mapping[str, Mapping[str, Value]]) -> str:
 
 
 def _times(gain: float) -> str:
+    if abs(gain - 1) < 0.005:
+        return "the same"
     return f"{gain:.2f}&times; shorter" if gain >= 1 else f"{1 / gain:.2f}&times; longer"
 
 
 def _table(values: Mapping[str, Mapping[str, Value]], styles: Mapping[str, str]) -> str:
-    shown = [one for one in MEASURES if one.key in next(iter(values.values()))]
+    first = next(iter(values))
     head = "".join(
-        f'<th scope="col">{escape(one.label)}<small>{escape(one.unit) or "&nbsp;"}</small></th>'
-        for one in shown
+        f'<th scope="col"><span class="swatch {styles[name]}"></span>{escape(name)}</th>' for name in values
     )
     rows = []
-    for index, (name, row) in enumerate(values.items()):
+    for one in MEASURES:
+        if one.key not in values[first]:
+            continue
         cells = []
-        for one in shown:
-            value = row[one.key]
-            gain = f"{value.gain:.2f}&times;" if value.gain is not None and index else "&nbsp;"
-            cells.append(f"<td>{shown_value(value, one)}<small>{gain}</small></td>")
-        swatch = f'<span class="swatch {styles[name]}"></span>'
-        rows.append(f'<tr><th scope="row">{swatch}{escape(name)}</th>{"".join(cells)}</tr>')
+        for name, row in values.items():
+            gain = row[one.key].gain if name != first else None
+            beside = f"{gain:.2f}&times;" if gain is not None else ""
+            cells.append(f"<td><small>{beside}</small>{shown_value(row[one.key], one)}</td>")
+        unit = f" <small>[{escape(one.unit)}]</small>" if one.unit else ""
+        rows.append(f'<tr><th scope="row">{escape(one.label)}{unit}</th>{"".join(cells)}</tr>')
+    hint = f"Small figures: how many times shorter than under {escape(first)} (below 1: longer)."
     return (
-        f'<div class="scroll"><table><thead><tr><th scope="col">Policy</th>{head}</tr></thead>'
+        f'<div class="scroll"><table><thead><tr><th scope="col">Measure</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
-        f'<p class="hint">Small figures: how many times better than {escape(next(iter(values)))}'
-        " (above 1 is shorter).</p>"
+        + (f'<p class="hint">{hint}</p>' if len(values) > 1 else "")
     )
 
 
@@ -146,12 +151,13 @@ def _gains(values: Mapping[str, Mapping[str, Value]], styles: Mapping[str, str])
     first, *others = values
     rows = [(key, label) for key, label in _RATIOS if key in values[first]]
     series = []
-    for name in others:
+    for place, name in enumerate(others):
+        offset = (place - (len(others) - 1) / 2) * 0.5 / len(others)
         gains = [values[name][key].gain for key, _ in rows]
         x = np.array([np.nan if gain is None else gain for gain in gains])
-        series.append(svg.Series(name, styles[name], x, np.arange(len(rows), dtype=np.float64)))
+        series.append(svg.Series(name, styles[name], x, np.arange(len(rows), dtype=np.float64) + offset))
     top = max(1.0, *(float(np.nanmax(one.x)) for one in series))
-    axis = svg.linear(f"Times better than {first} (right of the line is shorter)", 0, top)
+    axis = svg.linear(f"Times shorter than under {first}", 0, top)
     return svg.dots([label for _, label in rows], series, axis, f"Gain over {first}", reference=1.0)
 
 
@@ -168,7 +174,7 @@ def _timelines(arms: Mapping[str, Arm]) -> str:
             svg.Series("running", "running", line.time, line.running),
         ]
         title = f"Requests running and waiting under {name}"
-        figures.append(_figure(name, svg.lines(series, x, y, title, height=240), legend))
+        figures.append(_figure(name, svg.lines(series, x, y, title, width=420, height=240), legend))
     return "".join(figures)
 
 

@@ -45,7 +45,7 @@ def linear(label: str, low: float, high: float, *, count: int = 6, percent: bool
     span = high - low if high > low else 1.0
     raw = span / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * k for k in (1, 2, 5, 10) if power * k >= raw * 0.999)
+    step = next(power * k for k in (1, 2, 5, 10) if power * k >= raw * 0.8)
     first, last = math.floor(low / step + 1e-9), math.ceil((low + span) / step - 1e-9)
     ticks = [step * k for k in range(first, last + 1)]
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
