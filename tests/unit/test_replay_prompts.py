@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import io
 import json
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sooner.core import ConfigError, DataError
+from sooner.core import ConfigError, DataError, MissingExtra
 from sooner.replay.client import Endpoint, Sampling, body, seed_of
 from sooner.replay.record import read_run
 from sooner.workloads.prompts import read_prompts
@@ -105,3 +106,10 @@ def test_addresses_and_settings_are_checked() -> None:
     for wrong in ({"max_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}):
         with pytest.raises(ConfigError, match="allowed"):
             Sampling(**wrong)  # type: ignore[arg-type]
+
+
+def test_without_aiohttp_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    monkeypatch.delitem(sys.modules, "sooner.replay.client")
+    with pytest.raises(MissingExtra, match=r"pip install 'sooner\[replay\]'"):
+        importlib.import_module("sooner.replay.client")
