@@ -56,10 +56,14 @@ class Lexical(Ranker):
         design = raw.with_dense(self._dense_columns(raw.dense))
         if self.prior is not None:
             design = design.with_dense(np.c_[design.dense, _PRIOR * self._prior_part(raw)])
+        design, used = design.compact()
         honest, damping = self._honest(design, target, rows, progress)
         progress(0.9, "fitting all rows")
         center = float(target.mean())
-        self._keep(solve(design, target - center, damping), center)
+        weights = solve(design, target - center, damping)
+        hashed = np.zeros(1 << features.BITS)
+        hashed[used] = weights.hashed
+        self._keep(weights._replace(hashed=hashed), center)
         self.training_ = {"damping": damping}
         if honest is not None:
             self.training_ = {

@@ -77,22 +77,20 @@ def degrade(lengths: ArrayLike, tau: float, rng: np.random.Generator) -> Floats:
         raise DataError(f"{n} lengths have no order to degrade; allowed: at least 2")
     place = np.empty(n)
     place[np.lexsort(np.stack([rng.random(n), y]))] = (np.arange(n) + 0.5) / n
-    truth = np.sqrt(2) * _erfinv(2 * place - 1) * (1 if tau >= 0 else -1)
+    truth = np.sqrt(2) * _erfinv(2 * place - 1)
     noise = rng.standard_normal(n)
     best, best_gap = truth, np.inf
-    low, high = 0.0, np.pi / 2  # the angle between truth and noise
+    low, high = 0.0, np.pi  # of the angle from the truth, by way of the noise, to its reverse
     for _ in range(40):
         angle = (low + high) / 2
         scores = np.cos(angle) * truth + np.sin(angle) * noise
         reached = kendall_tau(scores, y)
         if abs(reached - tau) < best_gap:
             best, best_gap = scores, abs(reached - tau)
-        if abs(reached) > abs(tau) and reached * tau >= 0:
+        if reached > tau:  # each pair changes its order once on the way, so tau only falls
             low = angle
         else:
             high = angle
-    if abs(tau) == 1.0 and np.unique(y).shape[0] > 1:
-        return np.asarray(y * tau, dtype=np.float64)
     if best_gap > 0.01:
         raise DataError(
             f"no scores of tau {tau} for these {n} lengths; the nearest reached is {best_gap:.3f} off"

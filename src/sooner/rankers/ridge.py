@@ -18,12 +18,16 @@ Floats32 = NDArray[np.float32]
 
 
 class Design(NamedTuple):
-    """n rows: sparse entries (place, value) with row starts (n + 1,), and dense columns (n, d)."""
+    """n rows: sparse entries (place, value) with row starts (n + 1,), and dense columns (n, d).
+
+    Places are in [0, width).
+    """
 
     place: NDArray[np.int32]
     value: Floats32
     start: NDArray[np.int64]
     dense: Floats32
+    width: int = 1 << features.BITS
 
     @classmethod
     def of(cls, prompts: Sequence[str], context: Sequence[Context]) -> Self:
@@ -42,7 +46,15 @@ class Design(NamedTuple):
         size = np.diff(self.start)[index]
         start = np.cumsum(np.r_[0, size])
         entry = np.arange(start[-1]) + np.repeat(self.start[index] - start[:-1], size)
-        return Design(self.place[entry], self.value[entry], start, self.dense[index])
+        return Design(self.place[entry], self.value[entry], start, self.dense[index], self.width)
+
+    def compact(self) -> tuple[Design, NDArray[np.int64]]:
+        """Return the same rows over only the places they use, and those places (width,)."""
+        seen = np.zeros(self.width, dtype=bool)
+        seen[self.place] = True
+        used = np.flatnonzero(seen)
+        rank = np.cumsum(seen, dtype=np.int32) - 1
+        return self._replace(place=rank[self.place], width=used.shape[0]), used
 
     def with_dense(self, dense: NDArray[np.floating]) -> Design:
         """Return the same sparse rows with other dense columns (n, d)."""
@@ -57,13 +69,13 @@ class Design(NamedTuple):
     def transposed_times(self, column: NDArray[np.float64]) -> Weights:
         """Return the transpose times a column (n,)."""
         each = np.repeat(column.astype(np.float32), np.diff(self.start)) * self.value
-        hashed = np.bincount(self.place, weights=each, minlength=1 << features.BITS)
+        hashed = np.bincount(self.place, weights=each, minlength=self.width)
         dense = self.dense.T @ column
         return Weights(hashed.astype(np.float64, copy=False), dense.astype(np.float64, copy=False))
 
 
 class Weights(NamedTuple):
-    """Weights of the hashed features (2 ** BITS,) and of the dense columns (d,)."""
+    """Weights of the sparse places (width,) and of the dense columns (d,)."""
 
     hashed: NDArray[np.float64]
     dense: NDArray[np.float64]
@@ -81,7 +93,7 @@ def solve(
     design: Design, target: NDArray[np.float64], damping: float, start: Weights | None = None, steps: int = 40
 ) -> Weights:
     """Return weights w that minimise |design w - target|^2 + damping |w|^2, to 1e-3 of the gradient."""
-    w = start or Weights(np.zeros(1 << features.BITS), np.zeros(design.dense.shape[1]))
+    w = start or Weights(np.zeros(design.width), np.zeros(design.dense.shape[1]))
     residual = target - design.times(w) if start else target.astype(np.float64)
     gradient = design.transposed_times(residual).plus(-damping, w)
     direction, size = gradient, gradient.squared()
