@@ -50,8 +50,9 @@ def sentence(result: Mapping[str, Any]) -> str:
         f"Learned order: mean latency {result['gain_vs_fcfs']:.2f} times better than arrival order{across}, "
         f"per token {result['normalized_gain_vs_fcfs']:.2f} times, counted in engine steps; "
         f"{result['share_of_oracle_gain']:.0%} of what knowing every length would bring "
-        f"({result['oracle_gain_vs_fcfs']:.2f} times). The {result['ranker']!r} ranker's Kendall tau on these "
-        f"held-out prompts: {result['kendall_tau']:.2f}. {result['capped_share']:.0%} of replies hit the limit."
+        f"({result['oracle_gain_vs_fcfs']:.2f} times). Kendall tau of the {result['ranker']!r} ranker on "
+        f"these held-out prompts: {result['kendall_tau']:.2f}. "
+        f"{result['capped_share']:.0%} of replies hit the limit."
     )
 
 

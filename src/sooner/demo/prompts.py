@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sooner.core import DataError, MissingExtra
+from sooner.workloads import logs
 from sooner.workloads.prompts import Prompt
 
 SYSTEM = "You are a helpful AI assistant. Answer briefly."
@@ -72,16 +73,7 @@ def eligible(path: Path, excluded: frozenset[str]) -> Iterator[Prompt]:
 
 def conversations(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the items of a ShareGPT file; the packaged one is a JSON list that is cut off at its end."""
-    text = path.read_text(encoding="utf-8")
-    decoder = json.JSONDecoder()
-    at = text.find("{")
-    while at >= 0:
-        try:
-            item, end = decoder.raw_decode(text, at)
-        except json.JSONDecodeError:
-            return
-        yield item
-        at = text.find("{", end)
+    yield from logs.items(path.read_text(encoding="utf-8"))
 
 
 def first_turn(item: dict[str, Any]) -> str | None:

@@ -17,11 +17,12 @@ import numpy as np
 from sooner import __version__, train
 from sooner.core import DataError
 from sooner.demo import arms, engine, model, prompts
-from sooner.rankers import Ranker, text
+from sooner.rankers import Ranker
 from sooner.replay.client import Endpoint, Sampling
 from sooner.replay.drive import Attach, attach_fields
 from sooner.replay.record import Record
 from sooner.replay.saved import replay_to_file
+from sooner.workloads.logs import Row
 from sooner.workloads.prompts import Prompt
 
 Say = Callable[[str], None]
@@ -56,7 +57,8 @@ def run(out: Path, scale: Scale, ranker_name: str, *, say: Say, bars: Bars) -> d
     ranker = fit_ranker(out / "ranker", ranker_name, say)
     bursts = _bursts(scale)
     everyone = [prompt for burst in bursts for prompt in burst]
-    scores = ranker.predict([text.from_messages(prompt.messages).prompt for prompt in everyone])
+    seen = _dataset(everyone, [0] * len(everyone), scale.max_tokens)
+    scores = ranker.predict(seen.prompts, context=seen.context)
     predicted = {prompt.id: float(score) for prompt, score in zip(everyone, scores, strict=True)}
 
     runs: dict[str, list[list[Record]]] = {}
@@ -85,14 +87,32 @@ def fit_ranker(out: Path, name: str, say: Say) -> Ranker:
     """Train a ranker on the demo model's own reply lengths, from the shipped default on; keep it in `out`."""
     rows = prompts.collected()
     say(f"Training the {name!r} ranker on {len(rows)} of the model's own reply lengths")
+    data = _dataset([row.prompt for row in rows], [row.output_len for row in rows], FULL.max_tokens)
     ranker = train.fit(
         name,
-        [text.from_messages(row.prompt.messages).prompt for row in rows],
-        [row.output_len for row in rows],
+        data.prompts,
+        data.lengths,
+        context=data.context,
+        groups=data.groups,
         prior=train.load("default"),
     )
     ranker.save(out)
     return ranker
+
+
+def _dataset(asked: Sequence[Prompt], lengths: Sequence[int], max_tokens: int) -> train.Dataset:
+    """Return prompts as the scheduler's ranker will see them."""
+    return train.dataset(
+        [
+            Row(
+                conversation=str(prompt.id),
+                messages=prompt.messages,
+                output_len=length,
+                max_tokens=max_tokens,
+            )
+            for prompt, length in zip(asked, lengths, strict=True)
+        ]
+    )
 
 
 def versions() -> dict[str, str]:

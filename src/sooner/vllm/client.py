@@ -102,9 +102,7 @@ class ScorerClient:
         self._closing = True
         self._ring()
         self._thread.join(timeout=2)
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        self._end_process()
         if self._own_folder is not None:
             shutil.rmtree(self._own_folder, ignore_errors=True)
         self._bell.close()
@@ -146,8 +144,7 @@ class ScorerClient:
         if running and time.monotonic() - self._started < _STARTING:
             return
         if self._process is not None:
-            self._process.kill()
-            code = self._process.wait()
+            code = self._end_process()
             self._counters.warn("scorer_restarts", "the scorer ended (exit code %s); starting it again", code)
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -155,6 +152,15 @@ class ScorerClient:
             self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
         )
         self._started = time.monotonic()
+
+    def _end_process(self) -> int | None:
+        """End the scorer that this client started, if it did; return its exit code."""
+        if self._process is None:
+            return None
+        self._process.kill()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        return self._process.wait()
 
     def _converse(self, connection: socket.socket) -> None:
         """Exchange frames until the connection ends or the client closes."""

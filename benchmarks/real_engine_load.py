@@ -1,0 +1,192 @@
+"""Orders under Poisson arrivals on the real vLLM: above capacity, where they differ, and at a third of it.
+
+    python benchmarks/real_engine_load.py [--requests 300] [--seeds 2] [--out FILE]
+
+A Llama with random weights, real prompts, and the demo model's own reply lengths times `--length-scale`,
+forced on the engine. The ranker is trained on one half of the collected lengths and the requests come from
+the other. Latencies are counted in engine steps, which the load of the machine does not change; arrivals are in
+seconds, set against a capacity measured by a burst in the same run. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sooner import metrics, train
+from sooner.core import Completed
+from sooner.demo import engine, model, prompts
+from sooner.demo.run import versions
+from sooner.replay.client import Endpoint, Sampling
+from sooner.replay.drive import attach_fields
+from sooner.replay.record import completed
+from sooner.replay.saved import replay_to_file
+from sooner.workloads.arrivals import poisson
+from sooner.workloads.logs import Row
+from sooner.workloads.prompts import Prompt
+
+SLOTS = 16
+ARMS: dict[str, dict[str, Any]] = {
+    "fcfs": {"policy": "fcfs"},
+    "aged": {"policy": "aged"},
+    "ltr": {"policy": "ltr"},
+    "sjf": {"policy": "sjf"},
+}
+
+
+def main() -> None:
+    """Run the benchmark and print its JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--requests", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--length-scale", type=float, default=0.25)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/real_engine_load.json"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(Path(folder), options.requests, options.seeds, options.length_scale)
+    text_ = json.dumps(result, indent=2)
+    options.out.write_text(text_ + "\n", encoding="utf-8")
+    print(text_)
+
+
+def measure(folder: Path, requests: int, seeds: int, scale: float) -> dict[str, Any]:
+    """Return both comparisons; every arm has a server of its own and serves the same requests."""
+    weights = tiny_model(folder / "model")
+    rows = prompts.collected()
+    train_rows, rest = rows[::2], rows[1::2]
+    data = train.dataset(
+        [
+            Row(
+                conversation=str(row.prompt.id),
+                messages=row.prompt.messages,
+                output_len=row.output_len * scale,
+            )
+            for row in train_rows
+        ]
+    )
+    ranker = train.fit(
+        "lexical", data.prompts, data.lengths, context=data.context, prior=train.load("default")
+    )
+    ranker.save(folder / "ranker")
+    workload = [
+        Prompt(
+            id=row.prompt.id, messages=row.prompt.messages, output_len=max(1, round(row.output_len * scale))
+        )
+        for row in rest[: requests * seeds]
+    ]
+    if len(workload) < requests * seeds:
+        sys.exit(
+            f"{len(workload)} collected lengths for {requests * seeds} requests; lower --requests or --seeds"
+        )
+    parts = [workload[i * requests : (i + 1) * requests] for i in range(seeds)]
+    capacity = burst_capacity(folder, weights, parts[0][: 8 * SLOTS])
+    above = {name: serve(folder, weights, name, parts, capacity * 1.3) for name in ARMS}
+    below = {name: serve(folder, weights, name, parts, capacity / 3) for name in ("fcfs", "ltr")}
+    return {
+        "capacity_rps": capacity,
+        "requests": requests,
+        "seeds": seeds,
+        "slots": SLOTS,
+        "at_1.3_capacity": against_fcfs(above),
+        "at_a_third": against_fcfs(below),
+        "versions": versions(),
+    }
+
+
+def burst_capacity(folder: Path, weights: Path, workload: list[Prompt]) -> float:
+    """Return how many requests a second the engine finishes with its slots full."""
+    [done] = serve(folder, weights, "fcfs", [workload], None)
+    finish = np.sort(np.asarray(done.finish_time))
+    busy = finish[:-SLOTS] if finish.size > 2 * SLOTS else finish
+    return float(busy.size / busy[-1])
+
+
+def serve(
+    folder: Path, weights: Path, name: str, parts: list[list[Prompt]], rate: float | None
+) -> list[Completed]:
+    """Serve each part of the workload at `rate` [req/s], all at once where it is None."""
+    trace = folder / f"{name}-{rate}.trace.jsonl"
+    settings = {**ARMS[name], "ranker": str(folder / "ranker"), "trace": str(trace)}
+    attach = attach_fields(score_field="output_len") if name == "sjf" else None
+    served = []
+    with engine.serve(
+        weights, name="tiny", log=folder / f"{name}.log", settings=settings, max_num_seqs=SLOTS
+    ) as url:
+        for seed, part in enumerate(parts):
+            times = (
+                np.zeros(len(part)) if rate is None else poisson(len(part), rate, np.random.default_rng(seed))
+            )
+            run = asyncio.run(
+                replay_to_file(
+                    folder / f"{name}.jsonl",
+                    part,
+                    times,
+                    Endpoint(url=url, model="tiny"),
+                    Sampling(),
+                    attach=attach,
+                    force_len=True,
+                    server_trace=trace,
+                )
+            )
+            served.append(completed(run.records))
+            print(f"{name} at {rate}: part {seed + 1} of {len(parts)} done", file=sys.stderr)
+    return served
+
+
+def against_fcfs(arms: dict[str, list[Completed]]) -> dict[str, Any]:
+    """Return each arm's measures in steps as ratios to FCFS, by seed, with mean and spread."""
+    measured = {name: [_steps(done) for done in runs] for name, runs in arms.items()}
+    return {
+        name: {
+            key: _spread([run[key] / base[key] for run, base in zip(runs, measured["fcfs"], strict=True)])
+            for key in runs[0]
+        }
+        | {"mean_e2e_steps": float(np.mean([run["mean"] for run in runs]))}
+        for name, runs in measured.items()
+    }
+
+
+def _steps(done: Completed) -> dict[str, float]:
+    steps = np.asarray(metrics.e2e_steps(done))
+    return {
+        "mean": float(steps.mean()),
+        "p99": float(np.percentile(steps, 99)),
+        "normalized": float(np.mean(metrics.normalized_steps(done))),
+    }
+
+
+def _spread(ratios: list[float]) -> dict[str, float]:
+    return {"ratio": float(np.mean(ratios)), "min": min(ratios), "max": max(ratios)}
+
+
+def tiny_model(folder: Path) -> Path:
+    """Return a Llama of two layers with random weights and the demo model's tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shutil.copytree(model.prepare(), folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        vocab_size=49152,
+        max_position_embeddings=8192,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    main()

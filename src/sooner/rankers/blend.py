@@ -1,0 +1,217 @@
+"""The default ranker: a fine-tuned encoder, the lexical ranker and the request's context in one sum."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sooner.metrics import kendall_tau
+from sooner.rankers import features, ranker
+from sooner.rankers.context import EMPTY, Context
+from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
+from sooner.rankers.lexical import Lexical
+from sooner.rankers.refit import Refit
+from sooner.rankers.scaling import Scaling
+from sooner.rankers.transformer import Transformer, View, plain_numbers, refitted
+
+_PARTS = ("transformer", "lexical")
+_SIGNS = re.compile("turn|repl|system|max_tokens|temperature|tools|structure")
+_CONTEXT = [i for i, name in enumerate(features.NUMBERS) if _SIGNS.search(name)]
+"""The plain numbers that come from the context of a request and not from its text."""
+
+_USUAL = (0.4, 0.1)
+"""Weights that the parts usually get [log tokens a standard deviation]; a few rows move them little."""
+
+_DAMPING = 10.0
+"""Rows that the usual weights count for; context numbers are drawn to zero three times as hard."""
+
+_FOLDS = 5
+
+
+class Stack(NamedTuple):
+    """A sum of scaled columns: one for each part, then the context numbers."""
+
+    scaling: Scaling
+    weights: NDArray[np.float64]  # (k,) [log tokens a standard deviation]
+    level: float  # [log tokens]
+
+    @classmethod
+    def fit(cls, columns: NDArray[np.float64], lengths: NDArray[np.float64]) -> Self:
+        """Return the ridge regression of log length on columns (n, k)."""
+        logs = np.log1p(lengths)
+        scaling = Scaling.of(columns)
+        x = scaling(columns)
+        usual = np.zeros(columns.shape[1])
+        usual[: len(_PARTS)] = _USUAL
+        damping = np.full(columns.shape[1], 3 * _DAMPING)
+        damping[: len(_PARTS)] = _DAMPING
+        residual = logs - logs.mean() - x @ usual
+        return cls(
+            scaling, usual + np.linalg.solve(x.T @ x + np.diag(damping), x.T @ residual), float(logs.mean())
+        )
+
+    def terms(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what each column adds (n, k); with `level` they sum to the score."""
+        return np.asarray(self.scaling(columns) * self.weights, dtype=np.float64)
+
+    def __call__(self, columns: NDArray[np.float64]) -> Floats:
+        """Return scores (n,)."""
+        return np.asarray(self.level + self.terms(columns).sum(axis=1), dtype=np.float64)
+
+
+@ranker("blend")
+class Blend(Ranker):
+    """Transformer plus lexical plus context, stacked on conversations that the transformer did not train on.
+
+    The lexical scores of those rows are out-of-fold, so no weight is flattered by a part's own training
+    rows. After the stack is known the lexical part is fitted on all rows; the transformer is not, since
+    that would double the cost.
+    """
+
+    refit_: Refit | None = None
+    _replies: Sequence[str] | None = None
+
+    def __init__(self, *, seed: int = 0, checkpoint: str | Path | None = None, **recipe: Any) -> None:
+        """`checkpoint` and `recipe` are those of `Transformer`."""
+        super().__init__(seed=seed)
+        self.transformer = Transformer(seed=seed, checkpoint=checkpoint, **recipe)
+        self.lexical = Lexical(seed=seed)
+
+    def fit(
+        self,
+        prompts: Sequence[str],
+        lengths: ArrayLike,
+        *,
+        context: Sequence[Context] | None = None,
+        groups: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        replies: Sequence[str] | None = None,
+    ) -> Self:
+        """Learn as every ranker does; `replies` are what `Transformer.fit` does with them."""
+        self._replies = replies
+        self.refit_ = None
+        try:
+            return super().fit(prompts, lengths, context=context, groups=groups, progress=progress)
+        finally:
+            self._replies = None
+
+    def _fit(self, rows: Rows, progress: Progress) -> Floats:
+        lexical = self.lexical._fit(rows, lambda done, words: progress(0.1 * done, f"lexical: {words}"))
+        if lexical is None:  # one conversation: nothing is out of fold
+            lexical = self.lexical._score(rows.prompts, rows.context)
+        transformer = self.transformer.fit_rows(
+            rows, lambda done, words: progress(0.1 + 0.9 * done, words), self._replies
+        )
+        fresh = np.flatnonzero(~np.isnan(transformer))
+        plain = plain_numbers(rows.prompts, rows.context)[:, _CONTEXT]
+        columns = np.column_stack([transformer, lexical, plain])[fresh]
+        lengths = rows.lengths[fresh]
+        self._stack = Stack.fit(columns, lengths)
+        honest = np.full(len(rows.prompts), np.nan)
+        honest[fresh] = _crossed(columns, lengths, rows.take(fresh).folds(_FOLDS, self.seed))
+        parts = {"transformer": transformer[fresh], "lexical": lexical[fresh], "blend": honest[fresh]}
+        self.training_ = {
+            **self.transformer.training_,
+            "held_out_rows": len(fresh),
+            "held_out_tau": {name: round(kendall_tau(scores, lengths), 4) for name, scores in parts.items()},
+        }
+        return honest
+
+    def view(self, prompts: Sequence[str], context: Sequence[Context]) -> View:
+        """Return the scores (n,) before any refit, and the vectors (n, d) of the encoder and the parts.
+
+        Raises NotFittedError before `fit`.
+        """
+        columns, vectors = self._columns(prompts, context)
+        return View(self._stack(columns), self._vectors(columns, vectors))
+
+    def parts(self, prompts: Sequence[str], *, context: Sequence[Context] | None = None) -> dict[str, Floats]:
+        """Return what each part adds to the scores, in log tokens; columns (n,) that sum to `predict`'s.
+
+        The sum is exact but for the cut at `max_tokens`. After a refit "served model" is what it changed.
+        Raises NotFittedError before `fit`.
+        """
+        known = [EMPTY] * len(prompts) if context is None else context
+        columns, vectors = self._columns(prompts, known)
+        terms = self._stack.terms(columns)
+        names = (*_PARTS, *(features.NUMBERS[i] for i in _CONTEXT))
+        added = {"level": np.full(len(prompts), self._stack.level), **dict(zip(names, terms.T, strict=True))}
+        if self.refit_ is not None:
+            shipped = self._stack(columns)
+            added["served model"] = self.refit_(shipped, self._vectors(columns, vectors)) - shipped
+        return added
+
+    def part_scores(self, prompts: Sequence[str], context: Sequence[Context]) -> dict[str, Floats]:
+        """Return the scores (n,) of the two rankers in the blend, each in its own unit."""
+        columns, _ = self._columns(prompts, context)
+        return {name: columns[:, i] for i, name in enumerate(_PARTS)}
+
+    def _vectors(self, columns: NDArray[np.float64], vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack([vectors, self._stack.scaling(columns)[:, : len(_PARTS)]])
+
+    def _columns(
+        self, prompts: Sequence[str], context: Sequence[Context]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        seen = self.transformer.view(prompts, context)
+        lexical = self.lexical._score(prompts, context)
+        plain = plain_numbers(prompts, context)[:, _CONTEXT]
+        return np.column_stack([seen.scores, lexical, plain]), seen.vectors
+
+    def _score(self, prompts: Sequence[str], context: Sequence[Context]) -> Floats:
+        seen = self.view(prompts, context)
+        return seen.scores if self.refit_ is None else self.refit_(seen.scores, seen.vectors)
+
+    def refit(
+        self, prompts: Sequence[str], lengths: ArrayLike, *, context: Sequence[Context] | None = None
+    ) -> Self:
+        """Return this ranker with a new last layer for one served model, as `Transformer.refit` does."""
+        return refitted(self, Rows.checked(prompts, lengths, context))
+
+    def _state(self) -> State:
+        own: dict[str, NDArray[Any]] = {
+            "stack.weights": self._stack.weights,
+            "stack.level": np.array([self._stack.level]),
+            **self._stack.scaling.arrays("stack"),
+            **({} if self.refit_ is None else self.refit_.arrays()),
+        }
+        transformer, lexical = self.transformer._state(), self.lexical._state()
+        arrays = own | _prefixed("transformer.", transformer.arrays) | _prefixed("lexical.", lexical.arrays)
+        settings = {"transformer": transformer.settings, "lexical": lexical.settings}
+        return State(arrays, settings, transformer.files)
+
+    def _restore(self, state: State) -> None:
+        arrays = state.arrays
+        weights = arrays["stack.weights"].astype(np.float64)
+        self._stack = Stack(Scaling.from_arrays(arrays, "stack"), weights, float(arrays["stack.level"][0]))
+        if weights.shape != (len(_PARTS) + len(_CONTEXT),):
+            raise ValueError(f"stack weights of shape {weights.shape}")
+        self.lexical._restore(State(_within("lexical.", arrays), state.settings["lexical"], {}))
+        self.transformer._restore(
+            State(_within("transformer.", arrays), state.settings["transformer"], state.files)
+        )
+        self.refit_ = Refit.from_arrays(arrays)
+
+
+def _crossed(
+    columns: NDArray[np.float64], lengths: NDArray[np.float64], fold: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return scores (n,) of stacks that were each fitted without the row's own fold."""
+    scores = np.empty(len(lengths))
+    for number in np.unique(fold):
+        outside = fold == number
+        inside = outside if outside.all() else ~outside
+        scores[outside] = Stack.fit(columns[inside], lengths[inside])(columns[outside])
+    return scores
+
+
+def _prefixed(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {f"{prefix}{name}": array for name, array in arrays.items()}
+
+
+def _within(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

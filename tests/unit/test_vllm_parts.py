@@ -1,0 +1,221 @@
+"""The small parts of the plugin: frames, counters, the plugin's entry point, the middleware."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sooner.core import Prediction
+from sooner.vllm import middleware, plugin, wire
+from sooner.vllm.counters import COUNTERS, Collector, Counters, Publisher
+
+prompts = st.text(st.characters(exclude_categories=["Cs"])) | st.lists(st.integers(0, 2**32 - 1), max_size=50)
+
+
+@given(st.lists(st.tuples(prompts, st.integers(0, 2**32 - 1)), max_size=8), st.integers(1, 40))
+def test_questions_come_out_as_they_went_in(sent: list[tuple[Any, int]], piece: int) -> None:
+    stream = b"".join(wire.ask(n, prompt, limit) for n, (prompt, limit) in enumerate(sent))
+    questions = wire.Questions()
+    found = [q for i in range(0, len(stream), piece) for q in questions.feed(stream[i : i + piece])]
+    assert [(q.prompt if isinstance(q.prompt, str) else list(q.prompt), q.max_tokens) for q in found] == sent
+    assert [q.number for q in found] == list(range(len(sent)))
+
+
+def test_a_long_prompt_is_sent_as_its_ends() -> None:
+    ids = list(range(20_000))
+    (question,) = wire.Questions().feed(wire.ask(1, ids))
+    half = wire.MAX_TOKENS_SENT // 2
+    assert list(question.prompt) == ids[:half] + ids[-half:]
+
+
+def test_what_is_not_our_protocol_is_refused() -> None:
+    with pytest.raises(ValueError, match="allowed: kinds 0 and 1"):
+        list(wire.Questions().feed(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+
+
+@pytest.mark.parametrize(
+    ("sent", "got"),
+    [
+        (Prediction(1.5, 20.0), Prediction(1.5, 20.0)),
+        (Prediction(1.5), Prediction(1.5)),
+        (None, None),
+        (Prediction(math.nan, 2.0), None),
+        (Prediction(math.inf, 2.0), None),
+        (Prediction(1.0, math.inf), None),
+        (Prediction(1.0, -1.0), None),
+    ],
+)
+def test_only_finite_answers_are_taken(sent: Prediction | None, got: Prediction | None) -> None:
+    frame = wire.answer(9, sent)
+    answers = wire.Answers()
+    assert list(answers.feed(frame[:5])) == []
+    assert list(answers.feed(frame[5:])) == [(9, got)]
+
+
+def test_a_warning_is_counted_each_time_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    counters = Counters()
+    for _ in range(1000):
+        counters.warn("hook_errors", "it broke: %s", "so")
+    assert counters.counts["hook_errors"] == 1000
+    assert len(caplog.records) == 1
+
+
+def test_what_an_engine_publishes_is_collected(tmp_path: Path) -> None:
+    counters = Counters()
+    counters.add("requests", 3)
+    publisher = Publisher(counters, lambda: {"waiting": 2.0}, tmp_path, 1)
+    publisher.close()
+    (tmp_path / "0.json").write_text("half a fil")
+    families = {family.name: family for family in Collector(tmp_path).collect()}
+    assert families["sooner_requests"].samples[0].value == 3
+    assert families["sooner_requests"].samples[0].labels == {"engine": "1"}
+    assert families["sooner_waiting"].samples[0].value == 2.0
+    assert {f"sooner_{name}" for name in COUNTERS} <= set(families)
+    assert Collector(tmp_path).describe() == []
+
+
+def test_a_directory_that_is_gone_hurts_nobody(tmp_path: Path) -> None:
+    publisher = Publisher(Counters(), dict, tmp_path / "gone", 0)
+    publisher.close()
+    assert list(Collector(tmp_path / "gone").collect())
+
+
+def test_the_plugin_registers_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prometheus_client import REGISTRY
+
+    monkeypatch.setenv(plugin.VARIABLE, str(tmp_path / "metrics"))
+    plugin.register()
+    plugin.register()
+    assert os.environ[plugin.VARIABLE] == str(tmp_path / "metrics")
+    assert REGISTRY.get_sample_value("sooner_requests_total", {"engine": "0"}) is None
+
+
+class Inner:
+    """The app behind the middleware: keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.priority: str | None = None
+        self.body = b""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        found = [value.decode() for name, value in scope.get("headers", []) if name == middleware.HEADER]
+        assert len(found) <= 1
+        self.priority = found[0] if found else None
+        while True:
+            message = await receive()
+            self.body += message.get("body", b"")
+            if not message.get("more_body", False):
+                break
+
+
+def call(body: bytes, *, header: bytes | None = None, path: str = "/v1/completions") -> Inner:
+    """Send a body through the middleware in two pieces."""
+    inner = Inner()
+    pieces = [
+        {"type": "http.request", "body": body[:7], "more_body": True},
+        {"type": "http.request", "body": body[7:], "more_body": False},
+    ]
+
+    async def receive() -> Any:
+        return pieces.pop(0)
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    async def run() -> None:
+        ranked = middleware.Priority(inner)
+        headers = [] if header is None else [(middleware.HEADER, header)]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        await ranked(scope, receive, send)
+        await ranked({"type": "lifespan"}, receive, send)
+
+    asyncio.run(run())
+    return inner
+
+
+@pytest.fixture
+def no_ranker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOONER_VLLM_RANKER", "")
+
+
+@pytest.mark.usefixtures("no_ranker")
+def test_a_longer_request_gets_a_larger_priority_and_the_body_is_untouched() -> None:
+    def sent(length: float) -> bytes:
+        return json.dumps({"prompt": "a", "vllm_xargs": {"sooner_predicted_len": length}}).encode()
+
+    short, long = call(sent(10)), call(sent(100_000))
+    assert short.body == sent(10)
+    gap = int(long.priority or 0) - int(short.priority or 0)
+    assert gap == pytest.approx(0.02 * 99_990 * 1000, abs=5_000)  # beta [s/token] in ms, and the clock
+
+
+@pytest.mark.usefixtures("no_ranker")
+@pytest.mark.parametrize(
+    "body", [b"", b"not json", b"[1, 2]", b'{"prompt": 7}', b'{"messages": [3]}', b"\xff\xfe" * 9]
+)
+def test_whatever_comes_passes_with_its_arrivals_place(body: bytes) -> None:
+    inner = call(body)
+    assert inner.body == body
+    assert int(inner.priority or 0) == pytest.approx(middleware.milliseconds(time.time()), abs=60_000)
+
+
+@pytest.mark.usefixtures("no_ranker")
+def test_a_clients_priority_is_obeyed_only_where_it_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call(b"{}", header=b"-5").priority == "-5"
+    assert call(b'{"priority": 4}').priority is None  # vLLM reads it from the body
+    assert call(b"{}", header=b"abc").priority not in (None, "abc")
+    assert call(b"{}", header=str(2**63).encode()).priority != str(2**63)
+    monkeypatch.setenv("SOONER_VLLM_CLIENT_SCORES", "false")
+    assert call(b"{}", header=b"-5").priority != "-5"
+    assert call(b'{"priority": 4}').priority is not None
+
+
+@pytest.mark.usefixtures("no_ranker")
+def test_other_paths_are_left_alone() -> None:
+    assert call(b"{}", path="/v1/models").priority is None
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"prompt": "a"}, "a"),
+        ({"prompt": ["a", "b"]}, "a"),
+        ({"input": "a"}, "a"),
+        ({"prompt": [1, 2]}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_text_of_a_completion(body: dict[str, Any], text: str) -> None:
+    assert middleware.rendered(body) == text
+
+
+def test_the_text_of_a_chat_is_what_the_trainer_sees() -> None:
+    from sooner.rankers import text
+
+    messages = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi"},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "What is"}, {"type": "text", "text": "a tree?"}],
+        },
+    ]
+    assert text.read(middleware.rendered({"messages": messages})) == text.read_messages(messages)
+    assert text.clean(middleware.rendered({"input": messages})) == text.from_messages(messages)
+
+
+@given(st.floats(allow_nan=False), st.floats(allow_nan=False))
+def test_the_priority_is_monotone_and_bounded(a: float, b: float) -> None:
+    low, high = sorted((a, b))
+    assert 0 <= middleware.milliseconds(low) <= middleware.milliseconds(high) <= 2**53
