@@ -168,4 +168,5 @@ def boost(q: View, now: float, *, gamma: float = 0.05, seconds_per_token: float 
     seconds after it, at most boost(one token), so nobody starves.
     """
     size = np.maximum(q.predicted_len, 1.0) * seconds_per_token
-    return q.arrival_time + np.log(-np.expm1(-np.maximum(gamma, 1e-9) * size)) / np.maximum(gamma, 1e-9)
+    late: Number = np.log(-np.expm1(-np.maximum(gamma, 1e-9) * size)) / np.maximum(gamma, 1e-9)
+    return q.arrival_time + late
