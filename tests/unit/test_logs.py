@@ -119,10 +119,10 @@ def test_errors_say_what_is_wrong(tmp_path: Path) -> None:
         logs.read(write(tmp_path / "a", '{"prompt": "x", "output_len": 1}\nnot json\n{}\n'))
     with pytest.raises(DataError, match="no usable request"):
         logs.read(write(tmp_path / "b", "[]"))
+    bad = tmp_path / "c.gz"
+    bad.write_bytes(b"\x1f\x8bnot gzip")
     with pytest.raises(DataError, match="cannot read"):
-        bad = tmp_path / "c.gz"
-        bad.write_bytes(b"\x1f\x8bnot gzip")
         logs.read(bad)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no tokenizer"):
-        (tmp_path / "empty").mkdir()
         logs.tokenizer(str(tmp_path / "empty"))

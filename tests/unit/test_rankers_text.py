@@ -47,7 +47,9 @@ def llama3(messages: Messages) -> str:
     system = messages[0]["content"] if messages[0]["role"] == "system" else ""
     rest = messages[1:] if system else messages
     head = f"<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{dates}{system}<|eot_id|>"
-    body = "".join(f"<|start_header_id|>{m['role']}<|end_header_id|>\n\n{m['content']}<|eot_id|>" for m in rest)
+    body = "".join(
+        f"<|start_header_id|>{m['role']}<|end_header_id|>\n\n{m['content']}<|eot_id|>" for m in rest
+    )
     return head + body + "<|start_header_id|>assistant<|end_header_id|>\n\n"
 
 
@@ -109,21 +111,22 @@ def gpt_oss(messages: Messages) -> str:
 def command_r(messages: Messages) -> str:
     roles = {"system": "SYSTEM", "user": "USER", "assistant": "CHATBOT"}
     body = "".join(
-        f"<|START_OF_TURN_TOKEN|><|{roles[m['role']]}_TOKEN|>{m['content']}<|END_OF_TURN_TOKEN|>" for m in messages
+        f"<|START_OF_TURN_TOKEN|><|{roles[m['role']]}_TOKEN|>{m['content']}<|END_OF_TURN_TOKEN|>"
+        for m in messages
     )
     return "<BOS_TOKEN>" + body + "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"
 
 
-def deepseek(messages: Messages) -> str:
-    out = "<｜begin▁of▁sentence｜>"
+def deepseek(messages: Messages) -> str:  # its bars are full-width
+    out = "<\uff5cbegin▁of▁sentence\uff5c>"
     for m in messages:
         if m["role"] == "system":
             out += m["content"]
         elif m["role"] == "user":
-            out += f"<｜User｜>{m['content']}"
+            out += f"<\uff5cUser\uff5c>{m['content']}"
         else:
-            out += f"<｜Assistant｜>{m['content']}<｜end▁of▁sentence｜>"
-    return out + "<｜Assistant｜>"
+            out += f"<\uff5cAssistant\uff5c>{m['content']}<\uff5cend▁of▁sentence\uff5c>"
+    return out + "<\uff5cAssistant\uff5c>"
 
 
 def vicuna(messages: Messages) -> str:
@@ -140,7 +143,9 @@ def vicuna(messages: Messages) -> str:
 
 def gemma(messages: Messages) -> str:
     roles = {"user": "user", "assistant": "model"}
-    body = "".join(f"<start_of_turn>{roles[m['role']]}\n{m['content'].strip()}<end_of_turn>\n" for m in messages)
+    body = "".join(
+        f"<start_of_turn>{roles[m['role']]}\n{m['content'].strip()}<end_of_turn>\n" for m in messages
+    )
     return "<bos>" + body + "<start_of_turn>model\n"
 
 
@@ -198,12 +203,15 @@ def test_gemma_keeps_an_unmarked_system_prompt_in_the_text() -> None:
     assert text.clean(gemma(merged)) == text.from_messages(merged)
 
 
-_WORDS = st.text(st.characters(codec="utf-8", exclude_characters="<>[]|｜\r\x85\u2028\u2029"), max_size=80).filter(
+_LETTERS = st.characters(codec="utf-8", exclude_characters="<>[]|\uff5c\r\x85\u2028\u2029")
+_WORDS = st.text(_LETTERS, max_size=80).filter(
     lambda s: not {"USER:", "ASSISTANT:", "user", "assistant", "system"} & set(s.split())
 )
 
 
-@given(words=st.lists(_WORDS.filter(str.strip), min_size=1, max_size=5), at=st.integers(0, len(TEMPLATES) - 1))
+@given(
+    words=st.lists(_WORDS.filter(str.strip), min_size=1, max_size=5), at=st.integers(0, len(TEMPLATES) - 1)
+)
 def test_any_words_read_alike(words: list[str], at: int) -> None:
     if len(words) % 2 == 0:
         words = words[:-1]
@@ -221,7 +229,10 @@ def test_plain_text_stays_itself(plain: str) -> None:
 
 def test_parts_tools_and_odd_messages() -> None:
     messages = [
-        {"role": "user", "content": [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {}}]},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {}}],
+        },
         {"role": "assistant", "content": None, "tool_calls": []},
         {"role": "tool", "content": "42"},
     ]
