@@ -26,16 +26,16 @@ class Changes(NamedTuple, Generic[Id]):
 
 
 class _State:
-    """`turn` counts starts and stops, so that what was planned before one is known to be stale."""
+    """`turn` is new at each start, stop and renewal, so that what was planned before is known to be stale."""
 
     __slots__ = ("promoted", "quantum", "running", "since", "turn")
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, turn: int) -> None:
         self.promoted = False
         self.quantum = 0
         self.running = False
         self.since = step
-        self.turn = 0
+        self.turn = turn
 
 
 class Guard(Generic[Id]):
@@ -54,8 +54,8 @@ class Guard(Generic[Id]):
         self.quantum = quantum
         self._states: dict[Id, _State] = {}
         self._idle: deque[tuple[int, Id, int]] = deque()  # (due step, id, turn), due never falls
-        self._spent: list[tuple[int, int, Id, int]] = []  # heap of (due step, order, id, turn)
-        self._order = 0
+        self._spent: list[tuple[int, int, Id]] = []  # heap of (due step, turn, id)
+        self._turns = 0  # of all requests, for an id that left may come back
 
     def __len__(self) -> int:
         return len(self._states)
@@ -70,18 +70,17 @@ class Guard(Generic[Id]):
 
     def arrive(self, id: Id, step: int) -> None:
         """Count `id` as idle from `step`, the next step to run."""
-        self._states[id] = _State(step)
-        self._idle.append((step + self.threshold, id, 0))
+        self._states[id] = _State(step, self._next_turn())
+        self._idle.append((step + self.threshold, id, self._turns))
 
     def start(self, id: Id, step: int) -> None:
         """Say that `id` is executed in `step` and in every later one until it stops."""
         state = self._states.get(id)
         if state is None or state.running:
             return
-        state.running, state.since, state.turn = True, step, state.turn + 1
+        state.running, state.since, state.turn = True, step, self._next_turn()
         if state.promoted:
-            self._order += 1
-            heapq.heappush(self._spent, (step + state.quantum, self._order, id, state.turn))
+            heapq.heappush(self._spent, (step + state.quantum, state.turn, id))
 
     def stop(self, id: Id, step: int) -> None:
         """Say that `step` is the first in which `id` is no longer executed."""
@@ -90,7 +89,7 @@ class Guard(Generic[Id]):
             return
         if state.promoted:
             state.quantum -= step - state.since
-        state.running, state.since, state.turn = False, step, state.turn + 1
+        state.running, state.since, state.turn = False, step, self._next_turn()
         self._idle.append((step + self.threshold, id, state.turn))
 
     def leave(self, id: Id) -> None:
@@ -109,15 +108,19 @@ class Guard(Generic[Id]):
                 continue
             if not state.promoted:
                 changes.promoted.append(id)
-            state.promoted, state.quantum, state.turn = True, self.quantum, turn + 1
+            state.promoted, state.quantum, state.turn = True, self.quantum, self._next_turn()
             self._idle.append((step + self.threshold, id, state.turn))
         while self._spent and self._spent[0][0] <= step:
-            _, _, id, turn = heapq.heappop(self._spent)
+            _, turn, id = heapq.heappop(self._spent)
             state = self._fresh(id, turn)
             if state is not None:
                 state.promoted, state.quantum = False, 0
                 changes.demoted.append(id)
         return changes
+
+    def _next_turn(self) -> int:
+        self._turns += 1
+        return self._turns
 
     def _fresh(self, id: Id, turn: int) -> _State | None:
         state = self._states.get(id)

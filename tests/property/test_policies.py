@@ -10,7 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sooner import policies
-from sooner.core import ConfigError, UnknownName, View
+from sooner.core import ConfigError, Number, UnknownName, View
+from sooner.vllm.order import scalar_key
 
 times = st.floats(0, 1e6)
 lengths = st.floats(0, 1e5)
@@ -160,3 +161,19 @@ def test_describe_says_what_help_needs() -> None:
     assert set(told["parameters"]) == {"beta", "follow"}
     assert told["static"] is True
     assert told["summary"].startswith("Arrival time plus")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(view=views, wait=st.floats(0, 1e5))
+def test_without_numpy_the_key_is_the_same(name: str, view: View, wait: float) -> None:
+    chosen = policies.get(name)
+    now = float(view.arrival_time) + wait
+    assert scalar_key(chosen)(view, now) == pytest.approx(float(chosen.key(view, now)), rel=1e-12)
+
+
+def test_a_policy_that_needs_numpy_keeps_it() -> None:
+    def clipped(q: View, now: float) -> Number:
+        return np.clip(q.score, 0, 1)
+
+    chosen = policies.Policy("clipped", clipped, {}, True, True, False)
+    assert scalar_key(chosen) == chosen.key

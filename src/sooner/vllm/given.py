@@ -33,23 +33,26 @@ def read(extra_args: Any, priority: Any = 0) -> Given:
     """
     if not extra_args and not priority:
         return NOTHING
-    sent = extra_args if isinstance(extra_args, Mapping) else {}
-    found: dict[str, float] = {}
+    score = length = deadline = None
     malformed = 0
-    for name, (low, high) in LIMITS.items():
-        if name not in sent:
-            continue
-        value = sent[name]
-        if _is_number(value) and low <= value <= high:
-            found[name] = float(value)
-        else:
-            malformed += 1
-    score, predicted_len = found.get("sooner_score"), found.get("sooner_predicted_len")
+    if isinstance(extra_args, Mapping):
+        for name, value in extra_args.items():
+            limits = LIMITS.get(name)
+            if limits is None:
+                continue
+            if not (_is_number(value) and limits[0] <= value <= limits[1]):
+                malformed += 1
+            elif name == "sooner_score":
+                score = float(value)
+            elif name == "sooner_predicted_len":
+                length = float(value)
+            else:
+                deadline = float(value)
     if score is None:
-        score = predicted_len
+        score = length
     if score is None and priority and _is_number(priority):
         score = float(priority)
-    return Given(score, predicted_len, found.get("sooner_deadline_ms"), malformed)
+    return Given(score, length, deadline, malformed)
 
 
 def _is_number(value: Any) -> bool:

@@ -6,8 +6,11 @@ Pure logic between the engine's hooks and the queue; it knows request ids, never
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import types
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +32,8 @@ class Ticket:
     pressure: float
     score: float
     predicted_len: float
-    deadline: float
     arrival_step: int
+    deadline: float = math.inf
     key: float = 0.0
     place: Place = (1, 0.0, 0.0, 0)  # in the queue, and among the running when a victim is sought
     scored: bool = False
@@ -58,8 +61,11 @@ class Mean:
 
     def add(self, value: float) -> None:
         """Take in one value; the first 1/weight of them are averaged plainly."""
-        self._seen += 1
-        self.value += (value - self.value) * max(self._weight, 1.0 / self._seen)
+        weight = self._weight
+        if self._seen * weight < 1.0:
+            self._seen += 1
+            weight = 1.0 / self._seen
+        self.value += (value - self.value) * weight
 
 
 class Order:
@@ -72,6 +78,7 @@ class Order:
 
     def __init__(self, policy: Policy, guard: Guard[str] | None, counters: Counters) -> None:
         self.policy = policy
+        self._scalar_key = scalar_key(policy)
         self.guard = guard
         self.counters = counters
         self.tickets: dict[str, Ticket] = {}
@@ -96,14 +103,18 @@ class Order:
     def arrive(self, id: str, arrival_time: float, prompt_len: int, given: Given = NOTHING) -> Ticket:
         """Give a new request its ticket, at a neutral place unless the client gave numbers."""
         self._entries += 1
-        deadline = math.inf if given.deadline_ms is None else arrival_time + given.deadline_ms / 1000.0
+        length = self._mean_len.value
         ticket = Ticket(
-            self._entries, arrival_time, prompt_len, self.pressure, self._mean_score.value,
-            self._mean_len.value, deadline, self.step,
+            self._entries, arrival_time, prompt_len, self._mean_wait.value / length if length > 0 else 0.0,
+            self._mean_score.value, length, self.step,
         )  # fmt: skip
-        if given.score is not None:
-            self._take(ticket, Prediction(given.score, given.predicted_len))
-        ticket.stand(self._key(ticket, 0), False)
+        if given is not NOTHING:
+            if given.deadline_ms is not None:
+                ticket.deadline = arrival_time + given.deadline_ms / 1000.0
+            if given.score is not None:
+                self._take(ticket, given.score, given.predicted_len)
+        ticket.key = key = self._key(ticket, 0)
+        ticket.place = (1, key, arrival_time, self._entries)
         self.tickets[id] = ticket
         if self.guard is not None:
             self.guard.arrive(id, self.step + 1)
@@ -114,7 +125,7 @@ class Order:
         ticket = self.tickets.get(id)
         if ticket is None:
             return False
-        self._take(ticket, prediction)
+        self._take(ticket, prediction.score, prediction.predicted_len)
         ticket.stand(self._key(ticket, attained), ticket.promoted)
         return True
 
@@ -176,13 +187,13 @@ class Order:
             if key == key:
                 ticket.stand(key, ticket.promoted)
 
-    def _take(self, ticket: Ticket, prediction: Prediction) -> None:
+    def _take(self, ticket: Ticket, score: float, predicted_len: float | None) -> None:
         ticket.scored = True
-        ticket.score = prediction.score
-        self._mean_score.add(prediction.score)
-        if prediction.predicted_len is not None:
-            ticket.predicted_len = prediction.predicted_len
-            self._mean_len.add(prediction.predicted_len)
+        ticket.score = score
+        self._mean_score.add(score)
+        if predicted_len is not None:
+            ticket.predicted_len = predicted_len
+            self._mean_len.add(predicted_len)
 
     def _key(self, ticket: Ticket, attained: int) -> float:
         """Return the policy's key, or the last good one where it fails: then arrival decides."""
@@ -191,7 +202,7 @@ class Order:
                 ticket.arrival_time, ticket.prompt_len, ticket.predicted_len, ticket.score,
                 attained, 0.0, ticket.deadline, ticket.pressure,
             )  # fmt: skip
-            key = float(self.policy.key(view, self.now))
+            key = float(self._scalar_key(view, self.now))
             if key != key:
                 raise ValueError("the key is not a number")
         except Exception as error:
@@ -199,6 +210,42 @@ class Order:
             return self._last_key
         self._last_key = key
         return key
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0 else -math.inf if x == 0 else math.nan
+
+
+_SCALARS = SimpleNamespace(
+    maximum=max,
+    minimum=min,
+    log=_log,
+    log1p=math.log1p,
+    exp=math.exp,
+    expm1=math.expm1,
+    sqrt=math.sqrt,
+    abs=abs,
+)
+
+
+def scalar_key(policy: Policy) -> Callable[[View, float], Any]:
+    """Return a policy's own function with `math` in place of NumPy: the same key, for one request.
+
+    A NumPy function called on one number costs more than all else that placing a request takes. A
+    policy that uses more of NumPy than there is here keeps NumPy.
+    """
+    function = policy.function
+    if not isinstance(function, types.FunctionType):
+        return policy.key
+    used = {name for name in function.__code__.co_names if hasattr(np, name)} - {"np"}
+    if not used <= set(vars(_SCALARS)) | set(View._fields):
+        return policy.key
+    plain = types.FunctionType(
+        function.__code__, {**function.__globals__, "np": _SCALARS}, function.__name__,
+        function.__defaults__, function.__closure__,
+    )  # fmt: skip
+    plain.__kwdefaults__ = {**(function.__kwdefaults__ or {}), **policy.parameters}
+    return plain
 
 
 def uses_predictions(policy: Policy) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -21,15 +21,12 @@ Place: TypeAlias = tuple[int, float, float, int]
 entry, kept by a request that comes back.
 """
 
+_Entry: TypeAlias = list[Any]
+"""What the heap holds: [*place, push number, item], item None once it left or moved.
 
-class _Shell(Generic[Item]):
-    """A heap entry's content; emptied when the item leaves or moves."""
-
-    __slots__ = ("item", "place")
-
-    def __init__(self, item: Item, place: Place) -> None:
-        self.item: Item | None = item
-        self.place = place
+A list, for it is emptied in place; the push number is unique, so that items are never compared.
+"""
+_PUSH, _ITEM = 4, 5
 
 
 class RankedQueue(Generic[Item]):
@@ -49,17 +46,19 @@ class RankedQueue(Generic[Item]):
     ) -> None:
         self._place_of = place_of
         self._reorder = reorder
-        self._heap: list[tuple[int, float, float, int, int, _Shell[Item]]] = []
-        self._shells: dict[Item, _Shell[Item]] = {}
+        self._heap: list[_Entry] = []
+        self._entries: dict[Item, _Entry] = {}
         self._pushes = 0
         self._stale_order = False
         self._popped: dict[Item, None] = {}
 
     def add_request(self, request: Item) -> None:
         """Add a request at its place; one that is queued already moves there."""
-        if request in self._shells:
+        if request in self._entries:
             self._drop(request)
-        self._push(request, self._place_of(request))
+        self._pushes += 1  # two entries may share a place once an item moved away and back
+        entry = self._entries[request] = [*self._place_of(request), self._pushes, request]
+        heapq.heappush(self._heap, entry)
         if self._popped:
             self._popped.pop(request, None)
 
@@ -67,7 +66,7 @@ class RankedQueue(Generic[Item]):
         """Remove and return the first request. Raises IndexError when there is none."""
         item = self.peek_request()
         heapq.heappop(self._heap)
-        del self._shells[item]
+        del self._entries[item]
         self._popped[item] = None
         return item
 
@@ -76,7 +75,7 @@ class RankedQueue(Generic[Item]):
         if self._stale_order:
             self._refresh()
         while self._heap:
-            item = self._heap[0][5].item
+            item: Item | None = self._heap[0][_ITEM]
             if item is not None:
                 return item
             heapq.heappop(self._heap)
@@ -99,19 +98,15 @@ class RankedQueue(Generic[Item]):
     def remove_requests(self, requests: Iterable[Item]) -> None:
         """Remove requests; those that are not here are tolerated."""
         for request in requests:
-            if request in self._shells:
+            if request in self._entries:
                 self._drop(request)
             self._popped.pop(request, None)
 
     def move(self, request: Item) -> None:
         """Read the place of a queued request anew; one that is not here is tolerated."""
-        shell = self._shells.get(request)
-        if shell is None:
-            return
-        place = self._place_of(request)
-        if place != shell.place:
-            self._drop(request)
-            self._push(request, place)
+        entry = self._entries.get(request)
+        if entry is not None and tuple(entry[:_PUSH]) != self._place_of(request):
+            self.add_request(request)
 
     def tick(self) -> None:
         """Say that time has passed: with `reorder`, places are read anew at the next look."""
@@ -124,41 +119,36 @@ class RankedQueue(Generic[Item]):
         return popped
 
     def __contains__(self, request: object) -> bool:
-        return request in self._shells
+        return request in self._entries
 
     def __bool__(self) -> bool:
-        return bool(self._shells)
+        return bool(self._entries)
 
     def __len__(self) -> int:
-        return len(self._shells)
+        return len(self._entries)
 
     def __iter__(self) -> Iterator[Item]:
         """Iterate in order over what is queued now; O(n log n)."""
         if self._stale_order:
             self._refresh()
-        return iter(sorted(self._shells, key=lambda item: self._shells[item].place))
-
-    def _push(self, item: Item, place: Place) -> None:
-        shell = self._shells[item] = _Shell(item, place)
-        self._pushes += 1  # two entries may share a place once an item moved away and back
-        heapq.heappush(self._heap, (*place, self._pushes, shell))
+        return iter(sorted(self._entries, key=lambda item: self._entries[item][:_PUSH]))
 
     def _drop(self, item: Item) -> None:
-        shell = self._shells.pop(item, None)
-        if shell is None:
+        entry = self._entries.pop(item, None)
+        if entry is None:
             return
-        shell.item = None
-        if len(self._heap) > 64 + 2 * len(self._shells):
-            self._heap = [entry for entry in self._heap if entry[5].item is not None]
+        entry[_ITEM] = None
+        if len(self._heap) > 64 + 2 * len(self._entries):
+            self._heap = [entry for entry in self._heap if entry[_ITEM] is not None]
             heapq.heapify(self._heap)
 
     def _refresh(self) -> None:
         self._stale_order = False
-        if self._reorder is None or not self._shells:
+        if self._reorder is None or not self._entries:
             return
-        items = list(self._shells)
+        items = list(self._entries)
         places = self._reorder(items)
-        self._shells = {item: _Shell(item, place) for item, place in zip(items, places, strict=True)}
-        self._heap = [(*shell.place, n, shell) for n, shell in enumerate(self._shells.values())]
+        self._heap = [[*place, n, item] for n, (item, place) in enumerate(zip(items, places, strict=True))]
+        self._entries = dict(zip(items, self._heap, strict=True))
         self._pushes = len(self._heap)
         heapq.heapify(self._heap)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sooner.core import Prediction
 from sooner.guard import Guard
@@ -38,6 +38,8 @@ class RankOrder:
         super().__init__(*args, **kwargs)
         host: Any = self  # the class it is mixed into is vLLM's
         self._host = host
+        self._vllm = cast(Any, super())
+        self._vllm_add = self._vllm.add_request
         config = host.vllm_config
         self.settings = settings.load(config.additional_config)
         self.counters = Counters()
@@ -72,19 +74,22 @@ class RankOrder:
 
     def add_request(self, request: Any) -> None:
         """Give a new request its place, then enqueue it; its score follows."""
-        self._safely(self._arrive, request)
-        self._host_super().add_request(request)
+        try:
+            self._arrive(request)
+        except Exception as error:
+            self._failed("arrive", error)
+        self._vllm_add(request)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """Bring the order up to date, then schedule as vLLM does."""
         self._safely(self._before_step)
-        output = self._host_super().schedule(*args, **kwargs)
+        output = self._vllm.schedule(*args, **kwargs)
         self._safely(self._after_step, output)
         return output
 
     def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
         """Note first tokens for the trace."""
-        outputs = self._host_super().update_from_output(*args, **kwargs)
+        outputs = self._vllm.update_from_output(*args, **kwargs)
         if self._first_tokens:
             self._safely(self._note_first_tokens)
         return outputs
@@ -92,26 +97,26 @@ class RankOrder:
     def shutdown(self) -> None:
         """Stop the scorer and close the trace."""
         self._safely(self._close)
-        self._host_super().shutdown()
+        self._vllm.shutdown()
 
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
         self._safely(self._before_preemption, request)
-        self._host_super()._preempt_request(request, *args, **kwargs)
+        self._vllm._preempt_request(request, *args, **kwargs)
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         self._safely(self._leave, request)
-        return self._host_super()._free_request(request, *args, **kwargs)
-
-    def _host_super(self) -> Any:
-        return super()
+        return self._vllm._free_request(request, *args, **kwargs)
 
     def _safely(self, hook: Callable[..., _Result], *arguments: Any) -> _Result | None:
         """Run one of our hooks; what it raises is counted and logged, and vLLM goes on."""
         try:
             return hook(*arguments)
         except Exception as error:
-            self.counters.warn("hook_errors", "%s failed, arrival order stands in: %r", hook.__name__, error)
+            self._failed(hook.__name__, error)
             return None
+
+    def _failed(self, hook: str, error: Exception) -> None:
+        self.counters.warn("hook_errors", "%s failed, arrival order stands in: %r", hook, error)
 
     def _arrive(self, request: Any) -> None:
         id = request.request_id
