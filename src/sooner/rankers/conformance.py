@@ -56,7 +56,12 @@ def rows(n: int = 60) -> tuple[list[str], list[int]]:
 @_check
 def is_not_fitted_at_first(make: Make) -> None:
     """Predicting or saving before `fit` raises NotFittedError."""
-    for ask in (lambda r: r.predict(["a"]), lambda r: r.predict_len(["a"]), lambda r: r.save("nowhere")):
+    asks: tuple[Callable[[Ranker], object], ...] = (
+        lambda ranker: ranker.predict(["a"]),
+        lambda ranker: ranker.predict_len(["a"]),
+        lambda ranker: ranker.save("nowhere"),
+    )
+    for ask in asks:
         try:
             ask(make())
         except NotFittedError:
