@@ -4,8 +4,8 @@
 
 A Llama with random weights, real prompts, and the demo model's own reply lengths times `--length-scale`,
 forced on the engine. The ranker is trained on one half of the collected lengths and the requests come from
-the other. Latencies are counted in engine steps, which the load of the machine does not change; arrivals are in
-seconds, set against a capacity measured by a burst in the same run. Prints JSON.
+the other. Latencies are counted in engine steps, which the load of the machine does not change; arrivals
+are in seconds, set against a capacity measured by a burst in the same run. Prints JSON.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def from_environment(kind: type[Any], prefix: str) -> dict[str, Any]:
             continue
         field = variable[len(prefix) + 1 :].lower()
         if field not in hints:
-            raise UnknownName("environment variable", variable, [f"{prefix}_{name.upper()}" for name in hints])
+            known = [f"{prefix}_{name.upper()}" for name in hints]
+            raise UnknownName("environment variable", variable, known)
         if hints[field] is str or hints[field] == str | None:
             found[field] = text
             continue

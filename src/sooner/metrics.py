@@ -129,7 +129,8 @@ def _pairs(score: ArrayLike, length: ArrayLike) -> _Pairs:
 def _columns(score: ArrayLike, length: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     x, y = np.asarray(score, dtype=np.float64), np.asarray(length, dtype=np.float64)
     if x.ndim != 1 or x.shape != y.shape or x.shape[0] < 2:
-        raise DataError(f"scores {x.shape} and lengths {y.shape}; allowed: two columns of one shape (n,), n >= 2")
+        shapes = f"scores {x.shape} and lengths {y.shape}"
+        raise DataError(f"{shapes}; allowed: two columns of one shape (n,), n >= 2")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise DataError("scores or lengths hold NaN or infinity; allowed: finite numbers")
     return x, y

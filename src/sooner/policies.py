@@ -84,9 +84,7 @@ def get(name: str, **parameters: float) -> Policy:
         if not (number and np.isfinite(value) and value >= 0):
             raise ConfigError(f"policy {name!r}: {parameter}={value!r}, allowed: a finite number >= 0")
     bound = {**base.parameters, **{key: float(value) for key, value in parameters.items()}}
-    return Policy(
-        name, base.function, bound, base.static, base.timeless, base.preemptive, name in ORACLE_FED
-    )
+    return Policy(name, base.function, bound, base.static, base.timeless, base.preemptive, name in ORACLE_FED)
 
 
 def describe(name: str) -> dict[str, Any]:

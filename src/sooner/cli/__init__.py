@@ -46,7 +46,10 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(cls=LazyGroup, context_settings=_SETTINGS)
 @click.version_option(package_name="sooner")
 def root() -> None:
     """Make LLM serving answer sooner: learned shortest-first order, with a bound on waiting."""

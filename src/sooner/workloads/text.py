@@ -12,7 +12,11 @@ from sooner.core import DataError
 def lines(path: Path) -> Iterator[str]:
     """Yield the lines of a file that are not blank. Raises DataError where it cannot be read."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        with (
+            gzip.open(path, "rt", encoding="utf-8")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8") as file
+        ):
             for line in file:
                 if line.strip():
                     yield line.rstrip("\n")
