@@ -11,8 +11,6 @@ import sys
 
 import click
 
-from sooner.core import SoonerError
-
 COMMANDS = {
     # command: (module, what the list of commands says)
     "demo": ("demo", "See it happen: the real vLLM on this machine's CPU, in three orders."),
@@ -66,6 +64,10 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except SoonerError as error:
+    except Exception as error:
+        from sooner.core import SoonerError  # with it comes NumPy, which `--help` does without
+
+        if not isinstance(error, SoonerError):
+            raise
         click.echo(f"sooner: {error}", err=True)
         sys.exit(2)

@@ -43,6 +43,8 @@ def collect(
 
     One line per reply: id, prompt_len, output_len, finish_reason, seed. The same command again goes
     on where the last one ended. Settings, versions and counts go to a side file, OUT.meta.json.
+
+    Example: sooner collect prompts.jsonl --url http://127.0.0.1:8000 --model m --out lengths.jsonl
     """
     from sooner.replay.client import Sampling
     from sooner.replay.collect import collect as run

@@ -66,6 +66,8 @@ def replay(
 
     Requests leave when they are due, whatever the server does. One line per request goes to OUT, the
     settings to OUT.meta.json, a summary to stdout. `sooner report` makes tables and plots of it.
+
+    Example: sooner replay work.jsonl --url http://127.0.0.1:8000 --model m --out fcfs.jsonl
     """
     import numpy as np
 

@@ -17,6 +17,8 @@ def report(runs: tuple[Path, ...], out: Path | None, as_data: bool, title: str) 
     """Compare RUNS, the files `sooner replay` wrote: a table, JSON, and one self-contained HTML page.
 
     Runs with the same label are one arm. The first run's arm is what the others are compared with.
+
+    Example: sooner report fcfs.jsonl ltr.jsonl --out report.html
     """
     from sooner.replay.record import completed, read_run
     from sooner.report import as_json, gather, print_table, split_meta, write_html

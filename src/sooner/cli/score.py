@@ -17,6 +17,8 @@ def score(directory: str, as_json: bool) -> None:
 
     A line is a prompt, or JSON with `prompt` or `messages`; its score goes to stdout, in order. A larger
     score means a longer reply expected.
+
+    Example: echo "Write a story" | sooner score default --json
     """
     from sooner import train as library
     from sooner.rankers import text

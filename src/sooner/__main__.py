@@ -1,0 +1,5 @@
+"""`python -m sooner` is the command `sooner`."""
+
+from sooner.cli import main
+
+main()
