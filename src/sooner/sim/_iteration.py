@@ -65,7 +65,7 @@ def serve(
             ],
             dtype=np.int64,
         ),
-        state=np.array([0, 0, engine.num_blocks, engine.swap_blocks, 0, 0, 0, 0], dtype=np.int64),
+        state=np.array([0, 0, engine.num_blocks, engine.swap_blocks, 0, 0, 0, 0, 0], dtype=np.int64),
         order=column(np.int64, 0),
         want=np.zeros(engine.max_num_seqs, dtype=np.int64),
         options=np.array(

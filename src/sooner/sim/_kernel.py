@@ -551,9 +551,9 @@ def _step(w: Any, m: Any, until: Any, key_fn: Any) -> None:
         return
     k = w.end_step[m, 0] - s[STEP]
     growth = l[D] * decoding
-    if s[RUNNING] == l[SEQS]:
+    if s[RUNNING] == l[SEQS] and w.options[GUARD] == 0 and w.options[PREDICT] == 0:
         until = FOREVER  # an arrival changes nothing while every slot is taken
-    elif s[WAITING] > 0 and w.options[DYNAMIC] > 0:
+    elif s[RUNNING] < l[SEQS] and s[WAITING] > 0 and w.options[DYNAMIC] > 0:
         k = 1  # the head is blocked on memory, and who is head may change with time
     if w.cursor[0] < w.cancels.shape[0]:
         until = min(until, w.load.cancel[w.cancels[w.cursor[0]]])

@@ -18,7 +18,8 @@ from numba import njit
 from sooner.sim._kernel import CANCELLED, FOREVER, REJECTED, WAITS, span, steps_until
 
 # Places in `state`.
-T, STEP, FREE, HOST, LIVE, CURSOR, MOVED, SORTED = range(8)
+T, STEP, FREE, HOST, LIVE, CURSOR, MOVED, SORTED, GAINED = range(9)
+PATIENCE = 100_000  # steps without a token, after which requests only evict each other
 # Places in `limits`.
 A, B, C, D, SEQS, TOKENS, BLOCK, BLOCKS, WATERMARK, SWAP, SWAP_TICKS = range(11)
 # Places in `options`.
@@ -259,6 +260,7 @@ def _execute(w: Any, chosen: Any) -> Any:
 def _gain(w: Any, r: Any, k: Any) -> None:
     """Credit k tokens at the present time."""
     w.table.generated[r] += k
+    w.state[GAINED] = w.state[STEP]
     if w.first[r] < 0:
         w.first[r] = w.state[T]
     if w.table.generated[r] >= w.load.output[r]:
@@ -314,6 +316,8 @@ def _stretch(w: Any, chosen: Any, until: Any) -> None:
     for i in range(chosen):
         r = w.order[i]
         t.computed[r] += low
+        if t.up[r] == 0:
+            t.quantum[r] -= low
         t.held[r] = max(t.held[r], _blocks(t.computed[r], size))
         _gain(w, r, low)
         ended = ended or w.finish[r] >= 0
@@ -326,7 +330,7 @@ def run(w: Any, key_fn: Any) -> None:
     """Serve the whole load on one instance."""
     s, load, options = w.state, w.load, w.options
     n, arrived = load.ready.shape[0], 0
-    while (arrived < n or s[LIVE] > 0) and s[T] < FOREVER // 2:
+    while (arrived < n or s[LIVE] > 0) and s[T] < FOREVER // 2 and s[STEP] - s[GAINED] < PATIENCE:
         if s[LIVE] == 0:
             s[T] = max(s[T], load.ready[arrived])
         while arrived < n and load.ready[arrived] <= s[T]:

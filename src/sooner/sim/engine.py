@@ -99,7 +99,10 @@ def simulate(
     columns = serve(workload, engines, policy, predicted, ordinal, options, ROUTERS[router])
     start, first, finish, preemptions, place = columns
     if np.any(finish == -1):
-        raise EngineError(f"{int(np.sum(finish == -1))} of {n} requests did not end within {LONGEST_RUN_S:.0f} s")
+        raise EngineError(
+            f"{int(np.sum(finish == -1))} of {n} requests did not end within {LONGEST_RUN_S:.0f} s, or they"
+            " only evict each other; allowed: more KV blocks, a longer guard, or swap"
+        )
     done = finish >= 0
     completed = Completed(
         id=workload.id[done].astype(np.float64),
