@@ -19,6 +19,7 @@ COMMANDS = {
     "score": ("score", "Score prompts from stdin."),
     "collect": ("collect", "Run prompts on a server and record the lengths of its replies."),
     "replay": ("replay", "Drive a server with a workload and measure it from the client's side."),
+    "reproduce": ("reproduce", "Run a published result again: ours beside the paper's."),
     "report": ("report", "Compare runs of replay: a table, JSON, and one HTML page."),
 }
 

@@ -1,0 +1,43 @@
+"""The two plots that every reproduction uses, on the report's own axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from sooner.report import svg
+from sooner.reproduce.result import Figure
+
+STYLES = ("s0", "s1", "s2", "s3", "s4", "s5")
+
+
+def curves(
+    title: str,
+    x_label: str,
+    x: Sequence[str] | Sequence[float],
+    y_label: str,
+    ys: Mapping[str, Sequence[float]],
+) -> Figure:
+    """Return lines with dots: against numbers on a linear axis, against names side by side."""
+    styles = {name: STYLES[index % len(STYLES)] for index, name in enumerate(ys)}
+    numbers = np.array([value for value in x if not isinstance(value, str)], dtype=np.float64)
+    if len(numbers) == len(x):
+        axis, at = svg.linear(x_label, min(0.0, float(numbers.min())), float(numbers.max())), numbers
+    else:
+        axis, at = svg.named(x_label, [str(value) for value in x]), np.arange(len(x), dtype=np.float64)
+    lines = [
+        svg.Series(name, styles[name], at[: len(y)], np.asarray(y, dtype=np.float64), markers=True)
+        for name, y in ys.items()
+    ]
+    flat = np.concatenate([line.y for line in lines])
+    up = svg.linear(y_label, min(0.0, float(np.nanmin(flat))), float(np.nanmax(flat)))
+    return Figure(title=title, svg=svg.lines(lines, axis, up, title), legend=styles if len(ys) > 1 else {})
+
+
+def ranks(title: str, label: str, values: Mapping[str, float], *, reference: float = 1.0) -> Figure:
+    """Return one dot a name, a row each, beside a reference line."""
+    x = np.array(list(values.values()), dtype=np.float64)
+    dots = svg.Series("ours", "s1", x, np.arange(len(values), dtype=np.float64))
+    axis = svg.linear(label, 0.0, max(float(x.max()), reference))
+    return Figure(title=title, svg=svg.dots(list(values), [dots], axis, title, reference=reference))
