@@ -37,13 +37,13 @@ class Scale:
     """How much is run: bursts of `requests`, each on `max_num_seqs` slots, replies cut at `max_tokens`."""
 
     max_num_seqs: int = 16
-    requests: int = 160
-    bursts: int = 1
+    requests: int = 128
+    bursts: int = 2
     max_tokens: int = 512
 
 
 FULL = Scale()
-QUICK = Scale(max_num_seqs=8, requests=64, bursts=1, max_tokens=384)
+QUICK = Scale(max_num_seqs=8, requests=64, bursts=1, max_tokens=320)
 
 
 def run(out: Path, scale: Scale, ranker_name: str, *, say: Say, bars: Bars) -> dict[str, Any]:
