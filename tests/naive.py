@@ -16,6 +16,10 @@ from sooner.sim.engine import Options, coefficient_ticks, ready_ticks
 from sooner.workloads.columns import Workload
 
 
+PATIENCE = 10_000
+"""Steps without a token, after which requests only evict each other."""
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     id: int
@@ -27,6 +31,7 @@ class Job:
     predicted: float
     score: float
     deadline: float
+    cached: int = 0
     pressure: float = 0.0
     computed: int = 0
     generated: int = 0
@@ -61,6 +66,7 @@ class Instance:
     just_ended: list[Job] = field(default_factory=list)
     mean_wait: float = 0.0
     mean_predicted: float = 0.0
+    barren: int = 0  # steps since the last token
 
     def blocks(self, tokens: int) -> int:
         return -(-tokens // self.engine.block_size)
@@ -70,7 +76,14 @@ class Instance:
         now = job.arrival if self.policy.static else self.now * 1e-12
         attained = 0 if self.policy.static else job.generated
         view = View(
-            job.arrival, float(job.prompt), job.predicted, job.score, float(attained), 0.0, job.deadline, job.pressure
+            job.arrival,
+            float(job.prompt),
+            job.predicted,
+            job.score,
+            float(attained),
+            float(job.cached),
+            job.deadline,
+            job.pressure,
         )
         return (not job.promoted, float(self.policy.key(view, now)), not job.running, job.id)
 
@@ -83,6 +96,7 @@ class Instance:
         if self.blocks(job.prompt + job.output - 1) > self.engine.num_blocks:
             job.finish = -3
             return
+        job.computed = job.cached
         job.pressure = self.mean_wait / self.mean_predicted if self.mean_predicted > 0 else 0.0
         if self.options.predict_blocks:
             self.now += ticks(self.options.predict_s)
@@ -117,7 +131,9 @@ class Instance:
             return
         self.promote()
         scheduled, moved = self.by_iteration() if iteration_level else (self.by_admission(), 0)
-        self.execute(scheduled, moved, set(scheduled) if iteration_level else set(self.running), iteration_level)
+        self.execute(
+            scheduled, moved, set(scheduled) if iteration_level else set(self.running), iteration_level
+        )
 
     def by_admission(self) -> dict[Job, int]:
         scheduled: dict[Job, int] = {}
@@ -161,8 +177,9 @@ class Instance:
                 continue
             self.waiting.remove(job)
             self.running.append(job)
-            want = min(job.total, budget)
-            job.held = self.blocks(want)
+            job.computed = job.cached
+            want = min(job.total - job.computed, budget)
+            job.held = self.blocks(job.computed + want)
             self.free -= job.held
             scheduled[job] = want
             budget -= want
@@ -183,7 +200,7 @@ class Instance:
             self.host -= job.held
             moved = job.swapped = job.held
         else:
-            job.computed, job.decoding = 0, False
+            job.computed, job.decoding = job.cached, False
         job.held = 0
         job.preemptions += 1
         return moved
@@ -231,6 +248,7 @@ class Instance:
         if scheduled:
             self.now += a + b * prefill + c * len(decoding) + d * sum(job.total for job in decoding)
         self.now += ticks(self.engine.swap_block_s) * moved
+        self.barren += 1
         for job in self.waiting + self.running:
             job.running = iteration_level and job in scheduled  # ties go to who runs
             job.idle = 0 if job in active else job.idle + 1
@@ -241,6 +259,7 @@ class Instance:
                 continue
             job.decoding = True
             job.generated += 1
+            self.barren = 0
             job.first = self.now if job.first < 0 else job.first
             if job.generated == job.output:
                 job.finish = self.now
@@ -257,7 +276,8 @@ def choose(instances: list[Instance], router: str, count: int, job: Job, prefix:
         return prefix % len(instances)
     loads = []
     for instance in instances:
-        there = instance.waiting + instance.running + (instance.just_ended if instance.now > job.ready else [])
+        here = [j for j in instance.waiting + instance.running if j.cancel is None or j.cancel >= job.ready]
+        there = here + (instance.just_ended if instance.now > job.ready else [])
         loads.append(len(there) if router == "least-requests" else sum(int(j.predicted) for j in there))
     return loads.index(min(loads))
 
@@ -288,15 +308,16 @@ def simulate(
                 predicted=predicted[i],
                 score=score[i],
                 deadline=float(workload.deadline[i]),
+                cached=int(workload.cached_len[i]),
             )
         )
     for i, job in enumerate(jobs):
         for instance in instances:
-            while instance.now < job.ready and instance.busy():
+            while instance.now < job.ready and instance.busy() and instance.barren < PATIENCE:
                 instance.step(reorder)
         job.place = choose(instances, router, i, job, int(workload.prefix[i]))
         instances[job.place].arrive(job)
     for instance in instances:
-        while instance.busy():
+        while instance.busy() and instance.barren < PATIENCE:
             instance.step(reorder)
     return jobs

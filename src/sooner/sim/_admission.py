@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sooner import policies
 from sooner.policies import Policy
 from sooner.sim import _bind, _kernel
+from sooner.sim._state import DYNAMIC, END, HEAP, INSTANCE, LISTED, OPTION, REQUEST, World
 from sooner.sim.cost import TICKS_PER_SECOND, Engine, ticks
 from sooner.sim.engine import LONGEST_RUN_S, Options, coefficient_ticks, ready_ticks, static_keys
 from sooner.workloads.columns import Workload
@@ -19,35 +20,48 @@ IDLE = policies.get("fcfs")
 """What the kernel is given where keys are known beforehand; it is not called."""
 
 
-def load_columns(
-    workload: Workload,
-    keys: NDArray[np.float64] | None,
-    predicted: NDArray[np.float64],
-    score: NDArray[np.float64],
-    options: Options,
-) -> tuple[_kernel.Load, NDArray[np.int64]]:
-    """Return the kernel's columns and the rows that are cancelled, by time of cancellation."""
-    n, ready = len(workload), ready_ticks(workload, options)
-    cancels = np.flatnonzero(np.isfinite(workload.cancel_time))
-    cancel = np.full(n if cancels.size else 0, _kernel.FOREVER)
-    if cancels.size:
-        latest = np.minimum(workload.cancel_time[cancels], LONGEST_RUN_S)
-        cancel[cancels] = np.rint(latest * TICKS_PER_SECOND).astype(np.int64)
-        cancel = np.maximum(cancel, ready)
-        cancels = cancels[np.argsort(cancel[cancels], kind="stable")]
-    load = _kernel.Load(
-        ready=ready,
-        cancel=cancel,
-        arrival=workload.arrival_time,
-        prompt=workload.prompt_len,
-        output=workload.output_len,
-        key=np.zeros(n) if keys is None else keys,
-        predicted=predicted,
-        score=score,
-        deadline=np.ascontiguousarray(workload.deadline),
-        prefix=np.ascontiguousarray(workload.prefix),
+def leavers(workload: Workload, ready: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows whose clients go away and when [ps], by time."""
+    rows = np.flatnonzero(np.isfinite(workload.cancel_time))
+    latest = np.minimum(workload.cancel_time[rows], LONGEST_RUN_S)
+    times = np.maximum(np.rint(latest * TICKS_PER_SECOND).astype(np.int64), ready[rows])
+    order = np.argsort(times, kind="stable")
+    return rows[order].astype(np.int64), times[order]
+
+
+def records(kind: np.dtype[Any], **columns: Any) -> Any:
+    """Return a record array of the given columns (n,) or scalars; the others are 0."""
+    size = max((np.shape(column)[0] for column in columns.values() if np.ndim(column)), default=1)
+    table = np.zeros(size, dtype=kind).view(np.recarray)
+    for name, column in columns.items():
+        table[name] = column
+    return table
+
+
+def instances(engines: Sequence[Engine]) -> Any:
+    """Return the instances at rest (m,)."""
+    a, b, c, d = np.array([coefficient_ticks(engine) for engine in engines]).T
+    blocks = [engine.num_blocks for engine in engines]
+    return records(
+        INSTANCE,
+        a=a,
+        b=b,
+        c=c,
+        d=d,
+        seqs=[engine.max_num_seqs for engine in engines],
+        tokens=[engine.max_num_batched_tokens for engine in engines],
+        block=[engine.block_size for engine in engines],
+        blocks=blocks,
+        free=blocks,
+        watermark=[engine.watermark_blocks for engine in engines],
+        part=-1,
+        root=-1,
     )
-    return load, cancels.astype(np.int64)
+
+
+def column(values: NDArray[Any], kind: Any) -> NDArray[Any]:
+    """Return a column as the kernel was compiled for: contiguous and writable."""
+    return np.require(values, kind, ["C", "W"])
 
 
 def serve(
@@ -64,56 +78,45 @@ def serve(
     seqs = max(engine.max_num_seqs for engine in engines)
     keys = static_keys(policy, workload, predicted, score)
     keyed = keys is None and policy.static
-    load, cancels = load_columns(workload, keys, predicted, score, options)
-
-    def column(kind: Any, value: int) -> NDArray[Any]:
-        return np.full(n, value, dtype=kind)
-
-    progress = _kernel.Progress(
-        start=column(np.int64, -1),
-        first=column(np.int64, -1),
-        finish=column(np.int64, -1),
-        preemptions=column(np.int32, 0),
-        generated=column(np.int32, 0),
-        base=column(np.int64, 0),
-        seq=column(np.int64, -1),
-        quantum=column(np.int32, 0),
-        child=column(np.int64, -1),
-        sibling=column(np.int32, -1),
-        place=column(np.int32, 0),
+    asked, empty = keys is None, np.zeros(0)
+    ready = ready_ticks(workload, options)
+    rows, leaves = leavers(workload, ready)
+    request = records(
+        REQUEST,
+        ready=ready,
+        key=0.0 if keys is None else keys,
+        prompt=workload.prompt_len,
+        output=workload.output_len,
+        cached=workload.cached_len,
+        seq=-1,
+        child=-1,
+        sibling=-1,
     )
-    state = np.zeros((count, 15), dtype=np.int64)
-    state[:, [_kernel.PART, _kernel.ROOT]] = -1
-    state[:, _kernel.FREE] = [engine.num_blocks for engine in engines]
-    dynamic = 1 if keys is None and not keyed else 2 if options.guard else 0
-    blocking = ticks(options.predict_s) if options.predict_blocks else 0
-    world = _kernel.World(
-        load=load,
-        progress=progress,
-        limits=np.array([_limits(engine) for engine in engines], dtype=np.int64),
-        state=state,
-        end_step=np.zeros((count, seqs), dtype=np.int64),
-        end_id=np.zeros((count, seqs), dtype=np.int64),
+    del ready, keys
+    world = World(
+        request=request,
+        start=np.full(n, -1),
+        first=np.full(n, -1),
+        finish=np.full(n, -1),
+        instance=instances(engines),
+        ends=np.zeros((count, seqs), dtype=END).view(np.recarray),
         residue=np.zeros((count, max(engine.block_size for engine in engines)), dtype=np.int64),
         scratch=np.zeros((3, seqs), dtype=np.int64),
-        options=np.array(
-            [dynamic, options.backfill, options.guard, options.quantum, router, blocking, keyed],
-            dtype=np.int64,
+        option=records(
+            OPTION,
+            queue=DYNAMIC if not policy.static else LISTED if options.guard else HEAP,
+            keyed=keyed,
+            backfill=options.backfill,
+            guard=options.guard,
+            quantum=options.quantum,
+            router=router,
+            predict=ticks(options.predict_s) if options.predict_blocks else 0,
         ),
-        recent=np.zeros((count, 2)),
-        cancels=cancels,
-        cursor=np.zeros(1, dtype=np.int64),
+        arrival=column(workload.arrival_time, np.float64),
+        predicted=column(predicted, np.float64),
+        score=column(score if asked else empty, np.float64),
+        deadline=column(workload.deadline if asked else empty, np.float64),
     )
-    _kernel.run(world, _bind.compiled(policy if keys is None else IDLE))
-    return progress.start, progress.first, progress.finish, progress.preemptions, progress.place
-
-
-def _limits(engine: Engine) -> tuple[int, ...]:
-    return (
-        *coefficient_ticks(engine),
-        engine.max_num_seqs,
-        engine.max_num_batched_tokens,
-        engine.block_size,
-        engine.num_blocks,
-        engine.watermark_blocks,
-    )
+    key_fn = _bind.compiled(policy if asked else IDLE)
+    _kernel.run(world, column(workload.prefix, np.int64), rows, leaves, key_fn)
+    return world.start, world.first, world.finish, request.preemptions, request.place

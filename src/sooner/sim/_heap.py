@@ -1,7 +1,8 @@
 """Intrusive pairing heap over request ids (Fredman et al., 1986): two links a request, no capacity.
 
-`key` is (n,), `child` and `sibling` are (n,) links with -1 for none; a heap is its root's id, -1
-when empty. Smallest (key, id) is on top; ids are in order of arrival, so ties go to the earliest.
+`request` is (n,) with `key` and the links `child` and `sibling`, -1 for none; a heap is its root's
+id, -1 when empty. Smallest (key, id) is on top; ids are in order of arrival, so ties go to the
+earliest.
 """
 # mypy: allow-untyped-decorators
 
@@ -9,49 +10,49 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
+from sooner.sim._jit import compiled, inlined
 
 
-@njit(cache=True, inline="always")
-def _meld(key: Any, child: Any, sibling: Any, a: Any, b: Any) -> Any:
-    if key[b] < key[a] or (key[b] == key[a] and b < a):
+@inlined
+def _meld(request: Any, a: Any, b: Any) -> Any:
+    if request.key[b] < request.key[a] or (request.key[b] == request.key[a] and b < a):
         a, b = b, a
-    sibling[b] = child[a]
-    child[a] = b
+    request.sibling[b] = request.child[a]
+    request.child[a] = b
     return a
 
 
-@njit(cache=True)
-def push(key: Any, child: Any, sibling: Any, root: Any, node: Any) -> Any:
+@compiled
+def push(request: Any, root: Any, node: Any) -> Any:
     """Return the root after adding `node`."""
-    child[node] = -1
-    sibling[node] = -1
-    return node if root < 0 else _meld(key, child, sibling, root, node)
+    request.child[node] = -1
+    request.sibling[node] = -1
+    return node if root < 0 else _meld(request, root, node)
 
 
-@njit(cache=True)
-def pop(key: Any, child: Any, sibling: Any, root: Any) -> Any:
+@compiled
+def pop(request: Any, root: Any) -> Any:
     """Return the root after taking the top off: children melded in pairs, then right to left."""
-    first = child[root]
-    pairs = -1
+    child, sibling = request.child, request.sibling
+    first, pairs = int(child[root]), -1
     while first >= 0:
-        second = sibling[first]
+        second = int(sibling[first])
         if second < 0:
             sibling[first] = pairs
             pairs = first
             break
-        rest = sibling[second]
-        pair = _meld(key, child, sibling, first, second)
+        rest = int(sibling[second])
+        pair = _meld(request, first, second)
         sibling[pair] = pairs
         pairs = pair
         first = rest
     if pairs < 0:
         return -1
     merged = pairs
-    pairs = sibling[merged]
+    pairs = int(sibling[merged])
     while pairs >= 0:
-        rest = sibling[pairs]
-        merged = _meld(key, child, sibling, merged, pairs)
+        rest = int(sibling[pairs])
+        merged = _meld(request, merged, pairs)
         pairs = rest
     sibling[merged] = -1
     return merged

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sooner.policies import Policy
-from sooner.sim import _bind, _kernel, _reorder
-from sooner.sim._admission import IDLE, load_columns
+from sooner.sim import _bind, _reorder
+from sooner.sim._admission import IDLE, column, leavers, records
 from sooner.sim.cost import Engine, ticks
-from sooner.sim.engine import Options, coefficient_ticks, static_keys
+from sooner.sim.engine import Options, coefficient_ticks, ready_ticks, static_keys
 from sooner.workloads.columns import Workload
 
 
@@ -29,58 +29,59 @@ def serve(
     n, engine = len(workload), engines[0]
     keys = static_keys(policy, workload, predicted, score)
     keyed = keys is None and policy.static
-    load, cancels = load_columns(workload, keys, predicted, score, options)
-
-    def column(kind: Any, value: int) -> NDArray[Any]:
-        return np.full(n, value, dtype=kind)
-
-    world = _reorder.World(
-        load=load,
-        start=column(np.int64, -1),
-        first=column(np.int64, -1),
-        finish=column(np.int64, -1),
-        preemptions=column(np.int32, 0),
-        table=_reorder.Table(
-            computed=column(np.int32, 0),
-            generated=column(np.int32, 0),
-            held=column(np.int32, 0),
-            swapped=column(np.int32, 0),
-            decoding=column(np.int8, 0),
-            running=column(np.int8, 0),
-            idle=column(np.int64, 0),
-            quantum=column(np.int32, 0),
-            up=column(np.int8, 1),
-            key=np.zeros(n),
-        ),
-        limits=np.array(
-            [
-                *coefficient_ticks(engine),
-                engine.max_num_seqs,
-                engine.max_num_batched_tokens,
-                engine.block_size,
-                engine.num_blocks,
-                engine.watermark_blocks,
-                options.swap,
-                ticks(engine.swap_block_s),
-            ],
-            dtype=np.int64,
-        ),
-        state=np.array([0, 0, engine.num_blocks, engine.swap_blocks, 0, 0, 0, 0, 0], dtype=np.int64),
-        order=column(np.int64, 0),
-        want=np.zeros(engine.max_num_seqs, dtype=np.int64),
-        options=np.array(
-            [
-                keys is None and not keyed,
-                policy.timeless,
-                options.guard,
-                options.quantum,
-                ticks(options.predict_s) if options.predict_blocks else 0,
-                keyed,
-            ],
-            dtype=np.int64,
-        ),
-        recent=np.zeros(2),
-        cancels=cancels,
+    asked, empty = keys is None, np.zeros(0)
+    ready = ready_ticks(workload, options)
+    leaver, leaves = leavers(workload, ready)
+    entry = records(
+        _reorder.ENTRY,
+        ready=ready,
+        key=0.0 if keys is None else keys,
+        prompt=workload.prompt_len,
+        output=workload.output_len,
+        cached=workload.cached_len,
+        computed=workload.cached_len,
     )
-    _reorder.run(world, _bind.compiled(policy if keys is None else IDLE))
-    return world.start, world.first, world.finish, world.preemptions, np.zeros(n, dtype=np.int64)
+    world = _reorder.World(
+        entry=entry,
+        start=np.full(n, -1),
+        first=np.full(n, -1),
+        finish=np.full(n, -1),
+        state=_state(engine, policy, options, asked and not keyed, keyed),
+        order=np.zeros(n, dtype=np.int64),
+        want=np.zeros(engine.max_num_seqs, dtype=np.int64),
+        leaver=leaver,
+        leaves=leaves,
+        arrival=column(workload.arrival_time, np.float64),
+        predicted=column(predicted, np.float64),
+        score=column(score if asked else empty, np.float64),
+        deadline=column(workload.deadline if asked else empty, np.float64),
+    )
+    _reorder.run(world, _bind.compiled(policy if asked else IDLE))
+    return world.start, world.first, world.finish, entry.preemptions, np.zeros(n, dtype=np.int64)
+
+
+def _state(engine: Engine, policy: Policy, options: Options, dynamic: bool, keyed: bool) -> Any:
+    """Return the instance at rest, (1,)."""
+    a, b, c, d = coefficient_ticks(engine)
+    return records(
+        _reorder.STATE,
+        a=a,
+        b=b,
+        c=c,
+        d=d,
+        seqs=engine.max_num_seqs,
+        tokens=engine.max_num_batched_tokens,
+        block=engine.block_size,
+        blocks=engine.num_blocks,
+        free=engine.num_blocks,
+        host=engine.swap_blocks,
+        watermark=engine.watermark_blocks,
+        swap=options.swap,
+        swap_ticks=ticks(engine.swap_block_s),
+        dynamic=dynamic,
+        timeless=policy.timeless,
+        guard=options.guard,
+        quantum=options.quantum,
+        predict=ticks(options.predict_s) if options.predict_blocks else 0,
+        keyed=keyed,
+    )

@@ -13,89 +13,113 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from sooner.sim._jit import allocating, compiled, inlined
 
-from sooner.sim._kernel import CANCELLED, FOREVER, REJECTED, WAITS, span, steps_until
+from sooner.sim._closed import blocks, span, steps_until
+from sooner.sim._state import CANCELLED, FOREVER, REJECTED, WAITS
 
-# Places in `state`.
-T, STEP, FREE, HOST, LIVE, CURSOR, MOVED, SORTED, GAINED = range(9)
-PATIENCE = 100_000  # steps without a token, after which requests only evict each other
-# Places in `limits`.
-A, B, C, D, SEQS, TOKENS, BLOCK, BLOCKS, WATERMARK, SWAP, SWAP_TICKS = range(11)
-# Places in `options`.
-DYNAMIC, TIMELESS, GUARD, QUANTUM, PREDICT, KEYED = range(6)
+PATIENCE = 10_000
+"""Steps without a token, after which requests only evict each other."""
 
+ENTRY = np.dtype(
+    [("ready", "i8"), ("key", "f8")]
+    + [
+        (name, "i4")
+        for name in (
+            "prompt",
+            "output",
+            "cached",  # prompt tokens whose KV is found, not computed
+            "generated",
+            "computed",
+            "held",  # KV blocks on the GPU
+            "swapped",  # KV blocks on the host
+            "idle",  # steps since it last ran or was promoted
+            "quantum",  # steps left above the rest
+            "preemptions",
+        )
+    ]
+    + [(name, "i1") for name in ("decoding", "running", "up")],  # running: in the last step; up: promoted
+)
 
-class Table(NamedTuple):
-    """The requests' state, columns (n,)."""
-
-    computed: Any
-    generated: Any
-    held: Any  # KV blocks on the GPU
-    swapped: Any  # KV blocks on the host
-    decoding: Any
-    running: Any  # 1: executed in the last step
-    idle: Any
-    quantum: Any
-    up: Any  # 0: promoted
-    key: Any
+STATE = np.dtype(
+    [(name, "i8") for name in ("a", "b", "c", "d", "seqs", "tokens", "block", "blocks", "watermark")]
+    + [
+        (name, "i8")
+        for name in ("swap", "swap_ticks", "dynamic", "timeless", "guard", "quantum", "predict", "keyed")
+    ]
+    + [
+        (name, "i8")
+        for name in (
+            "t",
+            "step",
+            "free",  # KV blocks on the GPU
+            "host",  # KV blocks on the host
+            "live",
+            "gone",  # clients that left
+            "moved",  # blocks between GPU and host in this step
+            "sorted",  # how many of the live were in order after the last step
+            "gained",  # the last step that made a token
+        )
+    ]
+    + [("mean_wait", "f8"), ("mean_predicted", "f8")]
+)
 
 
 class World(NamedTuple):
-    """Everything the kernel reads and writes."""
+    """One run. Requests are in order of arrival; the last four columns are what a policy may see."""
 
-    load: Any  # a _kernel.Load
-    start: Any
+    entry: Any  # (n,) ENTRY
+    start: Any  # (n,), -1 for not yet, as the next two
     first: Any
     finish: Any
-    preemptions: Any
-    table: Any
-    limits: Any
-    state: Any
-    order: Any  # (n,) live requests, the first LIVE of them, best first
+    state: Any  # (1,) STATE
+    order: Any  # (n,) live requests, the first `live` of them, best first
     want: Any  # (seqs,) tokens of each chosen request
-    options: Any
-    recent: Any
-    cancels: Any
+    leaver: Any  # (c,) ids of clients that go away
+    leaves: Any  # (c,) when [ps]
+    arrival: Any  # (n,) [s]
+    predicted: Any
+    score: Any
+    deadline: Any
 
 
-@njit(cache=True, inline="always")
-def _blocks(tokens: Any, size: Any) -> Any:
-    return (tokens + size - 1) // size
-
-
-@njit(cache=True)
+@compiled
 def _fresh_key(w: Any, r: Any, pressure: Any, now: Any, key_fn: Any) -> Any:
-    load = w.load
+    q = w.entry[r]
     return key_fn(
-        load.arrival[r], float(load.prompt[r]), load.predicted[r], load.score[r],
-        float(w.table.generated[r]), 0.0, load.deadline[r], pressure, now,
+        w.arrival[r], float(q.prompt), w.predicted[r], w.score[r],
+        float(q.generated), float(q.cached), w.deadline[r], pressure, now,
     )  # fmt: skip
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _before(w: Any, a: Any, b: Any) -> Any:
-    t = w.table
-    if t.up[a] != t.up[b]:
-        return t.up[a] < t.up[b]
-    if t.key[a] != t.key[b]:
-        return t.key[a] < t.key[b]
-    if t.running[a] != t.running[b]:
-        return t.running[a] > t.running[b]
+    p, q = w.entry[a], w.entry[b]
+    if p.up != q.up:
+        return p.up > q.up
+    if p.key != q.key:
+        return p.key < q.key
+    if p.running != q.running:
+        return p.running > q.running
     return a < b
 
 
-@njit(cache=True)
+@allocating
+def _sort_anew(entry: Any, order: Any, live: Any) -> None:
+    ids = np.sort(order[:live])
+    ids = ids[np.argsort(-entry.running[ids], kind="mergesort")]
+    ids = ids[np.argsort(entry.key[ids], kind="mergesort")]
+    ids = ids[np.argsort(-entry.up[ids], kind="mergesort")]
+    order[:live] = ids
+
+
+@compiled
 def _sort(w: Any) -> None:
     """Restore the order; nearly sorted but for a crowd of newcomers."""
-    s, order, t = w.state, w.order, w.table
-    live = s[LIVE]
-    if live - s[SORTED] > 64:
-        ids = np.sort(order[:live])
-        ids = ids[np.argsort(-t.running[ids], kind="mergesort")]
-        ids = ids[np.argsort(t.key[ids], kind="mergesort")]
-        ids = ids[np.argsort(t.up[ids], kind="mergesort")]
-        order[:live] = ids
+    s, order, e = w.state[0], w.order, w.entry
+    live = s.live
+    if live - s.sorted > 64:
+        _sort_anew(e, order, live)
     else:
         for i in range(1, live):
             r, j = order[i], i
@@ -103,254 +127,260 @@ def _sort(w: Any) -> None:
                 order[j] = order[j - 1]
                 j -= 1
             order[j] = r
-    s[SORTED] = live
+    s.sorted = live
 
 
-@njit(cache=True)
+@compiled
 def _arrive(w: Any, r: Any, key_fn: Any) -> None:
-    s, l, load = w.state, w.limits, w.load
-    if _blocks(load.prompt[r] + load.output[r] - 1, l[BLOCK]) > l[BLOCKS]:
+    s, q = w.state[0], w.entry[r]
+    if blocks(q.prompt + q.output - 1, s.block) > s.blocks:
         w.finish[r] = REJECTED
         return
-    if w.options[KEYED] == 1:
-        pressure = w.recent[0] / w.recent[1] if w.recent[1] > 0 else 0.0
-        w.table.key[r] = _fresh_key(w, r, pressure, load.arrival[r], key_fn)
-    elif w.options[DYNAMIC] == 1 and w.options[TIMELESS] == 1:
-        w.table.key[r] = _fresh_key(w, r, 0.0, 0.0, key_fn)
-    elif w.options[DYNAMIC] == 0:
-        w.table.key[r] = load.key[r]
-    s[T] += w.options[PREDICT]
-    w.order[s[LIVE]] = r
-    s[LIVE] += 1
+    if s.keyed == 1:
+        pressure = s.mean_wait / s.mean_predicted if s.mean_predicted > 0 else 0.0
+        q.key = _fresh_key(w, r, pressure, w.arrival[r], key_fn)
+    elif s.dynamic == 1 and s.timeless == 1:
+        q.key = _fresh_key(w, r, 0.0, 0.0, key_fn)
+    s.t += s.predict
+    w.order[s.live] = r
+    s.live += 1
 
 
-@njit(cache=True)
+@compiled
 def _evict(w: Any, r: Any) -> None:
     """Take a request's KV off the GPU: to the host where there is room, else it is recomputed."""
-    s, l, t = w.state, w.limits, w.table
-    s[FREE] += t.held[r]
-    if l[SWAP] == 1 and t.held[r] <= s[HOST]:
-        s[HOST] -= t.held[r]
-        s[MOVED] += t.held[r]
-        t.swapped[r] = t.held[r]
+    s, q = w.state[0], w.entry[r]
+    s.free += q.held
+    if s.swap == 1 and q.held <= s.host:
+        s.host -= q.held
+        s.moved += q.held
+        q.swapped = q.held
     else:
-        t.computed[r] = 0
-        t.decoding[r] = 0
-    t.held[r] = 0
-    w.preemptions[r] += 1
+        q.computed = q.cached
+        q.decoding = 0
+    q.held = 0
+    q.preemptions += 1
 
 
-@njit(cache=True)
-def _cancel_due(w: Any) -> None:
-    s, t = w.state, w.table
-    while s[CURSOR] < w.cancels.shape[0] and w.load.cancel[w.cancels[s[CURSOR]]] <= s[T]:
-        r = w.cancels[s[CURSOR]]
-        s[CURSOR] += 1
-        if w.finish[r] != WAITS:
-            continue
-        w.finish[r] = CANCELLED
-        s[FREE] += t.held[r]
-        s[HOST] += t.swapped[r]
-    kept = 0
-    for i in range(s[LIVE]):
+@compiled
+def _close_gaps(w: Any) -> None:
+    """Take those that ended or left out of the order."""
+    s, kept, ordered = w.state[0], np.int64(0), np.int64(0)
+    for i in range(s.live):
         if w.finish[w.order[i]] == WAITS:
             w.order[kept] = w.order[i]
             kept += 1
-        elif i < s[SORTED]:
-            s[SORTED] -= 1
-    s[LIVE] = kept
+            ordered += i < s.sorted
+    s.live = kept
+    s.sorted = ordered
 
 
-@njit(cache=True)
+@compiled
+def _cancel_due(w: Any) -> None:
+    s = w.state[0]
+    while s.gone < w.leaver.shape[0] and w.leaves[s.gone] <= s.t:
+        r = w.leaver[s.gone]
+        s.gone += 1
+        if w.finish[r] == WAITS:
+            w.finish[r] = CANCELLED
+            s.free += w.entry[r].held
+            s.host += w.entry[r].swapped
+    _close_gaps(w)
+
+
+@compiled
 def _guard(w: Any) -> None:
-    s, t = w.state, w.table
-    for i in range(s[LIVE]):
-        r = w.order[i]
-        if t.idle[r] >= w.options[GUARD]:
-            t.up[r], t.idle[r], t.quantum[r] = 0, 0, w.options[QUANTUM]
-        elif t.up[r] == 0 and t.quantum[r] <= 0:
-            t.up[r] = 1
+    s = w.state[0]
+    for i in range(s.live):
+        q = w.entry[w.order[i]]
+        if q.idle >= s.guard:
+            q.up, q.idle, q.quantum = 1, 0, s.quantum
+        elif q.up == 1 and q.quantum <= 0:
+            q.up = 0
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _need(w: Any, r: Any, want: Any) -> Any:
     """KV blocks a request must be given to run `want` tokens."""
-    t, size = w.table, w.limits[BLOCK]
-    if t.held[r] > 0:
-        return max(0, _blocks(t.computed[r] + want, size) - t.held[r])
-    if t.swapped[r] > 0:
-        return max(t.swapped[r], _blocks(t.computed[r] + want, size))
-    return _blocks(w.load.prompt[r] + t.generated[r], size)
+    q, size = w.entry[r], w.state[0].block
+    if q.held > 0:
+        return max(0, blocks(q.computed + want, size) - q.held)
+    if q.swapped > 0:
+        return max(q.swapped, blocks(q.computed + want, size))
+    return blocks(q.prompt + q.generated, size)
 
 
-@njit(cache=True)
+@compiled
 def _choose(w: Any) -> Any:
     """Return how many of the order run, and whether anybody lost its KV for them."""
-    s, l, t = w.state, w.limits, w.table
-    budget, chosen, needed, evicted = l[TOKENS], 0, np.int64(0), False
-    while chosen < s[LIVE] and chosen < l[SEQS] and budget > 0:
+    s = w.state[0]
+    budget, chosen, needed, evicted = s.tokens, np.int64(0), np.int64(0), False
+    while chosen < s.live and chosen < s.seqs and budget > 0:
         r = w.order[chosen]
-        w.want[chosen] = min(w.load.prompt[r] + t.generated[r] - t.computed[r], budget)
+        q = w.entry[r]
+        w.want[chosen] = min(q.prompt + q.generated - q.computed, budget)
         budget -= w.want[chosen]
         needed += _need(w, r, w.want[chosen])
         chosen += 1
-    last = s[LIVE] - 1
-    while needed + (l[WATERMARK] if chosen > 1 else 0) > s[FREE]:
-        while last >= chosen and t.held[w.order[last]] == 0:
+    last = s.live - 1
+    while needed + (s.watermark if chosen > 1 else 0) > s.free:
+        while last >= chosen and w.entry[w.order[last]].held == 0:
             last -= 1
         if last < chosen:
             last = chosen = chosen - 1
             r = w.order[chosen]
             needed -= _need(w, r, w.want[chosen])
-            if t.held[r] == 0:
+            if w.entry[r].held == 0:
                 continue
         _evict(w, w.order[last])
         evicted = True
     return chosen, evicted
 
 
-@njit(cache=True)
-def _execute(w: Any, chosen: Any) -> Any:
-    """Run one iteration; returns whether all of it was decoding and nobody ended."""
-    s, l, t, load = w.state, w.limits, w.table, w.load
+@compiled
+def _run_chosen(w: Any, chosen: Any) -> Any:
+    """Give the chosen their blocks and let the time of one iteration pass; returns its prefill tokens."""
+    s = w.state[0]
     prefill, decoding, context = np.int64(0), np.int64(0), np.int64(0)
     for i in range(chosen):
         r = w.order[i]
+        q = w.entry[r]
         need = _need(w, r, w.want[i])
-        if t.swapped[r] > 0:
-            s[MOVED] += t.swapped[r]
-            s[HOST] += t.swapped[r]
-            t.swapped[r] = 0
-        t.held[r] += need
-        s[FREE] -= need
-        if t.decoding[r]:
+        if q.swapped > 0:
+            s.moved += q.swapped
+            s.host += q.swapped
+            q.swapped = 0
+        q.held += need
+        s.free -= need
+        if q.decoding:
             decoding += 1
-            context += load.prompt[r] + t.generated[r]
+            context += q.prompt + q.generated
         else:
             prefill += w.want[i]
         if w.start[r] < 0:
-            w.start[r] = s[T]
-            wait = s[T] * 1e-12 - load.arrival[r]
-            w.recent[0] += (wait - w.recent[0]) / 64.0
-            w.recent[1] += (load.predicted[r] - w.recent[1]) / 64.0
-    s[T] += l[A] + l[B] * prefill + l[C] * decoding + l[D] * context + l[SWAP_TICKS] * s[MOVED]
-    s[MOVED] = 0
-    s[STEP] += 1
-    ended = False
-    for i in range(s[LIVE]):
+            w.start[r] = s.t
+            s.mean_wait += (s.t * 1e-12 - w.arrival[r] - s.mean_wait) / 64.0
+            s.mean_predicted += (w.predicted[r] - s.mean_predicted) / 64.0
+    s.t += s.a + s.b * prefill + s.c * decoding + s.d * context + s.swap_ticks * s.moved
+    s.moved = 0
+    s.step += 1
+    return prefill
+
+
+@compiled
+def _credit(w: Any, chosen: Any) -> Any:
+    """Count what the iteration did for each; returns whether anybody ended."""
+    s, ended = w.state[0], False
+    for i in range(s.live):
         r = w.order[i]
-        t.running[r] = 1 if i < chosen else 0
+        q = w.entry[r]
+        q.running = i < chosen
         if i >= chosen:
-            t.idle[r] += 1
+            q.idle += 1
             continue
-        t.idle[r] = 0
-        if t.up[r] == 0:
-            t.quantum[r] -= 1
-        t.computed[r] += w.want[i]
-        if t.computed[r] == load.prompt[r] + t.generated[r]:
-            t.decoding[r] = 1
+        q.idle = 0
+        q.quantum -= q.up
+        q.computed += w.want[i]
+        if q.computed == q.prompt + q.generated:
+            q.decoding = 1
             _gain(w, r, 1)
             ended = ended or w.finish[r] >= 0
     if ended:
-        _sweep(w)
-    return prefill == 0 and not ended
+        _close_gaps(w)
+        s.sorted = s.live
+    return ended
 
 
-@njit(cache=True)
+@compiled
 def _gain(w: Any, r: Any, k: Any) -> None:
     """Credit k tokens at the present time."""
-    w.table.generated[r] += k
-    w.state[GAINED] = w.state[STEP]
+    s, q = w.state[0], w.entry[r]
+    q.generated += k
+    s.gained = s.step
     if w.first[r] < 0:
-        w.first[r] = w.state[T]
-    if w.table.generated[r] >= w.load.output[r]:
-        w.finish[r] = w.state[T]
-        w.state[FREE] += w.table.held[r]
+        w.first[r] = s.t
+    if q.generated >= q.output:
+        w.finish[r] = s.t
+        s.free += q.held
 
 
-@njit(cache=True)
-def _sweep(w: Any) -> None:
-    """Close the gaps the ended leave in the order."""
-    s, kept = w.state, 0
-    for i in range(s[LIVE]):
-        if w.finish[w.order[i]] == WAITS:
-            w.order[kept] = w.order[i]
-            kept += 1
-    s[LIVE] = s[SORTED] = kept
-
-
-@njit(cache=True)
-def _stretch(w: Any, chosen: Any, until: Any) -> None:
-    """Repeat a decode-only iteration in closed form while nothing can change the batch."""
-    s, l, t, load = w.state, w.limits, w.table, w.load
-    size, k, context = l[BLOCK], FOREVER, np.int64(0)
-    for i in range(chosen):
-        r = w.order[i]
-        k = min(k, load.output[r] - t.generated[r])
-        context += load.prompt[r] + t.generated[r]
-    if s[CURSOR] < w.cancels.shape[0]:
-        until = min(until, load.cancel[w.cancels[s[CURSOR]]])
-    if s[T] >= until:
-        return
-    first, growth = l[A] + l[C] * chosen + l[D] * context, l[D] * chosen
-    if until < FOREVER and s[T] + span(k, first, growth) >= until:
-        k = min(k, steps_until(until - s[T], first, growth))
-    room = s[FREE] - (l[WATERMARK] if chosen > 1 else 0)
-    low, high, taken = np.int64(0), k, np.int64(0)
-    while low < high:
-        middle = (low + high + 1) // 2
-        total = np.int64(0)
+@compiled
+def _affordable(w: Any, chosen: Any, k: Any) -> Any:
+    """Return the most iterations <= k whose growth fits into the free blocks, and that growth."""
+    s, low, taken = w.state[0], np.int64(0), np.int64(0)
+    room = s.free - (s.watermark if chosen > 1 else 0)
+    while low < k:
+        middle, total = (low + k + 1) // 2, np.int64(0)
         for i in range(chosen):
-            r = w.order[i]
-            total += max(0, _blocks(t.computed[r] + middle, size) - t.held[r])
+            q = w.entry[w.order[i]]
+            total += max(0, blocks(q.computed + middle, s.block) - q.held)
         if total <= room:
             low, taken = middle, total
         else:
-            high = middle - 1
-    if low == 0:
+            k = middle - 1
+    return low, taken
+
+
+@compiled
+def _stretch(w: Any, chosen: Any, until: Any) -> None:
+    """Repeat a decode-only iteration in closed form while nothing can change the batch."""
+    s, k, context = w.state[0], FOREVER, np.int64(0)
+    if s.gone < w.leaver.shape[0]:
+        until = min(until, w.leaves[s.gone])
+    if s.t >= until:
         return
-    s[T] += span(low, first, growth)
-    s[STEP] += low
-    s[FREE] -= taken
+    for i in range(chosen):
+        q = w.entry[w.order[i]]
+        k = min(k, np.int64(q.output - q.generated))
+        context += q.prompt + q.generated
+    first, growth = s.a + s.c * chosen + s.d * context, s.d * chosen
+    if until < FOREVER and s.t + span(k, first, growth) >= until:
+        k = min(k, steps_until(until - s.t, first, growth))
+    k, taken = _affordable(w, chosen, k)
+    if k == 0:
+        return
+    s.t += span(k, first, growth)
+    s.step += k
+    s.free -= taken
     ended = False
     for i in range(chosen):
         r = w.order[i]
-        t.computed[r] += low
-        if t.up[r] == 0:
-            t.quantum[r] -= low
-        t.held[r] = max(t.held[r], _blocks(t.computed[r], size))
-        _gain(w, r, low)
+        q = w.entry[r]
+        q.computed += k
+        q.quantum -= q.up * k
+        q.held = max(q.held, blocks(q.computed, s.block))
+        _gain(w, r, k)
         ended = ended or w.finish[r] >= 0
     if ended:
-        _sweep(w)
+        _close_gaps(w)
 
 
-@njit(cache=True)
+@compiled
 def run(w: Any, key_fn: Any) -> None:
     """Serve the whole load on one instance."""
-    s, load, options = w.state, w.load, w.options
-    n, arrived = load.ready.shape[0], 0
-    while (arrived < n or s[LIVE] > 0) and s[T] < FOREVER // 2 and s[STEP] - s[GAINED] < PATIENCE:
-        if s[LIVE] == 0:
-            s[T] = max(s[T], load.ready[arrived])
-        while arrived < n and load.ready[arrived] <= s[T]:
+    s, n, arrived = w.state[0], w.entry.shape[0], 0
+    while (arrived < n or s.live > 0) and s.t < FOREVER // 2 and s.step - s.gained < PATIENCE:
+        if s.live == 0:
+            s.t = max(s.t, w.entry[arrived].ready)
+        while arrived < n and w.entry[arrived].ready <= s.t:
             _arrive(w, arrived, key_fn)
             arrived += 1
-        if s[CURSOR] < w.cancels.shape[0]:
+        if s.gone < w.leaver.shape[0]:
             _cancel_due(w)
-        if s[LIVE] == 0:
+        if s.live == 0:
             continue
-        if options[GUARD] > 0:
+        if s.guard > 0:
             _guard(w)
-        if options[DYNAMIC] == 1:
-            now = s[T] * 1e-12
-            for i in range(s[LIVE]):
+        if s.dynamic == 1:
+            now = s.t * 1e-12
+            for i in range(s.live):
                 r = w.order[i]
-                if options[TIMELESS] == 0 or w.table.running[r]:
-                    w.table.key[r] = _fresh_key(w, r, 0.0, now, key_fn)
+                if s.timeless == 0 or w.entry[r].running:
+                    w.entry[r].key = _fresh_key(w, r, 0.0, now, key_fn)
         _sort(w)
         chosen, evicted = _choose(w)
-        steady = _execute(w, chosen) and not evicted
-        others = s[LIVE] > chosen
-        if steady and (not others or (options[DYNAMIC] == 0 and options[GUARD] == 0)):
-            _stretch(w, chosen, load.ready[arrived] if arrived < n else FOREVER)
+        prefill = _run_chosen(w, chosen)
+        ended = _credit(w, chosen)
+        steady = prefill == 0 and not ended and not evicted
+        if steady and (s.live == chosen or (s.dynamic == 0 and s.guard == 0)):
+            _stretch(w, chosen, w.entry[arrived].ready if arrived < n else FOREVER)

@@ -81,9 +81,7 @@ def calibrate(
     spread = float(np.sqrt(np.mean(errors**2)))
     covariance = np.linalg.pinv(best.jac.T @ best.jac) * spread**2
     uncertainty = dict(zip(COEFFICIENTS, np.sqrt(np.diag(covariance)).tolist(), strict=True))
-    fitted = dataclasses.replace(
-        limits.with_coefficients(*np.exp(best.x).tolist()), approximate=False
-    )
+    fitted = dataclasses.replace(limits.with_coefficients(*np.exp(best.x).tolist()), approximate=False)
     return Calibration(fitted, uncertainty, spread)
 
 
@@ -102,11 +100,15 @@ def _starts(runs: Sequence[EngineRun], limits: Engine) -> list[float]:
     return [high, high / 2]
 
 
-def rerun(workload: Workload, engine: Engine, policy: Policy, predicted_len: Column | None = None) -> Completed:
+def rerun(
+    workload: Workload, engine: Engine, policy: Policy, predicted_len: Column | None = None
+) -> Completed:
     """Return what became of every request, row by row. Raises DataError where one does not fit."""
     outcome = simulate(workload, engine, policy, predicted_len=predicted_len)
     if len(np.atleast_1d(outcome.completed.id)) != len(workload):
-        raise DataError(f"{outcome.rejected.size} requests are larger than the engine's KV cache; raise num_blocks")
+        raise DataError(
+            f"{outcome.rejected.size} requests are larger than the engine's KV cache; raise num_blocks"
+        )
     return outcome.completed
 
 

@@ -58,7 +58,9 @@ class Engine:
         )
         for field, good, allowed in ranges:
             if not good:
-                raise ConfigError(f"engine {self.name!r}: {field}={getattr(self, field)!r}, allowed: {allowed}")
+                raise ConfigError(
+                    f"engine {self.name!r}: {field}={getattr(self, field)!r}, allowed: {allowed}"
+                )
 
     @property
     def coefficients(self) -> tuple[float, float, float, float]:
@@ -72,9 +74,7 @@ class Engine:
 
     def with_coefficients(self, a: float, b: float, c: float, d: float) -> Engine:
         """Return the same engine with other cost coefficients [s]."""
-        return dataclasses.replace(
-            self, iteration_s=a, prefill_token_s=b, decode_seq_s=c, context_token_s=d
-        )
+        return dataclasses.replace(self, iteration_s=a, prefill_token_s=b, decode_seq_s=c, context_token_s=d)
 
     def to_toml(self) -> str:
         """Return the engine as TOML text that `load` reads back."""

@@ -91,8 +91,8 @@ def simulate(
     reorder = policy.preemptive if options.iteration_level is None else options.iteration_level
     if options.swap and not reorder:
         raise ConfigError("swap=True needs iteration_level=True: vLLM's own scheduler recomputes")
-    if len(engines) > 1 and (reorder or np.isfinite(workload.cancel_time).any()):
-        raise ConfigError("a cluster serves neither iteration-level orders nor cancellations; use one instance")
+    if len(engines) > 1 and reorder:
+        raise ConfigError("a cluster does not serve iteration-level orders; allowed: one instance")
     from sooner.sim import _admission, _iteration
 
     serve = _iteration.serve if reorder else _admission.serve
@@ -114,7 +114,9 @@ def simulate(
         start_time=start[done] / TICKS_PER_SECOND,
         preemptions=preemptions[done].astype(np.float64),
     )
-    return Outcome(completed, workload.id[finish == -2], workload.id[finish == -3], place[done].astype(np.int64))
+    return Outcome(
+        completed, workload.id[finish == -2], workload.id[finish == -3], place[done].astype(np.int64)
+    )
 
 
 def static_keys(policy: Policy, workload: Workload, predicted: NDArray[np.float64],
@@ -144,9 +146,14 @@ def coefficient_ticks(engine: Engine) -> tuple[int, int, int, int]:
     return max(a, 1), b, c, d
 
 
-def _column(name: str, given: NDArray[np.float64] | None, n: int, default: float | NDArray[np.float64]) -> NDArray[np.float64]:
-    column = np.array(np.broadcast_to(default if given is None else given, n), dtype=np.float64) \
-        if given is None or np.shape(given) == (n,) else None
+def _column(
+    name: str, given: NDArray[np.float64] | None, n: int, default: float | NDArray[np.float64]
+) -> NDArray[np.float64]:
+    column = (
+        np.array(np.broadcast_to(default if given is None else given, n), dtype=np.float64)
+        if given is None or np.shape(given) == (n,)
+        else None
+    )
     if column is None or not np.isfinite(column).all():
         raise DataError(f"{name}: allowed: {n} finite numbers")
     return column

@@ -19,8 +19,9 @@ class Workload:
     """n requests as columns of shape (n,), arrivals never falling. Times [s], lengths [tokens].
 
     `cancel_time` is when the client leaves, infinity for never. `prefix` names what a request
-    shares with others (a hash of its first block), for routing by affinity; `id` is the request's
-    own. Raises DataError for columns of unlike length or values that cannot be.
+    shares with others (a hash of its first block), for routing by affinity; `cached_len` are the
+    prompt tokens whose KV a prefix cache holds, fewer than the prompt; `id` is the request's own.
+    Raises DataError for columns of unlike length or values that cannot be.
     """
 
     arrival_time: NDArray[np.float64]
@@ -29,6 +30,7 @@ class Workload:
     id: NDArray[np.int64] = field(default_factory=_no_ids)
     tenant: NDArray[np.int64] = field(default_factory=_no_ids)
     prefix: NDArray[np.int64] = field(default_factory=_no_ids)
+    cached_len: NDArray[np.int64] = field(default_factory=_no_ids)
     deadline: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     cancel_time: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
@@ -38,6 +40,7 @@ class Workload:
             "id": np.arange(n, dtype=np.int64),
             "tenant": np.zeros(n, dtype=np.int64),
             "prefix": np.arange(n, dtype=np.int64),
+            "cached_len": np.broadcast_to(np.int64(0), n),
             "deadline": np.broadcast_to(np.inf, n),
             "cancel_time": np.broadcast_to(np.inf, n),
         }
@@ -46,11 +49,15 @@ class Workload:
                 object.__setattr__(self, name, default)
         for name in ("prompt_len", "output_len", *defaults):
             if getattr(self, name).shape != (n,):
-                raise DataError(f"workload column {name} has shape {getattr(self, name).shape}, allowed: ({n},)")
+                raise DataError(
+                    f"workload column {name} has shape {getattr(self, name).shape}, allowed: ({n},)"
+                )
         if n and not (np.isfinite(self.arrival_time).all() and np.all(np.diff(self.arrival_time) >= 0)):
             raise DataError("workload arrival times must be finite and never fall")
         if n and (self.prompt_len.min() < 1 or self.output_len.min() < 1):
             raise DataError("workload lengths must be at least 1 token")
+        if n and (self.cached_len.min() < 0 or np.any(self.cached_len >= self.prompt_len)):
+            raise DataError("workload column cached_len must be at least 0 and below prompt_len")
 
     def __len__(self) -> int:
         return int(self.arrival_time.shape[0])
@@ -69,6 +76,7 @@ class Workload:
             id=self.id[index],
             tenant=self.tenant[index],
             prefix=self.prefix[index],
+            cached_len=self.cached_len[index],
             deadline=self.deadline[index],
             cancel_time=self.cancel_time[index],
         )

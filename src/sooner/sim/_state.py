@@ -1,0 +1,85 @@
+"""What the compiled engine reads and writes: one record a request, one an instance, all times in picoseconds.
+
+Few wide records instead of many columns: a request is one cache line, and a compiled function takes
+a handful of arguments.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+FOREVER = np.int64(2**62)
+WAITS, CANCELLED, REJECTED = -1, -2, -3  # in `finish`, where there is no time
+ROUND_ROBIN, LEAST_REQUESTS, LEAST_WORK, AFFINITY = range(4)
+HEAP, LISTED, DYNAMIC = range(
+    3
+)  # the queue: by key; a list by key and promotion; a list by a key that changes
+
+REQUEST = np.dtype(
+    [
+        ("ready", "i8"),  # when the scheduler sees it
+        ("key", "f8"),
+        ("lead", "i8"),  # decoding: tokens - step; waiting: the step since which it idles
+        ("prompt", "i4"),
+        ("output", "i4"),
+        ("cached", "i4"),  # prompt tokens whose KV is found, not computed
+        ("generated", "i4"),
+        ("seq", "i4"),  # order of admission; -1: not running
+        ("child", "i4"),  # waiting: link of the heap; running: the step of its admission
+        ("sibling", "i4"),
+        ("quantum", "i4"),  # steps left above the rest
+        ("preemptions", "i4"),
+        ("place", "i4"),  # its instance
+    ]
+)
+
+INSTANCE = np.dtype(
+    [(name, "i8") for name in ("a", "b", "c", "d", "seqs", "tokens", "block", "blocks", "watermark")]
+    + [
+        (name, "i8")
+        for name in (
+            "t",
+            "step",
+            "running",
+            "waiting",
+            "decoding",
+            "lead",  # sum of `lead` over the decoding
+            "part",  # the request whose prompt is computed in part, or -1
+            "computed",  # its tokens
+            "free",  # KV blocks
+            "root",  # of the waiting: a heap, or a list
+            "seq",
+            "ended",  # by the last step
+            "work",  # predicted tokens of all that are here
+            "ended_work",
+            "stall",  # steps in a row that ran nothing
+        )
+    ]
+    + [("mean_wait", "f8"), ("mean_predicted", "f8")]
+)
+
+OPTION = np.dtype(
+    [(name, "i8") for name in ("queue", "keyed", "backfill", "guard", "quantum", "router", "predict")]
+)
+
+END = np.dtype([("step", "i8"), ("id", "i8")])
+
+
+class World(NamedTuple):
+    """One run. Requests are in order of arrival; the columns after `option` are what a policy may see."""
+
+    request: Any  # (n,) REQUEST
+    start: Any  # (n,), -1 for not yet, as the next two
+    first: Any
+    finish: Any
+    instance: Any  # (m,) INSTANCE
+    ends: Any  # (m, seqs) END: heap of the steps at which decoding requests end
+    residue: Any  # (m, block size): decoding requests by lead modulo the block size
+    scratch: Any  # (3, seqs): ids, tokens and shares of the requests of one step
+    option: Any  # (1,) OPTION
+    arrival: Any  # (n,) [s]
+    predicted: Any
+    score: Any
+    deadline: Any

@@ -1,0 +1,90 @@
+"""The waiting requests of one instance: a heap where keys stay, a list searched at each admission where not."""
+# mypy: allow-untyped-decorators
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sooner.sim._jit import compiled
+
+from sooner.sim import _heap
+from sooner.sim._state import CANCELLED, DYNAMIC, HEAP
+
+
+@compiled
+def key(w: Any, r: Any, now: Any, key_fn: Any) -> Any:
+    """The policy's key of one request at `now` [s]."""
+    q = w.request[r]
+    if w.option[0].queue != DYNAMIC:
+        return q.key
+    return key_fn(
+        w.arrival[r], float(q.prompt), w.predicted[r], w.score[r],
+        float(q.generated), float(q.cached), w.deadline[r], 0.0, now,
+    )  # fmt: skip
+
+
+@compiled
+def enqueue(w: Any, m: Any, r: Any) -> None:
+    """Put a request among the waiting; it idles from this step on."""
+    s, q = w.instance[m], w.request[r]
+    q.lead = s.step
+    if w.option[0].queue == HEAP:
+        s.root = _heap.push(w.request, s.root, r)
+    else:
+        q.sibling = s.root
+        s.root = r
+    s.waiting += 1
+
+
+@compiled
+def head(w: Any, m: Any, key_fn: Any) -> Any:
+    """Return the waiting request that goes next and, in a list, the one before it."""
+    s = w.instance[m]
+    if w.option[0].queue == HEAP:
+        while w.finish[s.root] == CANCELLED:
+            s.root = _heap.pop(w.request, s.root)
+        return s.root, np.int64(-1)
+    now, guard = s.t * 1e-12, w.option[0].guard
+    best, best_before, best_key, best_up = np.int64(-1), np.int64(-1), 0.0, False
+    before, r = np.int64(-1), s.root
+    while r >= 0:
+        q = w.request[r]
+        up = guard > 0 and (q.quantum > 0 or s.step - q.lead >= guard)
+        mine = key(w, r, now, key_fn)
+        better = best < 0 or (up and not best_up)
+        if not better and up == best_up:
+            better = mine < best_key or (mine == best_key and r < best)
+        if better:
+            best, best_before, best_key, best_up = r, before, mine, up
+        before, r = r, np.int64(q.sibling)
+    return best, best_before
+
+
+@compiled
+def take(w: Any, m: Any, r: Any, before: Any) -> None:
+    """Remove what `head` returned."""
+    s = w.instance[m]
+    if w.option[0].queue == HEAP:
+        s.root = _heap.pop(w.request, s.root)
+    elif before < 0:
+        s.root = w.request[r].sibling
+    else:
+        w.request[before].sibling = w.request[r].sibling
+    s.waiting -= 1
+
+
+@compiled
+def drop(w: Any, m: Any, r: Any) -> None:
+    """Remove a waiting request whose client left; a heap sheds it when it comes to the top."""
+    s = w.instance[m]
+    w.finish[r] = CANCELLED
+    if w.option[0].queue == HEAP:
+        s.waiting -= 1
+        if s.waiting == 0:
+            s.root = -1
+        return
+    before, at = np.int64(-1), s.root
+    while at != r:
+        before, at = at, np.int64(w.request[at].sibling)
+    take(w, m, r, before)
