@@ -34,9 +34,16 @@ def test_list_mle_survives_scores_far_apart() -> None:
     assert math.isfinite(float(losses.list_mle(scores, torch.tensor([3.0, 1.0, 2.0]))))
 
 
-def test_mse_is_of_log_lengths() -> None:
-    wanted = np.mean((SCORES - np.log1p(LENGTHS)) ** 2)
-    assert float(losses.mse_log(*tensors())) == pytest.approx(float(wanted))
+@pytest.mark.parametrize("name", ["mse_log", "mse_rank"])
+def test_regression_is_on_lengths_of_one_scale(name: str) -> None:
+    loss = losses.get(name)
+    targets = loss.targets(np.exp(rng.normal(5, 1, 5000)))
+    assert targets.mean() == pytest.approx(0, abs=0.01)
+    assert targets.std() == pytest.approx(1, abs=0.02)
+    assert np.abs(targets).max() <= 4.0
+    outputs = torch.from_numpy(SCORES)[:, None]
+    wanted = np.mean((SCORES - targets[:12]) ** 2)
+    assert float(loss.value(outputs, torch.from_numpy(targets[:12]))) == pytest.approx(float(wanted))
 
 
 def test_margin_counts_clear_pairs_only() -> None:

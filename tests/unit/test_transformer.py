@@ -64,7 +64,7 @@ def test_scores_do_not_depend_on_company(fitted: Transformer) -> None:
 @pytest.mark.parametrize("loss", ["list_mle", "pairwise_margin", "cross_entropy"])
 def test_the_other_losses_learn_too(encoder: Path, loss: str) -> None:
     prompts, lengths = rows(200, seed=1)
-    ranker = tiny(encoder, loss=loss, epochs=16).fit(*rows(200))
+    ranker = tiny(encoder, loss=loss, epochs=24, patience=24).fit(*rows(200))
     assert kendall_tau(ranker.predict(prompts), lengths) > 0.7
 
 
@@ -261,7 +261,8 @@ def test_refit_on_noise_keeps_the_shipped_order(fitted: Transformer) -> None:
 
 
 def test_examples_stay_together() -> None:
-    examples = Examples([np.array([i]) for i in range(4)], np.eye(4), np.arange(4.0), np.eye(4))
+    examples = Examples([np.array([i]) for i in range(4)], np.eye(4), np.arange(4.0), np.eye(4), np.arange(4) > 1)
     taken = examples.take(np.array([2, 0]))
     assert [int(row[0]) for row in taken.ids] == [2, 0]
     assert taken.lengths.tolist() == [2.0, 0.0]
+    assert taken.later.tolist() == [True, False]

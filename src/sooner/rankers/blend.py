@@ -16,7 +16,7 @@ from sooner.rankers.context import EMPTY, Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
 from sooner.rankers.lexical import Lexical
 from sooner.rankers.refit import Refit
-from sooner.rankers.scaling import Scaling
+from sooner.rankers.scaling import Scaling, normal_scores
 from sooner.rankers.transformer import Transformer, View, plain_numbers, refitted
 
 _PARTS = ("transformer", "lexical")
@@ -24,8 +24,8 @@ _SIGNS = re.compile("turn|repl|system|max_tokens|temperature|tools|structure")
 _CONTEXT = [i for i, name in enumerate(features.NUMBERS) if _SIGNS.search(name)]
 """The plain numbers that come from the context of a request and not from its text."""
 
-_USUAL = (0.4, 0.1)
-"""Weights that the parts usually get [log tokens a standard deviation]; a few rows move them little."""
+_USUAL = (0.45, 0.15)
+"""Weights that the parts usually get, both sides in standard deviations; a few rows move them little."""
 
 _DAMPING = 10.0
 """Rows that the usual weights count for; context numbers are drawn to zero three times as hard."""
@@ -37,23 +37,22 @@ class Stack(NamedTuple):
     """A sum of scaled columns: one for each part, then the context numbers."""
 
     scaling: Scaling
-    weights: NDArray[np.float64]  # (k,) [log tokens a standard deviation]
-    level: float  # [log tokens]
+    weights: NDArray[np.float64]  # (k,)
+    level: float
 
     @classmethod
     def fit(cls, columns: NDArray[np.float64], lengths: NDArray[np.float64]) -> Self:
-        """Return the ridge regression of log length on columns (n, k)."""
-        logs = np.log1p(lengths)
+        """Return the ridge regression of the lengths' normal scores on columns (n, k)."""
+        target = normal_scores(lengths)
         scaling = Scaling.of(columns)
         x = scaling(columns)
         usual = np.zeros(columns.shape[1])
         usual[: len(_PARTS)] = _USUAL
         damping = np.full(columns.shape[1], 3 * _DAMPING)
         damping[: len(_PARTS)] = _DAMPING
-        residual = logs - logs.mean() - x @ usual
-        return cls(
-            scaling, usual + np.linalg.solve(x.T @ x + np.diag(damping), x.T @ residual), float(logs.mean())
-        )
+        residual = target - target.mean() - x @ usual
+        change = np.linalg.solve(x.T @ x + np.diag(damping), x.T @ residual)
+        return cls(scaling, usual + change, float(target.mean()))
 
     def terms(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what each column adds (n, k); with `level` they sum to the score."""
@@ -131,7 +130,7 @@ class Blend(Ranker):
         return View(self._stack(columns), self._vectors(columns, vectors))
 
     def parts(self, prompts: Sequence[str], *, context: Sequence[Context] | None = None) -> dict[str, Floats]:
-        """Return what each part adds to the scores, in log tokens; columns (n,) that sum to `predict`'s.
+        """Return what each part adds to the scores; columns (n,) that sum to `predict`'s.
 
         The sum is exact but for the cut at `max_tokens`. After a refit "served model" is what it changed.
         Raises NotFittedError before `fit`.

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from sooner.core import ConfigError, DataError, MissingExtra
 from sooner.metrics import kendall_tau
+from sooner.rankers.draws import draws
 from sooner.rankers.recipe import DEFAULT_ENCODER, Examples, Head, Recipe, Tuned
 from sooner.rankers.wordpiece import Wordpieces
 
@@ -42,6 +43,9 @@ from sooner.rankers import losses
 
 _CHUNK = 24
 """Batches that are sorted by length together; enough that padding is rare, few enough to stay shuffled."""
+
+_JUDGED = 1500
+"""Held-out rows that an epoch is judged by."""
 
 _CHECKPOINT = "checkpoint.pt"
 
@@ -160,20 +164,26 @@ class _Run:
     ) -> None:
         self.recipe, self.pieces, self.network, self.rows, self.device = recipe, pieces, network, rows, device
         self.loss = losses.get(recipe.loss)
-        self.optimiser = torch.optim.AdamW(_groups(recipe, network), weight_decay=recipe.weight_decay)
+        self.targets = self.loss.targets(rows.lengths)
+        self.optimiser = torch.optim.AdamW(
+            _groups(recipe, network), weight_decay=recipe.weight_decay, fused=True
+        )
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
-        self.sizes = np.array([len(row) for row in rows.ids])
+        self.sizes = np.array([len(row) for row in rows.ids], dtype=np.int64)
+        self.drawn = draws(
+            self.sizes, rows.later, epochs=recipe.epochs, budget=recipe.budget, seed=recipe.seed
+        )
 
     def epoch(self, number: int) -> Iterator[float]:
         """Train one epoch, drawn by the seed and its number alone; yield the share that is done."""
         torch.manual_seed(self.recipe.seed * 1000 + number)
-        batches = self._batches(np.random.default_rng((self.recipe.seed, number)))
+        batches = self._batches(self.drawn[number], np.random.default_rng((self.recipe.seed, number)))
         self.network.train()
         for i, index in enumerate(batches):
             self._schedule((number + i / len(batches)) / self.recipe.epochs)
             outputs = self._outputs(self.rows.take(index))
-            logs = torch.log1p(torch.from_numpy(self.rows.lengths[index]).float()).to(self.device)
-            value = self.loss.value(outputs[:, : self.loss.width], self._scaled(logs))
+            targets = torch.from_numpy(self.targets[index]).float().to(self.device)
+            value = self.loss.value(outputs[:, : self.loss.width], targets)
             if self.rows.targets.shape[1]:
                 wanted = torch.from_numpy(self.rows.targets[index]).float().to(self.device)
                 value = value + self.recipe.auxiliary * nn.functional.mse_loss(
@@ -188,9 +198,10 @@ class _Run:
             yield (i + 1) / len(batches)
 
     def tau(self, rows: Examples) -> float:
-        """Return the tau on `rows`, or NaN where there are fewer than two."""
+        """Return the tau on at most `_JUDGED` of the rows, or NaN where there are fewer than two."""
         if len(rows.ids) < 2:
             return math.nan
+        rows = rows.take(np.random.default_rng(0).permutation(len(rows.ids))[:_JUDGED])
         scores = np.empty(len(rows.ids))
         order = np.argsort([len(row) for row in rows.ids], kind="stable")
         self.network.eval()
@@ -213,13 +224,6 @@ class _Run:
         parts = (torch.from_numpy(batch.ids), torch.from_numpy(batch.mask), numbers)
         return self.network(*(part.to(self.device) for part in parts))
 
-    def _scaled(self, logs: Tensor) -> Tensor:
-        """Log lengths as the loss wants them: the regression's with mean 0 and deviation 1, outliers cut."""
-        if self.recipe.loss != "mse_log":
-            return logs
-        known = np.log1p(self.rows.lengths)
-        return torch.clamp((logs - float(known.mean())) / max(float(known.std()), 1e-6), -4.0, 4.0)
-
     def _schedule(self, done: float) -> None:
         """Linear warm-up, then half a cosine down to nothing."""
         warm = self.recipe.warmup
@@ -227,9 +231,9 @@ class _Run:
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * max(factor, 0.01)
 
-    def _batches(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    def _batches(self, rows: NDArray[np.int64], rng: np.random.Generator) -> list[NDArray[np.int64]]:
         size = self.recipe.batch
-        order = rng.permutation(len(self.sizes))
+        order = rng.permutation(rows)
         batches: list[NDArray[np.int64]] = []
         for start in range(0, len(order), size * _CHUNK):
             chunk = order[start : start + size * _CHUNK]
@@ -267,7 +271,7 @@ class _Checkpoint:
     def __init__(self, folder: Path | None, recipe: Recipe, rows: Examples) -> None:
         self.path = None if folder is None else folder / _CHECKPOINT
         digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
-        for part in (*rows.ids, rows.numbers, rows.lengths, rows.targets):
+        for part in (*rows.ids, rows.numbers, rows.lengths, rows.targets, rows.later):
             digest.update(np.ascontiguousarray(part).tobytes())
         self.of = digest.hexdigest()
 

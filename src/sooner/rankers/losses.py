@@ -1,7 +1,8 @@
-"""What a neural ranker is trained to minimise: four losses, each with the way from outputs to a score.
+"""What a neural ranker is trained to minimise: five losses, each with the way from outputs to a score.
 
-A loss takes outputs (n, width) of the network and natural logs of 1 + reply length (n,), both of one
-mini-batch, and returns a scalar. `score` turns outputs into scores (n,), larger = longer reply.
+A loss takes outputs (n, width) of the network and targets (n,), both of one mini-batch, and returns a
+scalar. Targets are natural logs of 1 + reply length unless the loss says otherwise. `score` turns
+outputs into scores (n,), larger = longer reply.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sooner.core import MissingExtra, UnknownName
+from sooner.rankers.scaling import normal_scores
 
 try:
     import torch
@@ -29,11 +34,15 @@ LONGEST = 2048
 
 
 class Loss(NamedTuple):
-    """One training objective: how many outputs the network has, their loss, and their score."""
+    """One training objective: how many outputs the network has, their loss, their score, and the targets.
+
+    `targets` maps the lengths of all training rows (n,) [tokens] to what `value` is given.
+    """
 
     width: int
     value: Value
     score: Callable[[Tensor], Tensor]
+    targets: Callable[[NDArray[np.float64]], NDArray[np.float64]] = np.log1p
 
 
 def list_mle(scores: Tensor, log_lengths: Tensor) -> Tensor:
@@ -48,9 +57,11 @@ def list_mle(scores: Tensor, log_lengths: Tensor) -> Tensor:
     return (rest - ordered).mean()
 
 
-def mse_log(scores: Tensor, log_lengths: Tensor) -> Tensor:
-    """Return the mean squared error of the log length, so a factor of two costs the same anywhere."""
-    return functional.mse_loss(scores, log_lengths)
+def scaled_logs(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return log lengths (n,) with mean 0 and deviation 1, outliers cut at four deviations."""
+    logs = np.log1p(lengths)
+    scaled = np.clip((logs - logs.mean()) / max(float(logs.std()), 1e-6), -4.0, 4.0)
+    return np.asarray(scaled, dtype=np.float64)
 
 
 def pairwise_margin(
@@ -83,13 +94,17 @@ def expected_class(logits: Tensor) -> Tensor:
     return torch.softmax(logits, dim=1) @ classes
 
 
-def _single(value: Callable[[Tensor, Tensor], Tensor]) -> Loss:
-    return Loss(1, lambda outputs, logs: value(outputs[:, 0], logs), lambda outputs: outputs[:, 0])
+def _single(
+    value: Callable[[Tensor, Tensor], Tensor],
+    targets: Callable[[NDArray[np.float64]], NDArray[np.float64]] = np.log1p,
+) -> Loss:
+    return Loss(1, lambda outputs, y: value(outputs[:, 0], y), lambda outputs: outputs[:, 0], targets)
 
 
 LOSSES: dict[str, Loss] = {
     "list_mle": _single(list_mle),
-    "mse_log": _single(mse_log),
+    "mse_log": _single(functional.mse_loss, scaled_logs),
+    "mse_rank": _single(functional.mse_loss, normal_scores),
     "pairwise_margin": _single(pairwise_margin),
     "cross_entropy": Loss(CLASSES, cross_entropy, expected_class),
 }

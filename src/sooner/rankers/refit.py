@@ -9,16 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sooner.core import DataError
+from sooner.rankers.scaling import normal_scores
 
-_WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_VARIANCES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Prior variances of the correction, in units of the noise; the first is the shipped order itself."""
 
-_PRIOR = 100.0
+_FREE = 100.0
 """Prior variance of level and slope: as good as free."""
+
+_NOISE = 0.7
+"""Share of the variance of lengths that no prompt explains, about."""
 
 
 class Refit(NamedTuple):
-    """A new last layer: log length = level + slope x score + vectors @ weights."""
+    """A new last layer: normal score of the length = level + slope x score + vectors @ weights."""
 
     level: float
     slope: float
@@ -30,34 +34,28 @@ class Refit(NamedTuple):
     ) -> tuple[Refit, NDArray[np.float64]]:
         """Return the layer for scores (n,), vectors (n, d) and lengths (n,) [tokens], and honest scores (n,).
 
-        A ridge regression in its dual form, so it costs n^3 whatever d. How far the weights may leave
-        zero is chosen by the leave-one-out error, in closed form too (Rasmussen and Williams, 2006,
-        section 5.4.2); the honest scores are the leave-one-out predictions. Raises DataError below 2 rows.
+        A ridge regression. How far the weights may leave zero is chosen by the leave-one-out error, in
+        closed form too (Rasmussen and Williams, 2006, section 5.4.2); the honest scores are the
+        leave-one-out predictions. Costs about min(n, d)^3. Raises DataError below 2 rows.
         """
         n = scores.shape[0]
         if n < 2:
             raise DataError(f"{n} finished requests to refit on; allowed: at least 2")
-        logs = np.log1p(lengths)
-        noise = max(float(logs.var()), 1e-9) * 0.7
-        centre, spread = float(scores.mean()), max(float(scores.std()), 1e-9)
-        z = (scores - centre) / spread
-        target = (logs - logs.mean()) / np.sqrt(noise)
-        fixed = _PRIOR * (1.0 + np.outer(z, z))
-        similar = vectors @ vectors.T
-        best: tuple[float, float, NDArray[np.float64], NDArray[np.float64]] | None = None
-        for weight in _WEIGHTS:
-            inverse = np.linalg.inv(fixed + weight * similar + np.eye(n))
-            dual = inverse @ target
-            left_out = dual / np.diag(inverse)
+        wanted = normal_scores(lengths)
+        unit = np.sqrt(max(float(wanted.var()), 1e-9) * _NOISE)
+        center, spread = float(scores.mean()), max(float(scores.std()), 1e-9)
+        columns = np.column_stack([np.ones(n), (scores - center) / spread, vectors])
+        best: tuple[float, NDArray[np.float64], NDArray[np.float64]] | None = None
+        for variance in _VARIANCES:
+            scale = np.sqrt(np.r_[_FREE, _FREE, np.full(vectors.shape[1], variance)])
+            weights, left_out = _ridge(columns * scale, wanted / unit)
             error = float(np.mean(left_out**2))
             if best is None or error < best[0]:
-                best = error, weight, dual, left_out
-        assert best is not None  # there is at least one weight to try
-        _, weight, dual, left_out = best
-        slope = _PRIOR * float(z @ dual) * np.sqrt(noise) / spread
-        level = float(logs.mean()) + _PRIOR * float(dual.sum()) * np.sqrt(noise) - slope * centre
-        refitted = cls(level, slope, weight * np.sqrt(noise) * (vectors.T @ dual))
-        return refitted, logs - left_out * np.sqrt(noise)
+                best = error, unit * scale * weights, unit * left_out
+        assert best is not None  # there is at least one variance to try
+        _, weights, left_out = best
+        slope = float(weights[1]) / spread
+        return cls(float(weights[0]) - slope * center, slope, weights[2:]), wanted - left_out
 
     def __call__(self, scores: NDArray[np.float64], vectors: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return scores (n,) for the served model."""
@@ -74,3 +72,16 @@ class Refit(NamedTuple):
             return None
         level, slope = arrays["refit.line"].tolist()
         return cls(level, slope, arrays["refit.weights"].astype(np.float64))
+
+
+def _ridge(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return w (k,) that minimises |x w - y|^2 + |w|^2 and the leave-one-out errors (n,), for x (n, k)."""
+    n, k = x.shape
+    if n <= k:
+        inverse = np.linalg.inv(x @ x.T + np.eye(n))
+        dual = inverse @ y
+        return x.T @ dual, dual / np.diag(inverse)
+    inverse = np.linalg.inv(x.T @ x + np.eye(k))
+    w = inverse @ (x.T @ y)
+    leverage = np.einsum("ij,ij->i", x @ inverse, x)
+    return w, (y - x @ w) / (1.0 - leverage)

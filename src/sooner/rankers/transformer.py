@@ -131,6 +131,7 @@ class Transformer(Ranker):
             self._scaling(columns),
             rows.lengths,
             _targets(replies, len(rows.prompts)),
+            np.array([known.turn > 0 for known in rows.context]),
         )
         tuned = finetune.tune(
             self.recipe,
@@ -143,10 +144,11 @@ class Transformer(Ranker):
         self._encoder, self._head, self.taus_ = Encoder(tuned.graph), tuned.head, tuned.taus
         self.training_ = {"recipe": asdict(self.recipe), "validation_tau": _finite(tuned.taus)}
         fresh = np.flatnonzero(held_out if held_out.any() else ~held_out)
-        self._spread = Scaling.of(self._encoder.pool(self._pieces, [examples.ids[i] for i in fresh]))
-        part = rows.take(fresh)
+        part = examples.take(fresh)
+        pooled = self._encoder.pool(self._pieces, part.ids)
+        self._spread = Scaling.of(pooled)
         honest = np.full(len(rows.prompts), np.nan)
-        honest[fresh] = self.view(part.prompts, part.context).scores
+        honest[fresh] = _scores(self._head(pooled, part.numbers))
         return honest
 
     def view(self, prompts: Sequence[str], context: Sequence[Context]) -> View:
