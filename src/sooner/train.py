@@ -20,7 +20,7 @@ from sooner.core import DataError
 from sooner.metrics import kendall_tau, pairwise_accuracy, spearman
 from sooner.rankers import Context, Progress, Ranker, text
 from sooner.rankers.contract import Floats
-from sooner.rankers.verdict import judge
+from sooner.rankers.verdict import Verdict, judge
 from sooner.workloads import logs
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -130,6 +130,33 @@ def fit(
     return ranker.fit(data.prompts, data.lengths, context=data.context, groups=data.groups, progress=progress)
 
 
+def held_out(ranker: Ranker, *, seed: int = 0) -> dict[str, Any] | None:
+    """Return how well a ranker just fitted orders rows of its log that it had not seen when it scored them.
+
+    The keys are among those of `evaluate`. None where fitting gave no such scores.
+    """
+    if ranker.honest_ is None or ranker.honest_.scores.shape[0] < 2:
+        return None
+    scores, lengths, groups = ranker.honest_
+    tau = kendall_tau(scores, lengths)
+    se = tau_error(scores, lengths, groups, seed=seed)
+    return {
+        "n": scores.shape[0],
+        "kendall_tau": tau,
+        "kendall_tau_se": se,
+        "verdict": _spelled(judge(scores, lengths, tau, se, seed=seed)),
+    }
+
+
+def _spelled(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "switch_on": verdict.switch_on,
+        "reason": verdict.reason,
+        "mean_wait_cut": verdict.cut,
+        "load": verdict.load,
+    }
+
+
 def evaluate(ranker: Ranker, data: Dataset, *, seed: int = 0) -> dict[str, Any]:
     """Return how well a ranker orders rows it was not trained on, as `sooner evaluate` prints it.
 
@@ -157,12 +184,7 @@ def evaluate(ranker: Ranker, data: Dataset, *, seed: int = 0) -> dict[str, Any]:
         },
         "coverage": coverage(ranker, scores, data.lengths),
         "deciles": deciles(ranker, scores, data),
-        "verdict": {
-            "switch_on": verdict.switch_on,
-            "reason": verdict.reason,
-            "mean_wait_cut": verdict.cut,
-            "load": verdict.load,
-        },
+        "verdict": _spelled(verdict),
     }
 
 

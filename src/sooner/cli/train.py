@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     default=0.1,
     show_default=True,
     type=click.FloatRange(0, 0.5),
-    help="Share of conversations to judge it on; it is then fitted again on all. 0: do not judge.",
+    help="Share of conversations to judge it on, for rankers whose fitting leaves no row unseen; these are "
+    "then fitted again on all. 0: do not.",
 )
 def train(
     data: str,
@@ -56,11 +57,9 @@ def train(
     if (twice := len(log.rows) - len(rows.prompts)) > 0:
         click.echo(f"{twice} rows repeated a prompt and were merged", err=True)
     start = library.load(prior) if prior else None
-    verdict = None
     with progress_bar(f"training {name}") as bar:
-        passes = 2 if held_out > 0 and len(set(rows.groups)) >= 20 else 1
 
-        def fit(part: library.Dataset, done: int) -> Ranker:
+        def fit(part: library.Dataset) -> Ranker:
             return library.fit(
                 name,
                 part.prompts,
@@ -69,13 +68,14 @@ def train(
                 groups=part.groups,
                 seed=seed,
                 prior=start,
-                progress=lambda share, words: bar(int(100 * (done + share)), 100 * passes),
+                progress=lambda share, words: bar(int(100 * share), 100),
             )
 
-        if passes == 2:
+        ranker = fit(rows)
+        verdict = library.held_out(ranker, seed=seed)
+        if verdict is None and held_out > 0 and len(set(rows.groups)) >= 20:
             known, unseen = library.split(rows, held_out, seed)
-            verdict = library.evaluate(fit(known, 0), unseen, seed=seed)
-        ranker = fit(rows, passes - 1)
+            verdict = library.evaluate(fit(known), unseen, seed=seed)
     ranker.save(out)
     facts = {"out": str(out), "ranker": name, **ranker.training_}
     if verdict is not None:

@@ -70,16 +70,29 @@ class Blend(Ranker):
     The lexical scores of those rows are out-of-fold, so no weight is flattered by a part's own training
     rows. After the stack is known the lexical part is fitted on all rows; the transformer is not, since
     that would double the cost.
+
+    With a fitted `Blend` as `prior` nothing is fine-tuned, and torch is not needed: the prior's encoder
+    and stack are kept, the lexical part is drawn toward the prior's, and a last layer is fitted to the
+    encoder's vectors and the parts. That takes seconds, and suits a few hundred to a few thousand rows of
+    another served model. A `Lexical` as prior serves the lexical part alone.
     """
 
     refit_: Refit | None = None
     _replies: Sequence[str] | None = None
 
-    def __init__(self, *, seed: int = 0, checkpoint: str | Path | None = None, **recipe: Any) -> None:
-        """`checkpoint` and `recipe` are those of `Transformer`."""
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        prior: Ranker | None = None,
+        checkpoint: str | Path | None = None,
+        **recipe: Any,
+    ) -> None:
+        """`checkpoint` and `recipe` are those of `Transformer`. Raises TypeError for another prior."""
         super().__init__(seed=seed)
         self.transformer = Transformer(seed=seed, checkpoint=checkpoint, **recipe)
-        self.lexical = Lexical(seed=seed)
+        self.lexical = Lexical(seed=seed, prior=prior)
+        self.prior = prior if isinstance(prior, Blend) else None
 
     def fit(
         self,
@@ -103,6 +116,8 @@ class Blend(Ranker):
         lexical = self.lexical._fit(rows, lambda done, words: progress(0.1 * done, f"lexical: {words}"))
         if lexical is None:  # one conversation: nothing is out of fold
             lexical = self.lexical._score(rows.prompts, rows.context)
+        if self.prior is not None:
+            return self._follow(self.prior, rows, lexical)
         transformer = self.transformer.fit_rows(
             rows, lambda done, words: progress(0.1 + 0.9 * done, words), self._replies
         )
@@ -117,8 +132,20 @@ class Blend(Ranker):
         self.training_ = {
             **self.transformer.training_,
             "held_out_rows": len(fresh),
-            "held_out_tau": {name: round(kendall_tau(scores, lengths), 4) for name, scores in parts.items()},
+            "held_out_tau": {name: _tau(scores, lengths) for name, scores in parts.items()},
         }
+        return honest
+
+    def _follow(self, prior: Blend, rows: Rows, lexical: Floats) -> Floats:
+        """Take over the prior's encoder and stack; fit a last layer, given out-of-fold lexical scores (n,)."""
+        self.transformer, self._stack = prior.transformer, prior._stack
+        columns, vectors = self._columns(rows.prompts, rows.context)
+        columns[:, _PARTS.index("lexical")] = lexical
+        if len(rows.prompts) < 2:
+            return self._stack(columns)
+        own = self._vectors(columns, vectors)
+        self.refit_, honest = Refit.fit(self._stack(columns), own, rows.lengths)
+        self.training_ = {"prior": dict(prior.training_), "kendall_tau_left_out": _tau(honest, rows.lengths)}
         return honest
 
     def view(self, prompts: Sequence[str], context: Sequence[Context]) -> View:
@@ -151,7 +178,7 @@ class Blend(Ranker):
         return {name: columns[:, i] for i, name in enumerate(_PARTS)}
 
     def _vectors(self, columns: NDArray[np.float64], vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack([vectors, self._stack.scaling(columns)[:, : len(_PARTS)]])
+        return np.column_stack([vectors, self._stack.scaling(columns)])
 
     def _columns(
         self, prompts: Sequence[str], context: Sequence[Context]
@@ -194,6 +221,10 @@ class Blend(Ranker):
             State(_within("transformer.", arrays), state.settings["transformer"], state.files)
         )
         self.refit_ = Refit.from_arrays(arrays)
+
+
+def _tau(scores: Floats, lengths: Floats) -> float:
+    return round(kendall_tau(scores, lengths), 4)
 
 
 def _crossed(

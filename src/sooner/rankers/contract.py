@@ -33,11 +33,20 @@ class State(NamedTuple):
     files: Mapping[str, bytes] = {}
 
 
+class Honest(NamedTuple):
+    """Scores (n,) of rows by a ranker that was not fitted on them, their lengths (n,) and conversations."""
+
+    scores: Floats
+    lengths: Floats
+    groups: Sequence[str]
+
+
 class Ranker(ABC):
     """Orders requests by expected reply length. Prompts are texts as `sooner.rankers.text` cleans them."""
 
     name: ClassVar[str] = ""
     calibration_: Calibration | None = None
+    honest_: Honest | None = None  # known after `fit`, where there are such scores; not saved
     training_: Mapping[str, Any] = {}  # facts for the manifest: rows, seed, tau between folds
 
     def __init__(self, *, seed: int = 0) -> None:
@@ -82,9 +91,13 @@ class Ranker(ABC):
         """
         rows = Rows.checked(prompts, lengths, context, groups)
         honest = self._fit(rows, progress or (lambda done, words: None))
-        scores = honest if honest is not None else self._score(rows.prompts, rows.context)
-        known = np.flatnonzero(~np.isnan(scores)) if honest is not None else slice(None)
-        self.calibration_ = Calibration.fit(scores[known], rows.lengths[known])
+        self.honest_ = None
+        if honest is None:
+            self.calibration_ = Calibration.fit(self._score(rows.prompts, rows.context), rows.lengths)
+        else:
+            known = np.flatnonzero(~np.isnan(honest))
+            self.calibration_ = Calibration.fit(honest[known], rows.lengths[known])
+            self.honest_ = Honest(honest[known], rows.lengths[known], [rows.groups[i] for i in known])
         self.training_ = {**self.training_, "rows": len(rows.prompts), "seed": self.seed}
         return self
 

@@ -44,8 +44,9 @@ class Lexical(Ranker):
 
     def __init__(self, *, seed: int = 0, prior: Ranker | None = None, damping: float | None = None) -> None:
         super().__init__(seed=seed)
+        prior = getattr(prior, "lexical", prior)  # that of a blend
         if prior is not None and not isinstance(prior, Lexical):
-            raise TypeError(f"prior is a {type(prior).__name__}; allowed: a fitted Lexical")
+            raise TypeError(f"prior is a {type(prior).__name__}; allowed: a fitted Lexical, or a Blend")
         self.prior = prior
         self.damping = damping
 
