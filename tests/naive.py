@@ -15,7 +15,6 @@ from sooner.sim.cost import Engine, ticks
 from sooner.sim.engine import Options, coefficient_ticks, ready_ticks
 from sooner.workloads.columns import Workload
 
-
 PATIENCE = 10_000
 """Steps without a token, after which requests only evict each other."""
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from naive import simulate as naive_simulate
 
+from naive import simulate as naive_simulate
 from sooner import policies
 from sooner.core import EngineError
 from sooner.sim.cost import Engine

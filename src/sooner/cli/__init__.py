@@ -19,6 +19,10 @@ COMMANDS = {
     "score": ("score", "Score prompts from stdin."),
     "collect": ("collect", "Run prompts on a server and record the lengths of its replies."),
     "replay": ("replay", "Drive a server with a workload and measure it from the client's side."),
+    "simulate": ("simulate", "Serve a workload on a simulated engine: what would this policy do here?"),
+    "sweep": ("sweep", "Simulate policies x loads x seeds in parallel processes."),
+    "calibrate": ("calibrate", "Fit a simulated engine to runs of the real one."),
+    "validate": ("validate", "Judge a simulated engine against a real run."),
     "reproduce": ("reproduce", "Run a published result again: ours beside the paper's."),
     "report": ("report", "Compare runs of replay: a table, JSON, and one HTML page."),
 }

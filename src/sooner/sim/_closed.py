@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+
 from sooner.sim._jit import compiled, inlined
 
 
@@ -30,7 +31,7 @@ def steps_until(gap: Any, first: Any, growth: Any) -> Any:
         k = np.int64((math.sqrt(half * half + 2.0 * growth * gap) - half) / growth)
     else:
         k = gap // first
-    k = max(k, 1)
+    k = max(k, np.int64(1))
     while span(k, first, growth) < gap:
         k += 1
     while k > 1 and span(k - 1, first, growth) >= gap:

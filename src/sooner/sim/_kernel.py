@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sooner.sim._jit import compiled
 
 from sooner.sim import _running, _waiting
 from sooner.sim._closed import blocks, span, steps_until
+from sooner.sim._jit import compiled
 from sooner.sim._pressure import squeeze
 from sooner.sim._state import AFFINITY, FOREVER, HEAP, LEAST_WORK, REJECTED, ROUND_ROBIN, WAITS
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sooner.sim._jit import compiled, inlined
 
 from sooner.sim._closed import blocks
+from sooner.sim._jit import compiled, inlined
 from sooner.sim._running import collect, finish, rebuild
 from sooner.sim._waiting import enqueue, key
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from sooner.sim._jit import allocating, compiled, inlined
 
 from sooner.sim._closed import blocks, span, steps_until
+from sooner.sim._jit import allocating, compiled, inlined
 from sooner.sim._state import CANCELLED, FOREVER, REJECTED, WAITS
 
 PATIENCE = 10_000

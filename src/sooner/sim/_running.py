@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sooner.sim._jit import allocating, compiled
 
 from sooner.sim._closed import blocks
+from sooner.sim._jit import allocating, compiled
 from sooner.sim._state import CANCELLED
 
 

@@ -1,4 +1,4 @@
-"""The waiting requests of one instance: a heap where keys stay, a list searched at each admission where not."""
+"""The waiting requests of one instance: a heap where keys stay, else a list searched at each admission."""
 # mypy: allow-untyped-decorators
 
 from __future__ import annotations
@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sooner.sim._jit import compiled
 
 from sooner.sim import _heap
+from sooner.sim._jit import compiled
 from sooner.sim._state import CANCELLED, DYNAMIC, HEAP
 
 

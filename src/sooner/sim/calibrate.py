@@ -1,37 +1,66 @@
-"""Fit an engine's cost coefficients to a real run, and judge a simulated run against a real one.
+"""Fit an engine's cost coefficients to real runs.
 
 The four coefficients are those whose simulation comes closest, in the least-squares sense, to the
-first- and last-token times of single requests. No iteration is observed, so what a run did not
-vary stays undetermined; `Calibration.uncertainty` says how well each coefficient is held.
+first- and last-token times of single requests. No iteration is observed, so what a run did not vary
+stays undetermined; `Calibration.uncertainty` says how well each coefficient is held.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sooner import metrics, policies
+from sooner import policies
 from sooner.core import Completed, DataError, MissingExtra
 from sooner.policies import Policy
 from sooner.sim.cost import Engine
 from sooner.sim.engine import simulate
-from sooner.workloads.columns import Workload
 from sooner.workloads.engine_run import EngineRun
 
 Column = NDArray[np.float64]
 COEFFICIENTS = ("iteration_s", "prefill_token_s", "decode_seq_s", "context_token_s")
+LEAST = 8
+"""Requests with times that a fit of four coefficients needs."""
 
 
 class Calibration(NamedTuple):
-    """A fitted engine; `uncertainty` is the relative standard error of each coefficient."""
+    """A fitted engine.
+
+    `uncertainty` is the relative standard error of each coefficient: 0.01 is well held, 1 and more
+    means that the runs say nothing of it. `rms_s` is the typical error of a single time [s].
+    """
 
     engine: Engine
     uncertainty: dict[str, float]
     rms_s: float
+
+
+def rerun(run: EngineRun, engine: Engine, policy: Policy) -> Completed:
+    """Return what becomes of every request of a run on a simulated engine, row by row.
+
+    Raises DataError where a request does not fit, or where the policy wants a prediction that the
+    run did not keep.
+    """
+    outcome = simulate(
+        run.workload,
+        engine,
+        policy,
+        predicted_len=_told(run.predicted_len),
+        score=_told(run.score),
+    )
+    if len(np.atleast_1d(outcome.completed.id)) != len(run.workload):
+        raise DataError(
+            f"{outcome.rejected.size} requests are larger than the engine's KV cache; raise num_blocks"
+        )
+    return outcome.completed
+
+
+def _told(column: Column) -> Column | None:
+    return column if np.isfinite(column).all() else None
 
 
 def calibrate(
@@ -40,32 +69,48 @@ def calibrate(
     *,
     policy: Policy | None = None,
     rows: Sequence[NDArray[np.bool_]] | None = None,
+    find_memory: bool = False,
 ) -> Calibration:
     """Return `limits` with coefficients fitted to pooled runs served in `policy` order (FCFS).
 
     `rows` restricts, run by run, the requests whose times are looked at; all of them are always
-    served. Raises DataError where there are fewer than 8 requests to fit to.
+    served. `find_memory` takes `num_blocks` for unknown and fits it too. Raises DataError where
+    there are fewer than 8 requests to fit to.
     """
+    chosen = policy or policies.get("fcfs")
+    use = [run.observed for run in runs] if rows is None else list(rows)
+    use = [run.observed & mask for run, mask in zip(runs, use, strict=True)]
+    count = sum(int(mask.sum()) for mask in use)
+    if count < LEAST:
+        raise DataError(f"{count} requests with times to fit to, allowed: at least {LEAST}")
+    return min(
+        (
+            _fit(runs, candidate, chosen, use)
+            for candidate in (_memories(runs, limits) if find_memory else [limits])
+        ),
+        key=lambda calibration: calibration.rms_s,
+    )
+
+
+def _fit(
+    runs: Sequence[EngineRun], limits: Engine, policy: Policy, use: Sequence[NDArray[np.bool_]]
+) -> Calibration:
     try:
         from scipy.optimize import least_squares
     except ImportError as error:  # pragma: no cover
-        raise MissingExtra("scipy", "train") from error
-    chosen = policy or policies.get("fcfs")
-    use = rows or [np.ones(len(run.workload), dtype=np.bool_) for run in runs]
-    if sum(int(mask.sum()) for mask in use) < 8:
-        raise DataError(f"{sum(int(mask.sum()) for mask in use)} requests to fit to, allowed: at least 8")
+        raise MissingExtra("scipy", "sim") from error
 
     def residuals(logs: Column) -> Column:
-        engine = limits.with_coefficients(*np.exp(logs))
+        engine = limits.with_coefficients(*np.exp(logs).tolist())
         parts = []
         for run, mask in zip(runs, use, strict=True):
-            done = rerun(run.workload, engine, chosen)
-            for name in ("first_token_time", "finish_time"):
-                parts.append((getattr(done, name) - getattr(run.completed, name))[mask])
+            done = rerun(run, engine, policy)
+            parts.append(np.asarray(done.first_token_time - run.completed.first_token_time)[mask])
+            parts.append(np.asarray(done.finish_time - run.completed.finish_time)[mask])
         return np.concatenate(parts)
 
-    best = None
-    for scale in _starts(runs, limits):
+    best: Any = None
+    for scale in _scales(runs[0], limits, policy):
         start = centre = np.log(np.maximum(np.array(limits.coefficients) * scale, 1e-12))
         for width in (3e-2, 3e-3):
             # Scheduling makes the times jump in the coefficients: a wide step first, then a fine one.
@@ -76,65 +121,59 @@ def calibrate(
             start = fit.x
         if best is None or fit.cost < best.cost:
             best = fit
-    assert best is not None
-    errors = residuals(best.x)
-    spread = float(np.sqrt(np.mean(errors**2)))
+    spread = float(np.sqrt(np.mean(residuals(best.x) ** 2)))
     covariance = np.linalg.pinv(best.jac.T @ best.jac) * spread**2
-    uncertainty = dict(zip(COEFFICIENTS, np.sqrt(np.diag(covariance)).tolist(), strict=True))
-    fitted = dataclasses.replace(limits.with_coefficients(*np.exp(best.x).tolist()), approximate=False)
-    return Calibration(fitted, uncertainty, spread)
+    error = np.sqrt(np.diag(covariance)).tolist()
+    fitted = limits.with_coefficients(*np.exp(best.x).tolist())
+    return Calibration(
+        dataclasses.replace(fitted, approximate=False), dict(zip(COEFFICIENTS, error, strict=True)), spread
+    )
 
 
-def _starts(runs: Sequence[EngineRun], limits: Engine) -> list[float]:
-    """Scale the starting coefficients so that a run takes about as long as the real one."""
-    run = runs[0]
+def _scales(run: EngineRun, limits: Engine, policy: Policy) -> tuple[float, float]:
+    """Return scales of the starting coefficients, the first of which makes the run take its real time."""
     low, high = 0.05, 20.0
+    last = np.nanmean(run.completed.finish_time)
     for _ in range(8):
         middle = (low * high) ** 0.5
         engine = limits.with_coefficients(*(value * middle for value in limits.coefficients))
-        done = rerun(run.workload, engine, policies.get("fcfs"))
-        if np.mean(done.finish_time) < np.mean(run.completed.finish_time):
+        if np.mean(rerun(run, engine, policy).finish_time[run.observed]) < last:
             low = middle
         else:
             high = middle
-    return [high, high / 2]
+    return high, high / 2
 
 
-def rerun(
-    workload: Workload, engine: Engine, policy: Policy, predicted_len: Column | None = None
-) -> Completed:
-    """Return what became of every request, row by row. Raises DataError where one does not fit."""
-    outcome = simulate(workload, engine, policy, predicted_len=predicted_len)
-    if len(np.atleast_1d(outcome.completed.id)) != len(workload):
-        raise DataError(
-            f"{outcome.rejected.size} requests are larger than the engine's KV cache; raise num_blocks"
+def _memories(runs: Sequence[EngineRun], limits: Engine) -> list[Engine]:
+    """Return engines with the KV memories to try: ample, and, where requests waited with slots free,
+    a few around the most that was in use."""
+    needed = max(int((run.workload.prompt_len + run.workload.output_len).sum()) for run in runs)
+    ample = dataclasses.replace(limits, num_blocks=needed // limits.block_size + len(runs[0].workload) + 1)
+    running, held = max(most_in_use(run, limits.block_size) for run in runs)
+    if running >= 0.9 * limits.max_num_seqs or not any(_queued(run) for run in runs):
+        return [ample]
+    tight = [dataclasses.replace(limits, num_blocks=int(held * factor)) for factor in (0.97, 1.0, 1.03, 1.06)]
+    return [ample, *tight]
+
+
+def _queued(run: EngineRun) -> bool:
+    """Whether requests waited much longer than an iteration takes before they first ran."""
+    wait = np.asarray(run.completed.start_time - run.completed.arrival_time)
+    return bool(np.isfinite(wait).any() and np.nanmean(wait) > 0.5)
+
+
+def most_in_use(run: EngineRun, block_size: int) -> tuple[int, int]:
+    """Return the most requests that ran at once and the most KV blocks they held, from a run's times."""
+    done, rows = run.completed, np.flatnonzero(run.observed & np.isfinite(run.completed.start_time))
+    start, first, last = (
+        np.asarray(column)[rows] for column in (done.start_time, done.first_token_time, done.finish_time)
+    )
+    running = blocks = 0
+    for now in last - 1e-6:
+        there = (start <= now) & (last > now)
+        made = (
+            np.clip((now - first) / np.maximum(last - first, 1e-9), 0.0, 1.0) * run.workload.output_len[rows]
         )
-    return outcome.completed
-
-
-def compare(real: Completed, simulated: Completed) -> dict[str, dict[str, float]]:
-    """Return, per metric, the real and the simulated value and the error in percent.
-
-    `each_e2e_s` compares request by request: its error is the mean of |simulated - real| / real.
-    """
-    table = {}
-    for name, measure in (("ttft", metrics.ttft), ("tpot", metrics.tpot), ("e2e", metrics.e2e)):
-        ours, theirs = np.asarray(measure(simulated)), np.asarray(measure(real))
-        for statistic in ("mean", "p50", "p90", "p99"):
-            a, b = (
-                float(v.mean() if statistic == "mean" else np.percentile(v, float(statistic[1:])))
-                for v in (theirs, ours)
-            )
-            table[f"{statistic}_{name}_s"] = {"real": a, "simulated": b, "error_pct": 100 * (b - a) / a}
-    theirs, ours = np.asarray(metrics.e2e(real)), np.asarray(metrics.e2e(simulated))
-    table["each_e2e_s"] = {
-        "real": float(theirs.mean()),
-        "simulated": float(ours.mean()),
-        "error_pct": 100 * float(np.mean(np.abs(ours - theirs) / theirs)),
-    }
-    return table
-
-
-def part(done: Completed, rows: NDArray[np.bool_]) -> Completed:
-    """Return some rows of a run."""
-    return Completed(*(np.broadcast_to(column, rows.shape)[rows] for column in done))
+        held = np.ceil((run.workload.prompt_len[rows] + made) / block_size)
+        running, blocks = max(running, int(there.sum())), max(blocks, int(held[there].sum()))
+    return running, blocks

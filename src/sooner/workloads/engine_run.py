@@ -1,68 +1,125 @@
-"""Real runs of vLLM: per-request engine times as LLMServingSim's benchmark writes them (JSONL, .gz).
+"""Real runs with times per request (JSONL, .gz): what arrived, and what became of it.
 
-Fields: `input_toks`, `output_toks`, `arrival_time` (wall clock), and on the engine's own clock
-`queued_ts`, `scheduled_ts`, `first_token_ts`, `last_token_ts` [s].
+Two formats. LLMServingSim's benchmark of vLLM: `input_toks`, `output_toks`, `arrival_time` (wall
+clock), and on the engine's own clock `queued_ts`, `scheduled_ts`, `first_token_ts`, `last_token_ts`
+[s]. And what `sooner replay` writes. A request without times was there all the same: it is served
+when the run is simulated, but nothing is compared with it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sooner.core import Completed, DataError
 from sooner.workloads.columns import Workload
 from sooner.workloads.text import lines
 
-NEEDED = ("input_toks", "output_toks", "queued_ts", "first_token_ts", "last_token_ts")
+ENGINE_FIELDS = ("input_toks", "output_toks", "queued_ts", "first_token_ts", "last_token_ts")
+REPLAY_FIELDS = ("arrival_time", "prompt_len", "output_len", "first_token_time", "finish_time")
 
 
 class EngineRun(NamedTuple):
-    """What arrived and what became of it, row by row, times from the first arrival [s]."""
+    """A run, row by row in order of arrival, times from the first arrival [s].
+
+    Times that nobody observed are NaN in `completed`; `score` and `predicted_len` (n,) are what the
+    server was told, NaN where nothing was.
+    """
 
     workload: Workload
     completed: Completed
+    score: NDArray[np.float64]
+    predicted_len: NDArray[np.float64]
+
+    @property
+    def observed(self) -> NDArray[np.bool_]:
+        """Which requests have a first- and a last-token time, (n,)."""
+        done = self.completed
+        return np.asarray(np.isfinite(done.first_token_time) & np.isfinite(done.finish_time))
 
 
 def is_engine_run(record: dict[str, Any]) -> bool:
-    """Return whether a JSON line is of this format."""
-    return all(field in record for field in NEEDED)
+    """Return whether a JSON line is of one of the two formats."""
+    return any(all(name in record for name in fields[:2]) for fields in (ENGINE_FIELDS, REPLAY_FIELDS[1:]))
 
 
 def read(path: Path) -> EngineRun:
-    """Return a run. Requests that never ended are left out; raises DataError where none is left.
+    """Return a run. Raises DataError where no request has lengths, an arrival and times."""
+    try:
+        records = [json.loads(line) for line in lines(path)]
+    except json.JSONDecodeError as error:
+        raise DataError(f"{str(path)!r} is not JSONL: {error}") from error
+    engine = bool(records) and all("input_toks" in record for record in records)
+    if engine:
+        columns = _engine_columns(records)
+    else:
+        columns = {name: _column(records, name) for name in (*REPLAY_FIELDS, "start_time")}
+    known = np.ones(len(records), dtype=np.bool_)
+    for name in ("arrival_time", "prompt_len", "output_len"):
+        known &= np.isfinite(columns[name])
+    rows = np.flatnonzero(known)
+    if not np.isfinite(columns["finish_time"][rows]).any():
+        raise DataError(
+            f"{str(path)!r} holds no finished request; a line needs {', '.join(ENGINE_FIELDS)}, "
+            f"or {', '.join(REPLAY_FIELDS)}"
+        )
+    rows = rows[np.argsort(columns["arrival_time"][rows], kind="stable")]
+    attached = [records[row].get("attached") or {} for row in rows]
+    return EngineRun(
+        *_run({name: column[rows] for name, column in columns.items()}),
+        _column(attached, "sooner_score"),
+        _column(attached, "sooner_predicted_len"),
+    )
 
-    Arrivals are on the client's clock and the rest on the engine's; the clocks are aligned so that
-    the request that was queued fastest was queued at once.
-    """
-    records = [json.loads(line) for line in lines(path)]
-    if records and not is_engine_run(records[0]):
-        raise DataError(f"{str(path)!r} is no engine run: a line needs {', '.join(NEEDED)}")
-    rows = [r for r in records if all(r.get(field) is not None for field in NEEDED)]
-    if not rows:
-        raise DataError(f"{str(path)!r} holds no finished request")
-    columns = {field: np.array([float(r[field]) for r in rows]) for field in NEEDED}
-    arrival = columns["queued_ts"]
-    if all(r.get("arrival_time") is not None for r in rows):
-        client = np.array([float(r["arrival_time"]) for r in rows])
-        arrival = client + (columns["queued_ts"] - client).min()
-    order = np.argsort(arrival, kind="stable")
-    zero = arrival.min()
-    started = np.array([float(r["scheduled_ts"] if r.get("scheduled_ts") is not None else "nan") for r in rows])
+
+def _run(columns: dict[str, NDArray[np.float64]]) -> tuple[Workload, Completed]:
+    zero = columns["arrival_time"].min()
     workload = Workload(
-        arrival_time=arrival[order] - zero,
-        prompt_len=np.rint(columns["input_toks"][order]).astype(np.int64),
-        output_len=np.maximum(np.rint(columns["output_toks"][order]), 1).astype(np.int64),
+        arrival_time=columns["arrival_time"] - zero,
+        prompt_len=np.maximum(np.rint(columns["prompt_len"]), 1).astype(np.int64),
+        output_len=np.maximum(np.rint(columns["output_len"]), 1).astype(np.int64),
     )
     completed = Completed(
         id=workload.id.astype(np.float64),
         arrival_time=workload.arrival_time,
-        first_token_time=columns["first_token_ts"][order] - zero,
-        finish_time=columns["last_token_ts"][order] - zero,
+        first_token_time=columns["first_token_time"] - zero,
+        finish_time=columns["finish_time"] - zero,
         prompt_len=workload.prompt_len.astype(np.float64),
         output_len=workload.output_len.astype(np.float64),
-        start_time=started[order] - zero,
+        start_time=columns["start_time"] - zero,
     )
-    return EngineRun(workload, completed)
+    return workload, completed
+
+
+def _engine_columns(records: list[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
+    """Return the columns of LLMServingSim's format.
+
+    Arrivals are on the client's clock and the rest on the engine's; the clocks are aligned so that
+    the request that was queued fastest was queued at once.
+    """
+    client, queued = _column(records, "arrival_time"), _column(records, "queued_ts")
+    arrival = queued
+    both = np.isfinite(client) & np.isfinite(queued)
+    if both.any() and (both | np.isnan(queued)).all():
+        arrival = client + (queued - client)[both].min()
+    return {
+        "arrival_time": arrival,
+        "prompt_len": _column(records, "input_toks"),
+        "output_len": _column(records, "output_toks"),
+        "first_token_time": _column(records, "first_token_ts"),
+        "finish_time": _column(records, "last_token_ts"),
+        "start_time": _column(records, "scheduled_ts"),
+    }
+
+
+def _column(records: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
+    values = (record.get(name) for record in records)
+    try:
+        return np.array([math.nan if value is None else float(value) for value in values], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"a run's field {name!r} must be a number: {error}") from error

@@ -1,0 +1,99 @@
+"""`sooner calibrate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="TOML to write.")
+@click.option(
+    "--meta",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="JSON with the engine's arguments (engine_kwargs); else NAME_meta.json beside NAME_requests.jsonl.",
+)
+@click.option("--max-num-seqs", type=int, help="The engine's limit, where META does not say.")
+@click.option("--max-num-batched-tokens", type=int, help="The engine's limit, where META does not say.")
+@click.option(
+    "--num-blocks", type=int, help="KV blocks, as vLLM logs them; else found from the run if they bound it."
+)
+@click.option("--block-size", type=int, help="Tokens in a KV block, where META does not say.")
+@click.option("--policy", default="fcfs", show_default=True, help="The order in which the runs were served.")
+@click.option("--part", help="Fit to a share of the requests only, such as 0:0.5; all of them are served.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def calibrate(
+    runs: tuple[Path, ...],
+    out: Path,
+    meta: Path | None,
+    max_num_seqs: int | None,
+    max_num_batched_tokens: int | None,
+    num_blocks: int | None,
+    block_size: int | None,
+    policy: str,
+    part: str | None,
+    as_json: bool,
+) -> None:
+    """Fit a simulated engine to RUNS of the real one and write it as TOML for `simulate --engine`.
+
+    A run has a line for each request with its lengths, its arrival and the times of its first and
+    last token: LLMServingSim's benchmark of vLLM, or what `sooner replay` writes, plain or .gz.
+    Several runs at different loads are fitted together and determine more.
+
+    Example: sooner calibrate run_requests.jsonl.gz --meta run_meta.json --out engine.toml
+    """
+    import dataclasses
+
+    from sooner import policies
+    from sooner.cli.options import table
+    from sooner.sim.calibrate import calibrate as fit
+    from sooner.sim.runs import meta_beside, part_of, read_limits
+    from sooner.workloads.engine_run import read
+
+    given = {
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max_num_batched_tokens,
+        "num_blocks": num_blocks,
+        "block_size": block_size,
+    }
+    limits, known = read_limits(meta or meta_beside(runs[0]), given)
+    for name in ("max_num_seqs", "max_num_batched_tokens"):
+        if name not in known:
+            click.echo(f"{name} is not known; {getattr(limits, name)} is taken, vLLM's default", err=True)
+    loaded = [read(run) for run in runs]
+    found = fit(
+        loaded,
+        limits,
+        policy=policies.get(policy),
+        rows=[part_of(part, len(run.workload)) for run in loaded],
+        find_memory="num_blocks" not in known,
+    )
+    stem = out.name.removesuffix(".toml")
+    engine = dataclasses.replace(
+        found.engine, name=stem, source="fitted to " + ", ".join(run.name for run in runs)
+    )
+    notes = "".join(
+        f"# {name}: relative standard error {error:.3g}{'' if error < 0.3 else ', NOT determined by the runs'}\n"
+        for name, error in found.uncertainty.items()
+    )
+    out.write_text(notes + engine.to_toml(), encoding="utf-8")
+    if as_json:
+        coefficients = dict(zip(found.uncertainty, engine.coefficients, strict=True))
+        report = {"engine": str(out), **coefficients, "num_blocks": engine.num_blocks}
+        click.echo(json.dumps(report | {"uncertainty": found.uncertainty, "rms_s": found.rms_s}))
+        return
+    rows = [
+        (
+            name,
+            f"{value:.4g}",
+            f"{error:.2g}" if error < 0.3 else f"{error:.2g}: not determined by these runs",
+        )
+        for (name, error), value in zip(found.uncertainty.items(), engine.coefficients, strict=True)
+    ]
+    table(("coefficient", "value [s]", "relative standard error"), rows)
+    click.echo(
+        f"typical error of one time: {found.rms_s:.3f} s; KV blocks: {engine.num_blocks}; {out} written"
+    )

@@ -1,0 +1,42 @@
+"""`sooner validate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--engine", required=True, help="A preset, or the TOML file that `sooner calibrate` wrote.")
+@click.option("--policy", default="fcfs", show_default=True, help="The order in which the run was served.")
+@click.option("--part", help="Judge a share of the requests only, such as 0.5:1; all of them are served.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def validate(run: Path, engine: str, policy: str, part: str | None, as_json: bool) -> None:
+    """Serve the workload of a real RUN on a simulated engine and print the error of each measure.
+
+    each_e2e_s is the mean error of single requests; the others compare the two runs' statistics.
+
+    Example: sooner validate run_requests.jsonl.gz --engine engine.toml --json
+    """
+    from sooner import policies
+    from sooner.cli.options import table
+    from sooner.sim.cost import load
+    from sooner.sim.runs import part_of
+    from sooner.sim.validate import validate as judge
+    from sooner.workloads.engine_run import read
+
+    real = read(run)
+    compared = judge(real, load(engine), policies.get(policy), part_of(part, len(real.workload)))
+    if as_json:
+        click.echo(json.dumps({name: row._asdict() for name, row in compared.items()}))
+        return
+    table(
+        ("measure", "real", "simulated", "error"),
+        [
+            (name, f"{row.real:.4g}", f"{row.simulated:.4g}", f"{row.error_pct:+.2f} %")
+            for name, row in compared.items()
+        ],
+    )
