@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from sooner.core import UnknownName
-from sooner.rankers import files
+from sooner.rankers import files, shipped
 from sooner.rankers.context import Context, estimate_tokens
 from sooner.rankers.contract import Progress, Ranker, Rows, State
+from sooner.rankers.shipped import DEFAULT, LIGHT
 
 __all__ = [
+    "DEFAULT",
+    "LIGHT",
     "Context",
     "Progress",
     "Ranker",
@@ -31,14 +34,17 @@ __all__ = [
     "ranker",
 ]
 
-DEFAULT = "default"
-"""The name that `load` takes for the ranker shipped with the package."""
-
 _BUILT_IN = {
     # name: module of this package that registers it, imported only when it is asked for
     "blend": "blend",
     "transformer": "transformer",
+    "boosted": "boosted",
     "lexical": "lexical",
+    "ltr": "ltr",
+    "buckets": "buckets",
+    "ssjf": "ssjf",
+    "pars": "pars",
+    "magnus": "magnus",
     "prompt_length": "simple",
     "constant": "simple",
     "oracle": "oracle",
@@ -85,11 +91,11 @@ def create(name: str, **settings: object) -> Ranker:
 
 
 def load(directory: str | Path) -> Ranker:
-    """Return the ranker saved in `directory`, or the shipped one for "default".
+    """Return the ranker saved in `directory`; "default" is the shipped one, "light" the shipped lexical one.
 
     Raises RankerFileError when it is missing, damaged, or of another version.
     """
-    place = Path(__file__).parent / "default" if str(directory) == DEFAULT else Path(directory)
+    place = shipped.folder(str(directory)) or Path(directory)
     name = files.read_manifest(place)["ranker"]
     try:
         kind = get(name)

@@ -1,0 +1,213 @@
+"""The predictor of Magnus (ICWS 2024): a forest on the user input's length and two compressed vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sooner.core import ConfigError, MissingExtra, UnknownName
+from sooner.rankers import encoding, ranker
+from sooner.rankers.context import Context, estimate_tokens
+from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
+
+try:
+    import lightgbm
+except ImportError as error:
+    raise MissingExtra("lightgbm", "train") from error
+
+VARIANTS = ("uilo", "raft", "inst", "usin")
+COMPRESSIONS = ("mean", "pca")
+
+_APP, _USER = 4, 16  # numbers that are left of the instruction's and of the user input's vector
+_OWN_FOREST = 50  # rows that an instruction needs for a forest of its own
+_FOLDS = 5
+_FIRST = re.compile(r"(.{1,300}?)(?:\n|(?<=[.?!:])\s|\Z)", re.DOTALL)
+
+
+@ranker("magnus")
+class Magnus(Ranker):
+    """Forests: `uilo` on length alone, `raft` one for each instruction, `inst` and `usin` with vectors.
+
+    The instruction is the system prompt, or the first sentence where there is none; the user input is the
+    rest. Vectors come from `encoder` in place of LaBSE and are compressed by the `mean` of neighbours, or
+    by `pca`. Squared error on tokens, as the paper's; a reply is at least 1 token.
+    """
+
+    cites = "Magnus (arXiv 2406.04785), generation length predictor"
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        encoder: str | encoding.Encoding = encoding.DEFAULT_ENCODER,
+        variant: str = "usin",
+        compression: str = "mean",
+        trees: int = 200,
+    ) -> None:
+        super().__init__(seed=seed)
+        if variant not in VARIANTS:
+            raise UnknownName("variant", variant, VARIANTS)
+        if compression not in COMPRESSIONS:
+            raise UnknownName("compression", compression, COMPRESSIONS)
+        if trees < 1:
+            raise ConfigError(f"trees is {trees}; allowed: at least 1")
+        self.encoder = encoder
+        self.variant = variant
+        self.compression = compression
+        self.trees = trees
+
+    def _fit(self, rows: Rows, progress: Progress) -> Floats:
+        progress(0.0, "encoding prompts")
+        instructions, inputs = _split(rows.prompts, rows.context)
+        self._learn(instructions, inputs)
+        x = self._columns(instructions, inputs)
+        keys = self._keys(instructions, rows.lengths.shape[0])
+        honest = np.empty(len(rows.prompts))
+        fold = rows.folds(_FOLDS, self.seed)
+        for number in np.unique(fold):
+            outside = fold == number
+            inside = outside if outside.all() else ~outside
+            forests = self._forests(x[inside], rows.lengths[inside], keys[inside])
+            honest[outside] = _ask(forests, x[outside], keys[outside])
+            progress(0.5 + 0.08 * int(number), f"fold {number + 1} of {_FOLDS}")
+        self._grown = self._forests(x, rows.lengths, keys)
+        self.training_ = {
+            "encoder": self._encoding.name if self._encoding else "none",
+            "kind": self.variant,
+            "compression": self.compression,
+            "forests": len(self._grown),
+        }
+        progress(1.0, "done")
+        return honest
+
+    def _learn(self, instructions: Sequence[str], inputs: Sequence[str]) -> None:
+        """Open the encoding, and find the directions of a compression by PCA."""
+        self._encoding: encoding.Encoding | None = None
+        self._directions: dict[str, NDArray[np.float64]] = {}
+        if self.variant not in ("inst", "usin"):
+            return
+        self._encoding = encoding.start(self.encoder, [*instructions, *inputs], seed=self.seed)
+        if self.compression == "pca":
+            for name, texts, size in (("app", instructions, _APP), ("user", inputs, _USER)):
+                vectors = self._encoding(texts)
+                centred = vectors - vectors.mean(axis=0)
+                _, _, turned = np.linalg.svd(centred, full_matrices=False)
+                self._directions[name] = turned[:size].T.astype(np.float32).astype(np.float64)
+
+    def _columns(self, instructions: Sequence[str], inputs: Sequence[str]) -> Floats:
+        columns = [np.array([[estimate_tokens(text)] for text in inputs], dtype=np.float64).reshape(-1, 1)]
+        if self._encoding is not None:
+            columns.append(self._compressed("app", self._encoding(instructions), _APP))
+            if self.variant == "usin":
+                columns.append(self._compressed("user", self._encoding(inputs), _USER))
+        return np.column_stack(columns)
+
+    def _compressed(self, name: str, vectors: Floats, size: int) -> Floats:
+        if name in self._directions:
+            return np.asarray(vectors @ self._directions[name], dtype=np.float64)
+        groups = np.array_split(np.arange(vectors.shape[1]), min(size, max(vectors.shape[1], 1)))
+        return np.column_stack(
+            [vectors[:, at].mean(axis=1) if at.size else vectors.sum(axis=1) for at in groups]
+        )
+
+    def _keys(self, instructions: Sequence[str], n: int) -> NDArray[np.object_]:
+        """A digest of the instruction (n,), which names its forest; "" names the forest of all."""
+        if self.variant != "raft":
+            return np.full(n, "", dtype=object)
+        digests = [hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16] for text in instructions]
+        return np.array(digests, dtype=object)
+
+    def _forests(self, x: Floats, lengths: Floats, keys: NDArray[np.object_]) -> dict[str, lightgbm.Booster]:
+        own = [key for key in sorted(set(keys)) if key and int((keys == key).sum()) >= _OWN_FOREST]
+        forests = {"": self._forest(x, lengths)}
+        return forests | {key: self._forest(x[keys == key], lengths[keys == key]) for key in own}
+
+    def _forest(self, x: Floats, lengths: Floats) -> lightgbm.Booster:
+        settings = {
+            "boosting": "rf",
+            "objective": "regression",
+            "bagging_freq": 1,
+            "bagging_fraction": 0.632,
+            "feature_fraction_bynode": 0.5,
+            "num_leaves": 255,
+            "min_data_in_leaf": 5,
+            "num_threads": 1,
+            "deterministic": True,
+            "force_row_wise": True,
+            "seed": self.seed,
+            "verbose": -1,
+        }
+        if len(lengths) < 20:  # too few for a bag of trees: LightGBM refuses a row or two
+            times = -(-20 // len(lengths))
+            x, lengths = np.tile(x, (times, 1)), np.tile(lengths, times)
+        return lightgbm.train(settings, lightgbm.Dataset(x, lengths), self.trees)
+
+    def _score(self, prompts: Sequence[str], context: Sequence[Context]) -> Floats:
+        if not prompts:
+            return np.empty(0)
+        instructions, inputs = _split(prompts, context)
+        keys = self._keys(instructions, len(prompts))
+        return _ask(self._grown, self._columns(instructions, inputs), keys)
+
+    def _state(self) -> State:
+        inner = State() if self._encoding is None else self._encoding.state()
+        files = {
+            f"forest.{i}.txt": one.model_to_string().encode() for i, one in enumerate(self._grown.values())
+        }
+        directions: dict[str, NDArray[Any]] = {f"direction.{k}": v for k, v in self._directions.items()}
+        return State(
+            {**inner.arrays, **directions},
+            {
+                **inner.settings,
+                "variant": self.variant,
+                "compression": self.compression,
+                "forests": list(self._grown),
+            },
+            {**inner.files, **files},
+        )
+
+    def _restore(self, state: State) -> None:
+        self.variant, self.compression = state.settings["variant"], state.settings["compression"]
+        self._encoding = encoding.restore(state) if self.variant in ("inst", "usin") else None
+        self._directions = {
+            name.removeprefix("direction."): one.astype(np.float64)
+            for name, one in state.arrays.items()
+            if name.startswith("direction.")
+        }
+        try:
+            self._grown = {
+                key: lightgbm.Booster(model_str=state.files[f"forest.{i}.txt"].decode("utf-8"))
+                for i, key in enumerate(state.settings["forests"])
+            }
+        except lightgbm.basic.LightGBMError as error:
+            raise ValueError(f"a forest is not a model: {error}") from error
+        self._grown[""]  # a KeyError says that the forest of all is not there
+
+
+def _ask(forests: dict[str, lightgbm.Booster], x: Floats, keys: NDArray[np.object_]) -> Floats:
+    """Return the expected lengths (n,) [tokens] that each row's forest gives, at least 1."""
+    lengths = np.empty(len(keys))
+    asked = np.array([key if key in forests else "" for key in keys], dtype=object)
+    for key in set(asked):
+        lengths[asked == key] = forests[key].predict(x[asked == key], num_threads=1)
+    return np.maximum(lengths, 1.0)
+
+
+def _split(prompts: Sequence[str], context: Sequence[Context]) -> tuple[list[str], list[str]]:
+    """Instruction and user input of each request."""
+    instructions, inputs = [], []
+    for prompt, known in zip(prompts, context, strict=True):
+        if known.system:
+            instructions.append(known.system)
+            inputs.append(prompt)
+        else:
+            found = _FIRST.match(prompt)
+            first = found[1] if found else ""
+            instructions.append(first)
+            inputs.append(prompt[len(first) :].lstrip() or prompt)
+    return instructions, inputs
