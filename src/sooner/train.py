@@ -180,12 +180,18 @@ def evaluate(ranker: Ranker, data: Dataset, *, seed: int = 0) -> dict[str, Any]:
         "ms_per_request_batch32": cpu_ms(ranker, data, 32),
         "tau_by_ranker_part": {
             part: kendall_tau(column, data.lengths)
-            for part, column in ranker.parts(data.prompts, context=data.context).items()
+            for part, column in _parts(ranker, data, scores).items()
         },
         "coverage": coverage(ranker, scores, data.lengths),
         "deciles": deciles(ranker, scores, data),
         "verdict": _spelled(verdict),
     }
+
+
+def _parts(ranker: Ranker, data: Dataset, scores: Floats) -> Mapping[str, Floats]:
+    """The scores (n,) of each ranker that this one is made of; its own where it is of one piece."""
+    part_scores = getattr(ranker, "part_scores", None)
+    return {ranker.name: scores} if part_scores is None else part_scores(data.prompts, data.context)
 
 
 def coverage(ranker: Ranker, scores: Floats, lengths: Floats) -> dict[str, float]:

@@ -1,0 +1,202 @@
+"""Why a ranker gave a prompt its score: terms that add up to it, exactly where the ranker is a sum.
+
+The terms of the lexical ranker, of the trees and of a blend are exact (linear terms, TreeSHAP, the
+stack's columns). What an encoder makes of a text is divided among its pieces by sampled Shapley values
+(Castro et al., 2009): for random orders of the pieces, what each adds when it joins those before it. In
+every order these sum to the difference from the empty prompt, so their means do as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sooner.core import NotFittedError
+from sooner.rankers import features
+from sooner.rankers.context import EMPTY, Context
+from sooner.rankers.contract import Floats, Ranker
+
+LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
+"""Quantiles of the reply's length that an explanation gives."""
+
+_PIECES = 12
+_ORDERS = 8  # random orders, each also backwards
+_PIECE = re.compile(r"[^\n.?!;]*[\n.?!;]+\s*|[^\n.?!;]+")
+_WORD = re.compile(r"\S+\s*")
+
+
+class Term(NamedTuple):
+    """What one thing adds to the score: its kind, what it is, and the amount."""
+
+    kind: str
+    text: str
+    amount: float
+
+
+class Explanation(NamedTuple):
+    """A score, the terms that sum to it, and the lengths [tokens] it stands for.
+
+    `exact` says whether every term is the ranker's own; otherwise some are sampled.
+    """
+
+    score: float
+    terms: list[Term]
+    exact: bool
+    predicted_len: float
+    quantiles: dict[str, float]
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """The explanation as plain values, largest terms first."""
+        terms = sorted(self.terms, key=lambda term: -abs(term.amount))
+        return {**self._asdict(), "terms": [term._asdict() for term in terms]}
+
+
+def explain(
+    ranker: Ranker, prompt: str, context: Context = EMPTY, *, seed: int = 0, sampled: bool = True
+) -> Explanation:
+    """Return why `ranker` scores `prompt` as it does. Raises NotFittedError before `fit`.
+
+    Without `sampled`, what only sampling could divide stays one term.
+    """
+    if ranker.calibration_ is None:
+        raise NotFittedError(f"this {ranker.name!r} ranker was not fitted; call fit, or load a saved one")
+    made = ranker.predictions([prompt], context=[context])[0]
+    terms, exact = _terms(ranker, prompt, context, seed, sampled)
+    free = float(ranker._score([prompt], [context])[0])
+    if abs(made.score - free) > 1e-9:
+        terms.append(Term("limit", f"max_tokens {context.max_tokens}", made.score - free))
+    bounds = ranker.calibration_.quantiles([made.score], LEVELS)[0]
+    if context.max_tokens is not None:
+        bounds = np.minimum(bounds, context.max_tokens)
+    quantiles = {str(level): float(bound) for level, bound in zip(LEVELS, bounds, strict=True)}
+    return Explanation(made.score, terms, exact, float(made.predicted_len or 0.0), quantiles)
+
+
+def _terms(
+    ranker: Ranker, prompt: str, context: Context, seed: int, sampled: bool
+) -> tuple[list[Term], bool]:
+    if ranker.name == "lexical":
+        return linear(ranker, prompt, context), True
+    if ranker.name == "boosted":
+        names, columns = ranker.terms([prompt], [context])  # type: ignore[attr-defined]  # of Boosted
+        trees = [Term("trees", *pair) for pair in zip(names, columns[0].tolist(), strict=True)]
+        return [*linear(ranker.lexical, prompt, context), *trees], True  # type: ignore[attr-defined]
+    if ranker.name == "blend":
+        return _blended(ranker, prompt, context, seed, sampled)
+    if ranker.name in ("prompt_length", "constant", "oracle"):
+        return [Term("score", ranker.name, float(ranker._score([prompt], [context])[0]))], True
+    if not sampled:
+        return [Term("score", ranker.name, float(ranker._score([prompt], [context])[0]))], False
+    return shapley(lambda texts: ranker._score(texts, [context] * len(texts)), prompt, seed), False
+
+
+def linear(ranker: Any, prompt: str, context: Context) -> list[Term]:
+    """Return the terms of a fitted `Lexical`: its intercept, each hashed feature, each plain number."""
+    terms = [Term("level", "of all prompts", float(ranker.intercept_))]
+    terms += [
+        Term(one.kind, one.text, float(ranker.hashed_[one.place]) * one.value)
+        for one in features.named(prompt, context)
+    ]
+    plain = ranker._dense_columns(np.array([features.numbers(prompt, context)]))[0] * ranker.dense_
+    return terms + [Term("number", *pair) for pair in zip(features.NUMBERS, plain.tolist(), strict=True)]
+
+
+def _blended(ranker: Any, prompt: str, context: Context, seed: int, sampled: bool) -> tuple[list[Term], bool]:
+    """The stack's columns; that of the lexical part divided exactly, that of the encoder by sampling."""
+    columns = {name: float(one[0]) for name, one in ranker.parts([prompt], context=[context]).items()}
+    terms: list[Term] = []
+    exact = True
+    for name, amount in columns.items():
+        if name == "lexical":
+            terms += _scaled(linear(ranker.lexical, prompt, context), ranker, prompt, context, amount)
+        elif name == "transformer" and sampled:
+            exact = False
+            terms += shapley(
+                lambda texts: np.asarray(
+                    ranker.parts(texts, context=[context] * len(texts))["transformer"], dtype=np.float64
+                ),
+                prompt,
+                seed,
+                kind="transformer",
+            )
+        else:
+            exact = exact and name != "transformer"
+            terms.append(Term("context" if name in features.NUMBERS else name, name, amount))
+    return terms, exact
+
+
+def _scaled(terms: list[Term], ranker: Any, prompt: str, context: Context, amount: float) -> list[Term]:
+    """Lexical terms in the stack's scale, so that they sum to `amount`; one term where the scaling cuts."""
+    score = sum(term.amount for term in terms)
+    stack, at = ranker._stack, 1
+    slope = float(stack.weights[at]) * float(stack.scaling.factor[at])
+    shift = -slope * float(stack.scaling.mean[at])
+    if abs(slope * score + shift - amount) > 1e-6:  # the scaling cuts what is farther than 5 deviations
+        return [Term("lexical", "all of the text", amount)]
+    level = amount - slope * score
+    return [
+        Term("level", "of the lexical part", level),
+        *(t._replace(amount=slope * t.amount) for t in terms),
+    ]
+
+
+def pieces(prompt: str, most: int = _PIECES) -> list[str]:
+    """Return at most `most` pieces that join to the prompt: words, else sentences, else equal parts."""
+    for pattern in (_WORD, _PIECE):
+        found = pattern.findall(prompt)
+        if 0 < len(found) <= most and "".join(found) == prompt:
+            return found
+    found = _WORD.findall(prompt)
+    if "".join(found) != prompt or len(found) <= most:  # white space at the front, or nothing else
+        size = max(-(-len(prompt) // most), 1)
+        return [prompt[at : at + size] for at in range(0, len(prompt), size)]
+    return ["".join(part) for part in np.array_split(np.array(found, dtype=object), most)]
+
+
+def shapley(
+    score: Callable[[Sequence[str]], Floats], prompt: str, seed: int, *, kind: str = "text"
+) -> list[Term]:
+    """Return what pieces of the text add to the score; with that of the empty prompt they sum to it."""
+    parts = pieces(prompt)
+    k = len(parts)
+    empty = float(score([""])[0])
+    level = Term("level", "of the empty prompt", empty)
+    if k == 0:
+        return [level]
+    rng = np.random.default_rng(seed)
+    orders = [order for _ in range(_ORDERS) for order in _both_ways(rng.permutation(k))]
+    asked: dict[tuple[bool, ...], int] = {}
+    for order in orders:
+        for size in range(k + 1):
+            asked.setdefault(_chosen(order[:size], k), len(asked))
+    texts = ["".join(part for part, there in zip(parts, key, strict=True) if there) for key in asked]
+    values = np.asarray(score(texts), dtype=np.float64)
+    added = np.zeros(k)
+    for order in orders:
+        line = values[[asked[_chosen(order[:size], k)] for size in range(k + 1)]]
+        added[order] += np.diff(line)
+    amounts = (added / len(orders)).tolist()
+    whole, nothing = asked[(True,) * k], asked[(False,) * k]
+    rest = float(values[whole]) - float(values[nothing]) - sum(amounts)  # rounding
+    return [
+        level._replace(amount=float(values[nothing]) + rest),
+        *(
+            Term(kind, part.strip() or repr(part), amount)
+            for part, amount in zip(parts, amounts, strict=True)
+        ),
+    ]
+
+
+def _both_ways(order: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return order, order[::-1]
+
+
+def _chosen(order: NDArray[np.int64], k: int) -> tuple[bool, ...]:
+    there = np.zeros(k, dtype=bool)
+    there[order] = True
+    return tuple(there.tolist())
