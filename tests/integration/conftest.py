@@ -30,5 +30,5 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def plain_server(tiny_model: Path) -> Iterator[str]:
     """Address of one unmodified `vllm serve`, model name `tiny`, 4 sequences at a time, policy priority."""
-    with serve(tiny_model, "--max-num-seqs", "4", "--scheduling-policy", "priority") as url:
+    with serve(tiny_model, "--scheduling-policy", "priority") as url:
         yield url

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-LIMITS = ("--enforce-eager", "--dtype", "float32", "--load-format", "dummy", "--max-model-len", "1024")
-"""Arguments of every server. Chunked prefill stays off: with seeded sampling it ends the CPU engine."""
-
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",
-}
+from sooner.demo import engine
 
 _TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} <|end|> {% endfor %}"
@@ -75,74 +59,22 @@ def write_tiny_model(folder: Path) -> Path:
 
 
 @contextmanager
-def serve(model: Path, *arguments: str, name: str = "tiny", patience: float = 420.0) -> Iterator[str]:
-    """Run `vllm serve` of `model` on a free port and yield its address; the server is ended afterwards.
+def serve(
+    model: Path, *arguments: str, settings: Mapping[str, Any] | None = None, max_num_seqs: int = 4
+) -> Iterator[str]:
+    """Run `vllm serve` of `model`, named `tiny`, and yield its address; the server is ended afterwards.
 
-    A server that does not come up fails the test with the end of its log.
+    With `settings`, the plugin's, our scheduler orders its requests. Raises EngineError with the end of
+    its log when it does not come up.
     """
-    port = _free_port()
-    vllm = str(Path(sys.executable).with_name("vllm"))
-    command = [
-        vllm,
-        "serve",
-        str(model),
-        "--served-model-name",
-        name,
-        "--port",
-        str(port),
-        *LIMITS,
-        *arguments,
-    ]
-    if "--enable-chunked-prefill" not in arguments:
-        command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "2048"]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | ENVIRONMENT,
-            start_new_session=True,
-        )
-        try:
-            _wait(process, port, patience, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            _end(process)
-
-
-def _wait(process: subprocess.Popen[bytes], port: int, patience: float, log: object) -> None:
-    deadline = time.monotonic() + patience
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(1)
-    log.seek(0)  # type: ignore[attr-defined]
-    tail = log.read()[-4000:].decode(errors="replace")  # type: ignore[attr-defined]
-    raise AssertionError(f"vllm serve did not come up (exit status {process.poll()}):\n{tail}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server and the processes it started, which share its process group."""
-    for sign, patience in ((signal.SIGTERM, 20), (signal.SIGKILL, 20)):
-        try:
-            os.killpg(process.pid, sign)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
-
-
-def _free_port() -> int:
-    for port in range(8200, 8300):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free between 8200 and 8299")
+    with tempfile.TemporaryDirectory() as folder:
+        options = ("--load-format", "dummy", "--max-model-len", "1024", *arguments)
+        with engine.serve(
+            model,
+            name="tiny",
+            log=Path(folder) / "log",
+            settings=settings,
+            max_num_seqs=max_num_seqs,
+            options=options,
+        ) as url:
+            yield url

@@ -80,16 +80,8 @@ def finish(record: Record) -> float:
 
 def test_the_plugins_trace_joins(tiny_model: Path, tmp_path: Path) -> None:
     trace, out = tmp_path / "trace.jsonl", tmp_path / "run.jsonl"
-    settings = json.dumps({"sooner": {"policy": "ltr", "ranker": "", "trace": str(trace)}})
-    options = [
-        "--max-num-seqs",
-        "2",
-        "--scheduler-cls",
-        "sooner.vllm.Scheduler",
-        "--additional-config",
-        settings,
-    ]
-    with serve(tiny_model, *options) as url:
+    settings = {"policy": "ltr", "ranker": "", "trace": str(trace)}
+    with serve(tiny_model, settings=settings, max_num_seqs=2) as url:
         run = asyncio.run(
             replay_to_file(
                 out,

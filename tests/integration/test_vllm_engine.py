@@ -30,11 +30,10 @@ class Served(NamedTuple):
 @pytest.fixture(scope="module")
 def served(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     trace = tmp_path_factory.mktemp("trace") / "trace.jsonl"
-    settings = {"sooner": {"policy": "ltr", "ranker": "ranker_by_length:Ranker", "trace": str(trace)}}
+    settings = {"policy": "ltr", "ranker": "ranker_by_length:Ranker", "trace": str(trace)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        arguments = ("--scheduler-cls", "sooner.vllm.Scheduler", "--additional-config", json.dumps(settings))
-        with serve(tiny_model, "--max-num-seqs", "2", *arguments) as url:
+        with serve(tiny_model, settings=settings, max_num_seqs=2) as url:
             yield Served(url, trace)
 
 
