@@ -100,3 +100,9 @@ def cache_folder() -> Path:
     if chosen:
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sooner"
+
+
+def data_folder() -> Path:
+    """Return where workloads that do not ship are looked for: `SOONER_DATA`, else `data` in the cache folder."""
+    chosen = os.environ.get("SOONER_DATA")
+    return Path(chosen) if chosen else cache_folder() / "data"

@@ -76,7 +76,7 @@ def calibrate(
         found.engine, name=stem, source="fitted to " + ", ".join(run.name for run in runs)
     )
     notes = "".join(
-        f"# {name}: relative standard error {error:.3g}{'' if error < 0.3 else ', NOT determined by the runs'}\n"
+        f"# {name}: relative standard error {error:.3g}{', NOT determined' if error >= 0.3 else ''}\n"
         for name, error in found.uncertainty.items()
     )
     out.write_text(notes + engine.to_toml(), encoding="utf-8")

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sooner.core import ConfigError
+
 if TYPE_CHECKING:
     from sooner.replay.client import Endpoint
+    from sooner.sim.study import Study
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -66,6 +69,135 @@ def sampling_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def study_options(command: Command) -> Command:
+    """Add what `simulate` and `sweep` share: the workload's shape, the engine and how it batches."""
+    for option in (
+        click.option("--predict-blocks", is_flag=True, help="The engine stands still while it predicts."),
+        click.option(
+            "--predict-ms", default=0.0, show_default=True, help="Charged for each prediction [ms]."
+        ),
+        click.option("--quantum", default=10, show_default=True, help="Steps that the guard promotes for."),
+        click.option(
+            "--guard", default=0, show_default=True, help="Starvation guard's threshold [steps]; 0: none."
+        ),
+        click.option("--backfill", is_flag=True, help="Let later requests pass a head that does not fit."),
+        click.option("--swap", is_flag=True, help="Evicted KV goes to the host (with --reorder)."),
+        click.option(
+            "--reorder/--admission",
+            default=None,
+            help="Order all requests at every iteration, as vllm-ltr, or admissions only, as vLLM; "
+            "else as the policy is meant.",
+        ),
+        click.option(
+            "--router",
+            default="round-robin",
+            show_default=True,
+            help="round-robin, least-requests, least-work or prefix-affinity.",
+        ),
+        click.option("--instances", default=1, show_default=True, help="Engines behind the router."),
+        click.option("--prefix-cache", default=0, show_default=True, help="Size of a prefix cache [tokens]."),
+        click.option(
+            "--deadline", type=float, help="Every request's deadline after its arrival [s], for edf."
+        ),
+        click.option("--cancel-after", type=float, help="Clients leave after this long [s]."),
+        click.option(
+            "--time-scale", default=1.0, show_default=True, help="Stretches recorded arrival times."
+        ),
+        click.option(
+            "--cv", default=1.0, show_default=True, help="Burstiness of --rate: the gaps' CV; 1 is Poisson."
+        ),
+        click.option("--burst", is_flag=True, help="Everything arrives at once."),
+        click.option("--requests", type=click.IntRange(min=1), help="How many requests; else all there are."),
+        click.option(
+            "--engine",
+            default="llama3-8b-a100",
+            show_default=True,
+            help="llama3-8b-a100, llama3-8b-a100-40g, llama3-8b-h100, llama3-70b-8xa100, or a TOML file.",
+        ),
+        click.option(
+            "--set", "limits", multiple=True, metavar="NAME=VALUE", help="Change a number of the engine."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def study_of(
+    *,
+    workload: str,
+    policy: str,
+    params: Sequence[str],
+    engine: str,
+    limits: Sequence[str],
+    rate: float | None,
+    requests: int | None,
+    burst: bool,
+    cv: float,
+    time_scale: float,
+    cancel_after: float | None,
+    deadline: float | None,
+    prefix_cache: int,
+    instances: int,
+    router: str,
+    reorder: bool | None,
+    swap: bool,
+    backfill: bool,
+    guard: int,
+    quantum: int,
+    predict_ms: float,
+    predict_blocks: bool,
+    tau: float | None,
+    seed: int,
+) -> Study:
+    """Return the study the options of `study_options` describe."""
+    from sooner.sim.cost import changed, load
+    from sooner.sim.engine import Options
+    from sooner.sim.study import Study
+    from sooner.workloads.build import Shape
+
+    return Study(
+        workload=workload,
+        policy=policy,
+        parameters=numbers(params),
+        engine=changed(load(engine), numbers(limits)),
+        shape=Shape(
+            requests=requests,
+            rate=rate,
+            burst=burst,
+            cv=cv,
+            time_scale=time_scale,
+            cancel_after=cancel_after,
+            deadline=deadline,
+            prefix_cache=prefix_cache,
+        ),
+        options=Options(
+            iteration_level=reorder,
+            swap=swap,
+            backfill=backfill,
+            guard=guard,
+            quantum=quantum,
+            predict_s=predict_ms / 1000.0,
+            predict_blocks=predict_blocks,
+        ),
+        instances=instances,
+        router=router,
+        tau=tau,
+        seed=seed,
+    )
+
+
+def numbers(pairs: Sequence[str]) -> dict[str, float]:
+    """Return NAME=VALUE pairs as a mapping. Raises ConfigError for what is not one."""
+    found = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise ConfigError(f"{pair!r}, allowed: NAME=NUMBER") from None
+    return found
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -72,8 +72,9 @@ def serve(
     score: NDArray[np.float64],
     options: Options,
     router: int,
+    finish: NDArray[np.int64],
 ) -> tuple[NDArray[Any], ...]:
-    """Return start, first, finish [ps], preemptions and instance, columns (n,); see `_kernel`."""
+    """Fill `finish`; return start, first [ps], preemptions and instance, columns (n,); see `_kernel`."""
     n, count = len(workload), len(engines)
     seqs = max(engine.max_num_seqs for engine in engines)
     keys = static_keys(policy, workload, predicted, score)
@@ -97,7 +98,7 @@ def serve(
         request=request,
         start=np.full(n, -1),
         first=np.full(n, -1),
-        finish=np.full(n, -1),
+        finish=finish,
         instance=instances(engines),
         ends=np.zeros((count, seqs), dtype=END).view(np.recarray),
         residue=np.zeros((count, max(engine.block_size for engine in engines)), dtype=np.int64),
@@ -119,4 +120,4 @@ def serve(
     )
     key_fn = _bind.compiled(policy if asked else IDLE)
     _kernel.run(world, column(workload.prefix, np.int64), rows, leaves, key_fn)
-    return world.start, world.first, world.finish, request.preemptions, request.place
+    return world.start, world.first, request.preemptions, request.place

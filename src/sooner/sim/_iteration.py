@@ -24,8 +24,9 @@ def serve(
     score: NDArray[np.float64],
     options: Options,
     router: int,
+    finish: NDArray[np.int64],
 ) -> tuple[NDArray[Any], ...]:
-    """Return start, first, finish [ps], preemptions and instance, columns (n,); see `_reorder`."""
+    """Fill `finish`; return start, first [ps], preemptions and instance, columns (n,); see `_reorder`."""
     n, engine = len(workload), engines[0]
     keys = static_keys(policy, workload, predicted, score)
     keyed = keys is None and policy.static
@@ -45,7 +46,7 @@ def serve(
         entry=entry,
         start=np.full(n, -1),
         first=np.full(n, -1),
-        finish=np.full(n, -1),
+        finish=finish,
         state=_state(engine, policy, options, asked and not keyed, keyed),
         order=np.zeros(n, dtype=np.int64),
         want=np.zeros(engine.max_num_seqs, dtype=np.int64),
@@ -57,7 +58,7 @@ def serve(
         deadline=column(workload.deadline if asked else empty, np.float64),
     )
     _reorder.run(world, _bind.compiled(policy if asked else IDLE))
-    return world.start, world.first, world.finish, entry.preemptions, np.zeros(n, dtype=np.int64)
+    return world.start, world.first, entry.preemptions, np.zeros(n, dtype=np.int64)
 
 
 def _state(engine: Engine, policy: Policy, options: Options, dynamic: bool, keyed: bool) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from numba import njit
 
+entered = njit(cache=True, _nrt=False, nogil=True)  # from Python, which may look on meanwhile
 compiled = njit(cache=True, _nrt=False)
 inlined = njit(cache=True, _nrt=False, inline="always")
 allocating = njit(cache=True, _nrt=True)

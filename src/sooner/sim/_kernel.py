@@ -13,7 +13,7 @@ import numpy as np
 
 from sooner.sim import _running, _waiting
 from sooner.sim._closed import blocks, span, steps_until
-from sooner.sim._jit import compiled
+from sooner.sim._jit import compiled, entered
 from sooner.sim._pressure import squeeze
 from sooner.sim._state import AFFINITY, FOREVER, HEAP, LEAST_WORK, REJECTED, ROUND_ROBIN, WAITS
 
@@ -217,7 +217,7 @@ def _leave(w: Any, r: Any, now: Any, hard: Any, key_fn: Any) -> None:
     _running.leave(w, m, r)
 
 
-@compiled
+@entered
 def run(w: Any, prefix: Any, leaver: Any, leaves: Any, key_fn: Any) -> None:
     """Serve the whole load; `leaver` (c,) are the ids of clients that go away, at the times `leaves` [ps]."""
     n, gone = w.request.shape[0], 0

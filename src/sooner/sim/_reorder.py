@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sooner.sim._closed import blocks, span, steps_until
-from sooner.sim._jit import allocating, compiled, inlined
+from sooner.sim._jit import allocating, compiled, entered, inlined
 from sooner.sim._state import CANCELLED, FOREVER, REJECTED, WAITS
 
 PATIENCE = 10_000
@@ -355,7 +355,7 @@ def _stretch(w: Any, chosen: Any, until: Any) -> None:
         _close_gaps(w)
 
 
-@compiled
+@entered
 def run(w: Any, key_fn: Any) -> None:
     """Serve the whole load on one instance."""
     s, n, arrived = w.state[0], w.entry.shape[0], 0

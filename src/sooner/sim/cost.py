@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sooner import config
 from sooner.core import ConfigError, UnknownName
@@ -140,6 +142,18 @@ PRESETS = {
         ),
     )
 }
+
+
+def changed(engine: Engine, values: Mapping[str, float]) -> Engine:
+    """Return an engine with other numbers. Raises UnknownName for a field there is not."""
+    kinds = {field.name: field.type for field in dataclasses.fields(engine) if field.type in ("int", "float")}
+    for name in values:
+        if name not in kinds:
+            raise UnknownName("number of an engine", name, kinds)
+    new: dict[str, Any] = {
+        name: int(value) if kinds[name] == "int" else value for name, value in values.items()
+    }
+    return dataclasses.replace(engine, **new) if new else engine
 
 
 def load(name: str) -> Engine:

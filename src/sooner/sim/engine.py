@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -69,8 +71,9 @@ def simulate(
     score: NDArray[np.float64] | None = None,
     options: Options | None = None,
     router: str = "round-robin",
+    progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
-    """Serve a workload and return who finished when.
+    """Serve a workload and return who finished when; `progress` is told (ended, n) twice a second.
 
     `predicted_len` [tokens] and `score` are the ranker's columns (n,); an oracle-fed policy reads
     the true lengths instead. Several engines make a cluster behind `router`. Raises DataError for
@@ -96,8 +99,10 @@ def simulate(
     from sooner.sim import _admission, _iteration
 
     serve = _iteration.serve if reorder else _admission.serve
-    columns = serve(workload, engines, policy, predicted, ordinal, options, ROUTERS[router])
-    start, first, finish, preemptions, place = columns
+    finish = np.full(n, -1)
+    with watched(finish, progress):
+        columns = serve(workload, engines, policy, predicted, ordinal, options, ROUTERS[router], finish)
+    start, first, preemptions, place = columns
     if np.any(finish == -1):
         raise EngineError(
             f"{int(np.sum(finish == -1))} of {n} requests did not end within {LONGEST_RUN_S:.0f} s, or they"
@@ -117,6 +122,28 @@ def simulate(
     return Outcome(
         completed, workload.id[finish == -2], workload.id[finish == -3], place[done].astype(np.int64)
     )
+
+
+@contextmanager
+def watched(finish: NDArray[np.int64], progress: Callable[[int, int], None] | None) -> Iterator[None]:
+    """Report, while a kernel fills `finish` without holding the interpreter's lock, how far it is."""
+    if progress is None:
+        yield
+        return
+    over, n = threading.Event(), finish.shape[0]
+
+    def look() -> None:
+        while not over.wait(0.5):
+            progress(int(np.count_nonzero(finish != -1)), n)
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+    progress(n, n)
 
 
 def static_keys(policy: Policy, workload: Workload, predicted: NDArray[np.float64],
