@@ -120,4 +120,4 @@ def serve(
     )
     key_fn = _bind.compiled(policy if asked else IDLE)
     _kernel.run(world, column(workload.prefix, np.int64), rows, leaves, key_fn)
-    return world.start, world.first, request.preemptions, request.place
+    return world.start, world.first, request.preemptions.copy(), request.place.astype(np.int64)

@@ -58,7 +58,7 @@ def serve(
         deadline=column(workload.deadline if asked else empty, np.float64),
     )
     _reorder.run(world, _bind.compiled(policy if asked else IDLE))
-    return world.start, world.first, entry.preemptions, np.zeros(n, dtype=np.int64)
+    return world.start, world.first, entry.preemptions.copy(), np.zeros(n, dtype=np.int64)
 
 
 def _state(engine: Engine, policy: Policy, options: Options, dynamic: bool, keyed: bool) -> Any:

@@ -123,10 +123,10 @@ def _fit(
             best = fit
     spread = float(np.sqrt(np.mean(residuals(best.x) ** 2)))
     covariance = np.linalg.pinv(best.jac.T @ best.jac) * spread**2
-    error = np.sqrt(np.diag(covariance)).tolist()
+    spreads = np.sqrt(np.diag(covariance)).tolist()
     fitted = limits.with_coefficients(*np.exp(best.x).tolist())
     return Calibration(
-        dataclasses.replace(fitted, approximate=False), dict(zip(COEFFICIENTS, error, strict=True)), spread
+        dataclasses.replace(fitted, approximate=False), dict(zip(COEFFICIENTS, spreads, strict=True)), spread
     )
 
 
@@ -137,7 +137,7 @@ def _scales(run: EngineRun, limits: Engine, policy: Policy) -> tuple[float, floa
     for _ in range(8):
         middle = (low * high) ** 0.5
         engine = limits.with_coefficients(*(value * middle for value in limits.coefficients))
-        if np.mean(rerun(run, engine, policy).finish_time[run.observed]) < last:
+        if np.mean(np.asarray(rerun(run, engine, policy).finish_time)[run.observed]) < last:
             low = middle
         else:
             high = middle

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sooner.core import Completed, ConfigError, DataError, EngineError, UnknownName, View
 from sooner.policies import Policy
+from sooner.sim._state import CANCELLED, REJECTED
 from sooner.sim.cost import TICKS_PER_SECOND, Engine, ticks
 from sooner.workloads.columns import Workload
 
@@ -86,8 +87,8 @@ def simulate(
     if not engines:
         raise ConfigError("a cluster of 0 instances, allowed: at least 1")
     n = len(workload)
-    truth = workload.output_len.astype(np.float64)
-    predicted = truth if policy.oracle else _column("predicted_len", predicted_len, n, 0.0)
+    told = workload.output_len.astype(np.float64) if policy.oracle else predicted_len
+    predicted = _column("predicted_len", told, n, 0.0)
     ordinal = _column("score", score, n, predicted if predicted_len is not None or policy.oracle else 0.0)
     if n and workload.arrival_time[-1] > LONGEST_RUN_S:
         raise DataError(f"arrivals up to {workload.arrival_time[-1]:.0f} s, allowed: {LONGEST_RUN_S:.0f} s")
@@ -108,20 +109,19 @@ def simulate(
             f"{int(np.sum(finish == -1))} of {n} requests did not end within {LONGEST_RUN_S:.0f} s, or they"
             " only evict each other; allowed: more KV blocks, a longer guard, or swap"
         )
-    done = finish >= 0
+    ended = finish >= 0
+    done = slice(None) if ended.all() else ended
     completed = Completed(
         id=workload.id[done].astype(np.float64),
         arrival_time=workload.arrival_time[done],
         first_token_time=first[done] / TICKS_PER_SECOND,
         finish_time=finish[done] / TICKS_PER_SECOND,
         prompt_len=workload.prompt_len[done].astype(np.float64),
-        output_len=truth[done],
+        output_len=workload.output_len[done].astype(np.float64),
         start_time=start[done] / TICKS_PER_SECOND,
         preemptions=preemptions[done].astype(np.float64),
     )
-    return Outcome(
-        completed, workload.id[finish == -2], workload.id[finish == -3], place[done].astype(np.int64)
-    )
+    return Outcome(completed, workload.id[finish == CANCELLED], workload.id[finish == REJECTED], place[done])
 
 
 @contextmanager
@@ -176,11 +176,8 @@ def coefficient_ticks(engine: Engine) -> tuple[int, int, int, int]:
 def _column(
     name: str, given: NDArray[np.float64] | None, n: int, default: float | NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    column = (
-        np.array(np.broadcast_to(default if given is None else given, n), dtype=np.float64)
-        if given is None or np.shape(given) == (n,)
-        else None
-    )
-    if column is None or not np.isfinite(column).all():
-        raise DataError(f"{name}: allowed: {n} finite numbers")
-    return column
+    """Return a column of the caller's as it is where it can be, else the default."""
+    values = np.broadcast_to(default, n) if given is None else np.asarray(given, dtype=np.float64)
+    if values.shape != (n,) or not np.isfinite(values).all():
+        raise DataError(f"{name}: shape {values.shape}, allowed: {n} finite numbers")
+    return values

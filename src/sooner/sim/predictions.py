@@ -64,7 +64,7 @@ def _spoil(truth: Column, tau: float, rng: np.random.Generator) -> Column:
         raise ConfigError(f"tau={tau!r}, allowed: -1 to 1")
     normal = np.empty(n)
     normal[np.lexsort(np.stack([rng.random(n), truth]))] = ndtri((np.arange(n) + 0.5) / n)
-    noise, rows = rng.standard_normal(n), rng.permutation(n)[:SAMPLE]
+    noise, rows = rng.standard_normal((n,)), rng.permutation(n)[:SAMPLE]
     low, high = 0.0, math.pi  # of the angle from the truth, by way of the noise, to its reverse
     for _ in range(20):
         angle = (low + high) / 2

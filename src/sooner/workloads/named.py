@@ -117,6 +117,6 @@ def _drawn(arrays: dict[str, np.ndarray], n: int, rng: np.random.Generator) -> T
     def lengths(normal: Column, quantiles: Column) -> Column:
         # A normal's rank among n is its quantile; ranks need no inverse of the normal distribution.
         share = (np.argsort(np.argsort(normal)) + rng.random(n)) / n
-        return np.maximum(np.rint(np.interp(share, grid, quantiles)), 1.0)
+        return np.asarray(np.maximum(np.rint(np.interp(share, grid, quantiles)), 1.0))
 
     return Trace(prompt_len=lengths(a, arrays["prompt_len"]), output_len=lengths(b, arrays["output_len"]))

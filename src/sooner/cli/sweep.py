@@ -1,0 +1,90 @@
+"""`sooner sweep`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sooner.cli.options import progress_bar, study_of, study_options, table
+
+
+@click.command()
+@click.argument("workload")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="JSONL to write or resume."
+)
+@click.option("--policies", required=True, help="Comma-separated policies.")
+@click.option(
+    "--rates", default="", help="Comma-separated mean arrivals [req/s]; none: recorded times, or --burst."
+)
+@click.option("--taus", default="", help="Comma-separated qualities of prediction; none: the truth.")
+@click.option("--seeds", default=1, show_default=True, help="Runs of each combination.")
+@click.option("--processes", default=1, show_default=True, help="How many run at once.")
+@click.option("--measure", default="mean_e2e_s", show_default=True, help="What the table shows.")
+@study_options
+@click.option("--json", "as_json", is_flag=True, help="Print every row as JSON.")
+def sweep(
+    workload: str,
+    out: Path,
+    policies: str,
+    rates: str,
+    taus: str,
+    seeds: int,
+    processes: int,
+    measure: str,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Simulate every combination of policies, rates, taus and seeds on WORKLOAD.
+
+    Each row goes to OUT when it is done; the same command, run again after an interruption, goes on
+    where it stopped.
+
+    Example: sooner sweep sharegpt --policies fcfs,aged,sjf --rates 20,30 --requests 20000 --out s.jsonl
+    """
+    from sooner.core import UnknownName
+    from sooner.sim.study import REPORTED
+    from sooner.sim.sweep import averages, cases
+    from sooner.sim.sweep import sweep as run
+
+    if measure not in REPORTED:
+        raise UnknownName("measure", measure, REPORTED)
+    names = [name.strip() for name in policies.split(",") if name.strip()]
+    base = study_of(
+        workload=workload,
+        policy=names[0] if names else "fcfs",
+        params=(),
+        rate=None,
+        tau=None,
+        seed=0,
+        **given,
+    )
+    studies = cases(base, names, _numbers("--rates", rates), _numbers("--taus", taus), seeds)
+    with progress_bar("sweeping") as progress:
+        rows = run(studies, out, processes=processes, progress=progress)
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    table(
+        ("policy", "rate", "tau", measure, "runs"),
+        [
+            (policy, _shown(rate), _shown(tau), f"{value:,.4g}", str(count))
+            for policy, rate, tau, value, count in averages(rows, measure)
+        ],
+    )
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r}, allowed: numbers separated by commas", param_hint=option
+        ) from None
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
