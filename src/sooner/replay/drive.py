@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 import resource
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ from sooner.workloads.prompts import Prompt
 
 Attach = Callable[[Prompt], Mapping[str, Any]]
 """What to add to the body of a prompt's request, such as `{"priority": 3}`."""
+
+Until = Callable[[float], Awaitable[None]]
+"""Waits until a request with this arrival time is due."""
 
 
 _SEEN = ("sent_time", "first_token_time", "finish_time", "prompt_len", "output_len", "finish_reason", "itl")
@@ -43,6 +46,7 @@ async def replay(
     *,
     attach: Attach | None = None,
     force_len: bool = False,
+    until: Until | None = None,
     timeout: float | None = 3600.0,
     progress: Callable[[int, int], None] | None = None,
     on_record: Callable[[Record], None] | None = None,
@@ -50,7 +54,8 @@ async def replay(
     """Send each prompt at its arrival time [s from now], stream the replies and return a record of each.
 
     Requests never wait for one another. `force_len` makes each reply exactly the workload's
-    `output_len` long (vLLM's `ignore_eos` and `min_tokens`). A request that fails within `timeout`
+    `output_len` long (vLLM's `ignore_eos` and `min_tokens`). `until` puts another clock in place of the
+    seconds from now, such as the engine's steps. A request that fails within `timeout`
     [s] or otherwise keeps its record, with the error. When cancelled, the requests under way are
     dropped and recorded as "interrupted". `on_record` gets each record as soon as it is known,
     `progress` (done, total). Records come in the workload's order.
@@ -75,11 +80,14 @@ async def replay(
         def clock() -> float:
             return loop.time() - start
 
+        async def seconds(arrival_time: float) -> None:
+            wait = arrival_time - clock()
+            if wait > 0:
+                await asyncio.sleep(wait)
+
         async with asyncio.TaskGroup() as group:
             for each in sorted(due, key=lambda each: each.record.arrival_time):
-                wait = each.record.arrival_time - clock()
-                if wait > 0:
-                    await asyncio.sleep(wait)
+                await (until or seconds)(each.record.arrival_time)
                 group.create_task(_one(http, endpoint, each, clock, keep))
     return sorted(records, key=lambda record: record.index)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sooner import __version__
 from sooner.core import DataError, EngineError
 from sooner.replay.client import Endpoint, Sampling, server_version, session
-from sooner.replay.drive import Attach, replay
+from sooner.replay.drive import Attach, Until, replay
 from sooner.replay.record import Record, Run, to_line, write_meta, write_run
 from sooner.replay.trace import join_trace
 from sooner.workloads.prompts import Prompt
@@ -30,6 +30,7 @@ async def replay_to_file(
     label: str | None = None,
     attach: Attach | None = None,
     force_len: bool = False,
+    until: Until | None = None,
     server_trace: Path | None = None,
     notes: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -72,6 +73,7 @@ async def replay_to_file(
             sampling,
             attach=attach,
             force_len=force_len,
+            until=until,
             progress=progress,
             on_record=keep,
         )
