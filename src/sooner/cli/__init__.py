@@ -16,6 +16,8 @@ COMMANDS = {
     "demo": ("demo", "See it happen: the real vLLM on this machine's CPU, in three orders."),
     "train": ("train", "Train a ranker on a log of finished requests."),
     "evaluate": ("evaluate", "Judge a ranker on requests it was not trained on."),
+    "explain": ("explain", "Say why a ranker scores a prompt as it does, or what it has learned."),
+    "compare-rankers": ("compare_rankers", "Train and judge the papers' rankers beside ours, on one log."),
     "score": ("score", "Score prompts from stdin."),
     "collect": ("collect", "Run prompts on a server and record the lengths of its replies."),
     "replay": ("replay", "Drive a server with a workload and measure it from the client's side."),
@@ -24,6 +26,7 @@ COMMANDS = {
     "calibrate": ("calibrate", "Fit a simulated engine to runs of the real one."),
     "validate": ("validate", "Judge a simulated engine against a real run."),
     "reproduce": ("reproduce", "Run a published result again: ours beside the paper's."),
+    "serve": ("serve", "Serve an OpenAI-compatible API in front of any engines, in learned order."),
     "report": ("report", "Compare runs of replay: a table, JSON, and one HTML page."),
 }
 

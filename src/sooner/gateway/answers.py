@@ -1,0 +1,62 @@
+"""What the gateway says in its own name: errors in OpenAI's form, and when to come back."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from aiohttp import web
+
+from sooner.gateway.dispatch import Refused
+
+_LONGEST_RETRY = 3600.0
+_REASONS = {
+    # counter: (status, code, whether a client should try again by itself)
+    "refused_full": (503, "queue_full", True),
+    "refused_wait": (503, "wait_too_long", True),
+    "refused_down": (503, "no_engine", True),
+    "refused_deadline": (503, "deadline_unreachable", False),
+    "refused_limit": (429, "rate_limit_exceeded", True),
+}
+
+
+def error(
+    status: int, message: str, code: str, *, kind: str = "", headers: dict[str, str] | None = None
+) -> web.Response:
+    """Return an error in OpenAI's form."""
+    kind = kind or ("invalid_request_error" if status < 500 else "server_error")
+    return web.Response(
+        body=error_body(message, code, kind), status=status, headers=headers, content_type="application/json"
+    )
+
+
+def error_body(message: str, code: str, kind: str) -> bytes:
+    """Return the JSON of an error."""
+    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
+
+
+def refusal(refused: Refused, *, tenant: bool = False) -> web.Response:
+    """Return the answer to a request that is turned away, with `Retry-After` where the time is known.
+
+    `retry-after-ms`, which OpenAI's clients prefer, has the same in milliseconds.
+    """
+    status, code, again = _REASONS[refused.reason]
+    headers = {"x-should-retry": "true" if again else "false"}
+    if again:
+        seconds = min(refused.retry_after if refused.retry_after is not None else 1.0, _LONGEST_RETRY)
+        headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+        headers["retry-after-ms"] = str(max(1, round(seconds * 1000)))
+    kind = "rate_limit_error" if status == 429 else "overloaded_error"
+    return error(status, str(refused), code, kind=kind, headers=headers)
+
+
+def cut_event(message: str) -> bytes:
+    """Return an event, as one HTTP chunk, that says to a streaming client that its reply was cut."""
+    event = b"data: " + error_body(message, "engine_failed", "server_error") + b"\n\n"
+    return b"%x\r\n%b\r\n" % (len(event), event)
+
+
+def as_json(data: Any, status: int = 200) -> web.Response:
+    """Return data as JSON."""
+    return web.Response(body=json.dumps(data).encode(), status=status, content_type="application/json")

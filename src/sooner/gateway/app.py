@@ -1,0 +1,259 @@
+"""The gateway as a server: its routes, its regular work, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import ipaddress
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from sooner.core import EngineError, SoonerError
+from sooner.gateway import answers, telemetry
+from sooner.gateway.backend import Backend
+from sooner.gateway.dispatch import COUNTERS, Dispatcher
+from sooner.gateway.proxy import GENERATING, Caller, Finished, Proxy
+from sooner.gateway.settings import GatewaySettings
+
+logger = logging.getLogger("sooner.gateway")
+
+_TICK = 0.25  # seconds between two looks at deadlines and stalled replies
+_CHECK_EVERY = 0.5  # seconds between two checks of each engine
+_CLOSED = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")  # these change the engine for everyone
+_FIXED = ("host", "port", "policy", "parameters", "ranker", "scorer_timeout", "keys", "journal")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Gateway:
+    """Everything that runs: made in an event loop, started by `serving`."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.settings = settings
+        backends = [Backend(one, settings.limits) for one in settings.backends]
+        self.dispatcher = Dispatcher(settings, backends)
+        self.proxy = Proxy(settings, self.dispatcher, self._finished)
+        self.closing = False
+        self.url = ""
+        self._tasks: list[asyncio.Task[None]] = []
+        self._checks: list[asyncio.Task[None]] = []
+
+    def app(self) -> web.Application:
+        """Return the routes as an application."""
+        app = web.Application(client_max_size=self.settings.limits.max_body)
+        add = app.router.add_route
+        for path in GENERATING:
+            add("POST", path, self._guarded(self._generate))
+        add("GET", "/v1/models", self._guarded(self._models))
+        add("GET", "/v1/models/{id:.+}", self._guarded(self._model))
+        add("GET", "/sooner/v1/requests/{id}", self._guarded(self._request))
+        add("*", "/v1/{rest:.*}", self._guarded(self._other))
+        add("GET", "/health", self._health)
+        add("GET", "/ready", self._ready)
+        add("GET", "/metrics", self._metrics)
+        return app
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[Gateway]:
+        """Serve in the running loop; at the end nothing new is taken and what runs is finished."""
+        limits = self.settings.limits
+        runner = web.AppRunner(
+            self.app(),
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=1.0,
+            max_field_size=limits.max_header,
+            max_line_size=limits.max_header,
+        )
+        await runner.setup()
+        try:
+            await self._check_all()
+            self._tasks.append(asyncio.create_task(self._tick(), name="gateway-tick"))
+            self._checks = [asyncio.create_task(self._check(one)) for one in self.dispatcher.backends]
+            site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=4096)
+            await site.start()
+            host, port = runner.addresses[0][:2]
+            self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            yield self
+            await site.stop()
+            await self._drain()
+        finally:
+            await self._stop(runner)
+
+    async def _drain(self) -> None:
+        """Let those who wait and run come to their end, within `limits.drain`."""
+        self.closing = True
+        end = time.monotonic() + self.settings.limits.drain
+        while self.dispatcher.waiting and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        if self.dispatcher.waiting:
+            logger.warning("%d requests were cut off by the shutdown", len(self.dispatcher.waiting))
+
+    async def _stop(self, runner: web.AppRunner) -> None:
+        tasks = [*self._tasks, *self._checks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await runner.cleanup()
+        for backend in self.dispatcher.backends:
+            backend.close()
+        await asyncio.to_thread(self.dispatcher.close)
+
+    def reload(self, read: Callable[[], GatewaySettings]) -> None:
+        """Take new engines, classes, tenants and bounds; what runs goes on where it is.
+
+        Host, port, policy, ranker, keys and journal stay until the next start. Settings that are
+        wrong are logged and not taken.
+        """
+        try:
+            new = read()
+            kept = {(one.settings, one.name): one for one in self.dispatcher.backends if not one.retired}
+            backends = [kept.get((one, one.title)) or Backend(one, new.limits) for one in new.backends]
+        except SoonerError as error:
+            logger.error("the new settings are wrong and were not taken: %s", error)
+            return
+        fixed = {name: getattr(self.settings, name) for name in _FIXED}
+        self.settings = dataclasses.replace(new, **fixed)
+        for task in self._checks:
+            task.cancel()
+        self.dispatcher.take(self.settings, backends)
+        self.proxy.take(self.settings)
+        self._checks = [asyncio.create_task(self._check(one)) for one in self.dispatcher.backends]
+        logger.info("new settings: %d engines", len(backends))
+
+    def _finished(self, record: Finished) -> None:
+        """Take note of a request that is over."""
+
+    # Regular work
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_TICK)
+            try:
+                self.dispatcher.sweep()
+                self.proxy.expire(loop.time())
+            except Exception as error:  # one bad round must not end the rounds
+                self.dispatcher.counters.warn("hook_errors", "the regular work failed: %r", error)
+
+    async def _check_all(self) -> None:
+        now = time.monotonic()
+        await asyncio.gather(*(one.check(False, now) for one in self.dispatcher.backends))
+
+    async def _check(self, backend: Backend) -> None:
+        while not (backend.retired and not backend.in_flight):
+            await asyncio.sleep(_CHECK_EVERY)
+            with contextlib.suppress(EngineError):
+                await backend.check(self.dispatcher.queued > 0, time.monotonic())
+                self.dispatcher.pump()
+
+    # Routes
+
+    def _guarded(self, handler: Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]) -> Handler:
+        """Let only those in who may be, and turn a body that is too large into an error of ours."""
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            if self.closing:
+                return answers.error(
+                    503, "the gateway is shutting down", "shutting_down",
+                    headers={"Retry-After": "5", "Connection": "close"},
+                )  # fmt: skip
+            caller = self._caller(request)
+            if isinstance(caller, web.StreamResponse):
+                return caller
+            try:
+                return await handler(request, caller)
+            except web.HTTPRequestEntityTooLarge:
+                most = self.settings.limits.max_body
+                return answers.error(413, f"the body is larger than {most} bytes", "body_too_large")
+
+        return guarded
+
+    def _caller(self, request: web.Request) -> Caller | web.Response:
+        """Return who asks, or the answer to one who may not.
+
+        Without keys only this machine is served, and no web page is: a browser names the page's
+        origin, and the host it was told to reach.
+        """
+        origin = urlsplit(request.headers.get("Origin", ""))
+        host = urlsplit("//" + request.headers.get("Host", ""))
+        if not _local(host.hostname) or (origin.hostname and not _local(origin.hostname)):
+            return answers.error(403, "without keys only this machine is served", "forbidden")
+        return Caller(request.headers.get("x-sooner-tenant", "default")[:64])
+
+    async def _generate(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return await self.proxy.generate(request, caller)
+
+    async def _other(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        path = request.rel_url.raw_path
+        if any(part in (".", "..") for part in request.path.split("/")) or path.startswith(_CLOSED):
+            return answers.error(403, "this path is not served here", "forbidden")
+        return await self.proxy.pass_on(request)
+
+    async def _models(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answers.as_json({"object": "list", "data": list(self._cards().values())})
+
+    async def _model(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        card = self._cards().get(request.match_info["id"])
+        if card is None:
+            return answers.error(404, f"unknown model {request.match_info['id'][:80]!r}", "model_not_found")
+        return answers.as_json(card)
+
+    def _cards(self) -> dict[str, dict[str, object]]:
+        """Return every model and alias by name."""
+        cards: dict[str, dict[str, object]] = {}
+        for backend in self.dispatcher.backends:
+            for name in backend.settings.models:
+                cards.setdefault(name, {"id": name, "object": "model", "created": 0, "owned_by": "engine"})
+            for name, card in backend.cards.items():
+                if backend.serves(name):
+                    cards.setdefault(name, dict(card))
+        for alias, name in self.settings.aliases.items():
+            if name in cards:
+                cards[alias] = {**cards[name], "id": alias}
+        return cards
+
+    async def _request(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        waiting = self.dispatcher.waiting.get(request.match_info["id"])
+        if waiting is None or waiting.tenant != caller.tenant:
+            return answers.error(404, "no such request waits or runs", "request_not_found")
+        found: dict[str, object] = {
+            "id": waiting.id,
+            "state": "waiting" if waiting.queued else "running",
+            "waited_ms": round((time.monotonic() - waiting.ticket.arrival_time) * 1000, 1),
+            "predicted_tokens": round(waiting.ticket.predicted_len) if waiting.host.scored else None,
+        }
+        if waiting.queued:
+            position = waiting.host.pool.room.position(waiting)
+            eta = self.dispatcher.eta(waiting, position)
+            found |= {"position": position, "eta_ms": None if eta is None else round(eta * 1000)}
+        return answers.as_json(found)
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        now = time.monotonic()
+        ready = not self.closing and any(one.open(now) for one in self.dispatcher.backends)
+        return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        text = telemetry.page(
+            self.proxy.telemetry, self.dispatcher.counters.counts, COUNTERS, self.dispatcher.gauges(),
+            self.dispatcher.backends, time.monotonic(),
+        )  # fmt: skip
+        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+def _local(host: str | None) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False

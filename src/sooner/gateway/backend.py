@@ -1,0 +1,179 @@
+"""One engine behind the gateway: what runs there, whether it lives, and what its order is called."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sooner.core import ConfigError, EngineError
+from sooner.gateway.http1 import Head
+from sooner.gateway.priority import KINDS, Quantiles, gauge
+from sooner.gateway.settings import BackendSettings, LimitSettings
+from sooner.gateway.upstream import Address, Connection, Connections
+from sooner.gateway.window import Breaker, Window
+from sooner.ordering.order import Mean
+
+logger = logging.getLogger("sooner.gateway")
+
+_PREFIXES = 2048
+_CHECK_TIME = 2.0  # seconds a health check may take
+_MODELS_EVERY = 15  # checks
+
+
+class Backend:
+    """One engine. `outstanding` is the predicted work of what runs there [tokens]."""
+
+    def __init__(self, settings: BackendSettings, limits: LimitSettings) -> None:
+        self.settings = settings
+        self.name = settings.title
+        self.kind = KINDS[settings.kind]
+        self.address = Address.of(settings.url)
+        self.connections = Connections(self.address, limits.connect)
+        self.window = Window(settings.max_in_flight, settings.min_in_flight, settings.most_in_flight)
+        self.breaker = Breaker()
+        self.in_flight = 0
+        self.outstanding = 0.0
+        self.draining = False
+        self.retired = False  # no longer in the settings: gone once it is empty
+        self.healthy = True
+        self.hand_on = settings.hand_on and self.kind.priority is not None
+        self.quantiles = Quantiles()
+        self.kv = 0.0
+        self.waiting_inside: float | None = None
+        self.cards: dict[str, Mapping[str, Any]] = {}  # its models as it lists them
+        self.seconds_per_work = Mean(0.02)
+        self._prefixes: OrderedDict[int, None] = OrderedDict()
+        self._checks = 0
+        self._key = _key(settings.key_file)
+        self.head = self._head()
+
+    def _head(self) -> bytes:
+        """The header lines every request to it carries."""
+        lines = [f"Host: {self.address.authority}"]
+        if self._key:
+            lines.append(f"Authorization: Bearer {self._key}")
+        return "".join(f"{line}\r\n" for line in lines).encode("ascii")
+
+    @property
+    def limit(self) -> int:
+        """How many requests it is given at once."""
+        return self.window.limit
+
+    def serves(self, model: str) -> bool:
+        """Return whether it may be asked for `model`; what is not known yet counts as yes."""
+        if self.settings.models:
+            return model in self.settings.models
+        return not model or not self.cards or model in self.cards
+
+    def open(self, now: float) -> bool:
+        """Return whether requests may go there now."""
+        return self.healthy and not self.draining and not self.breaker.open(now)
+
+    def began(self, work: float, prefix: int) -> None:
+        """Say that a request goes there."""
+        self.in_flight += 1
+        self.outstanding += work
+        if prefix:
+            self._prefixes[prefix] = None
+            self._prefixes.move_to_end(prefix)
+            if len(self._prefixes) > _PREFIXES:
+                self._prefixes.popitem(last=False)
+
+    def ended(self, work: float) -> None:
+        """Say that it is over, however it ended."""
+        self.in_flight -= 1
+        self.outstanding = max(0.0, self.outstanding - work) if self.in_flight else 0.0
+
+    def cost(self, work: float, prompt_len: float, prefix: int) -> float:
+        """Return what routing compares: predicted work there, in units of its speed; smallest first.
+
+        A prompt that begins as an earlier one there is taken to save half of its prefill; an engine
+        whose KV cache is nearly full is put behind the others.
+        """
+        saved = 0.5 * prompt_len if prefix and prefix in self._prefixes else 0.0
+        crowded = 4.0 if self.kv > 0.95 else 1.0
+        return crowded * (self.outstanding + work - saved) / self.settings.weight
+
+    async def fetch(self, path: str) -> tuple[Head, bytes]:
+        """Return what the engine has at `path`. Raises EngineError within two seconds."""
+        connection: Connection | None = None
+        try:
+            async with asyncio.timeout(_CHECK_TIME):
+                connection = await self.connections.get()
+                request = f"GET {self.address.base}{path} HTTP/1.1\r\n".encode() + self.head + b"\r\n"
+                connection.begin(request, "GET", chunks=False)
+                head = await connection.head
+                body = bytearray()
+                connection.attach(body.extend)
+                await connection.finished
+                self.connections.give_back(connection)
+                connection = None
+                return head, bytes(body)
+        except TimeoutError as error:
+            raise EngineError(f"backend {self.name}: no answer within {_CHECK_TIME} s") from error
+        finally:
+            if connection is not None:
+                connection.abort()
+
+    async def check(self, hungry: bool, now: float) -> None:
+        """Ask whether it lives, how many wait inside it, and now and then which models it has."""
+        was = self.healthy
+        try:
+            head, _ = await self.fetch(self.kind.health)
+            self.healthy = head.status < 500
+            if self.healthy:
+                await self._measure(hungry)
+                if self._checks % _MODELS_EVERY == 0 or not was:
+                    await self._list_models()
+                self._checks += 1
+        except EngineError as error:
+            self.healthy = False
+            if was:
+                logger.warning("backend %s does not answer: %s", self.name, error)
+        if self.healthy and not was:
+            logger.warning("backend %s answers again", self.name)
+            self.breaker.ok()
+        self.connections.prune()
+
+    async def _measure(self, hungry: bool) -> None:
+        if not self.kind.waiting:
+            return
+        head, body = await self.fetch("/metrics")
+        if head.status != 200:
+            return
+        text = body.decode("utf-8", "replace")
+        self.kv = (gauge(text, self.kind.kv) if self.kind.kv else None) or 0.0
+        self.waiting_inside = gauge(text, self.kind.waiting)
+        if self.waiting_inside is not None:
+            self.window.engine(self.waiting_inside, self.in_flight, hungry)
+
+    async def _list_models(self) -> None:
+        head, body = await self.fetch("/v1/models")
+        if head.status != 200:
+            return
+        try:
+            cards = json.loads(body)["data"]
+            self.cards = {str(card["id"]): card for card in cards}
+        except (ValueError, KeyError, TypeError):
+            logger.warning("backend %s lists its models in a form that is not OpenAI's", self.name)
+
+    def close(self) -> None:
+        """Close its idle connections."""
+        self.connections.close()
+
+
+def _key(path: str) -> str:
+    if not path:
+        return ""
+    try:
+        key = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read key_file {path!r}: {error}") from error
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError(f"key_file {path!r} holds what no header can carry; allowed: printable ASCII")
+    return key

@@ -1,0 +1,390 @@
+"""Who goes where, and when: the waiting rooms, the engines, and the scores as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sooner.core import Prediction
+from sooner.gateway.backend import Backend
+from sooner.gateway.reading import Asked
+from sooner.gateway.room import Room, Waiting
+from sooner.gateway.settings import GatewaySettings
+from sooner.gateway.shares import Shares, work
+from sooner.ordering.client import ScorerClient
+from sooner.ordering.counters import Counters
+from sooner.ordering.order import Mean, Order, uses_predictions
+
+logger = logging.getLogger("sooner.gateway")
+
+COUNTERS = {
+    "requests": "Requests that came to a generating endpoint",
+    "finished": "Requests whose reply was handed on to its end",
+    "refused_full": "Requests refused because the waiting room, or the tenant's part of it, was full",
+    "refused_wait": "Requests refused because they would wait too long",
+    "refused_deadline": "Requests refused because their deadline was out of reach",
+    "refused_down": "Requests refused because no engine for their model was up",
+    "refused_limit": "Requests refused because of their tenant's limits",
+    "client_gone": "Requests whose client left before the end",
+    "retries": "Requests sent to another engine before their first byte",
+    "upstream_errors": "Failures of engines, one for each try",
+    "cut_streams": "Replies that an engine broke off after the first byte",
+    "journal_lost": "Finished requests that could not be written to the journal",
+    "scored": "Requests whose score came while they waited",
+    "scorer_timeouts": "Requests that kept their neutral place because no score came in time",
+    "scorer_failures": "Scores that the ranker could not give",
+    "scorer_restarts": "Times the scorer process was started again",
+    "policy_errors": "Keys that the policy could not give; such a request takes its arrival's place",
+    "hook_errors": "Exceptions that were caught",
+}
+
+
+class Refused(Exception):
+    """A request is turned away: `reason` is a counter's name, `retry_after` [s] None where unknown."""
+
+    def __init__(self, reason: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class NoBackend(Exception):
+    """No engine serves the model, or none is up."""
+
+    def __init__(self, message: str, known: bool) -> None:
+        super().__init__(message)
+        self.known = known
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """A request's way through the gateway, kept as `Waiting.host`."""
+
+    asked: Asked
+    pool: Pool
+    granted: asyncio.Future[Backend] | None = None
+    tried: set[str] = field(default_factory=set)
+    rank: int = 0  # where it stood when it came, 1 is next; 0: it never waited
+    scored: bool = False
+    charged: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """The engines that serve `model` and its like, and who waits for them."""
+
+    model: str
+    backends: Sequence[Backend]
+    room: Room
+    service: Mean = field(default_factory=lambda: Mean(0.02))  # seconds that a request runs
+    cost: Mean = field(default_factory=lambda: Mean(0.02))  # its work
+
+    @property
+    def capacity(self) -> int:
+        """How many may run at once."""
+        now = time.monotonic()
+        return sum(one.limit for one in self.backends if one.open(now))
+
+    def free(self, now: float) -> bool:
+        """Return whether an engine takes another request."""
+        return any(one.open(now) and one.in_flight < one.limit for one in self.backends)
+
+    def seconds(self, amount: float) -> float | None:
+        """Return how long the engines need for `amount` of work, None while unknown (Little's law)."""
+        if not self.cost.value or not self.capacity:
+            return None
+        return amount * self.service.value / self.cost.value / self.capacity
+
+
+class Dispatcher:
+    """Hands out places at engines in the policy's order. Lives in one event loop."""
+
+    def __init__(self, settings: GatewaySettings, backends: Sequence[Backend]) -> None:
+        self.settings = settings
+        self.counters = Counters(COUNTERS, logger)
+        policy = settings.chosen_policy
+        self.order = Order(policy, None, self.counters)
+        self.shares = Shares({one.name: one.weight for one in settings.tenants})
+        self.backends = list(backends)
+        self._pools: dict[tuple[str, ...], Pool] = {}
+        self.waiting: dict[str, Waiting] = {}  # by request id, until the reply has ended
+        self._tenants = {one.name: one for one in settings.tenants}
+        self._loop = asyncio.get_running_loop()
+        self._scorer: ScorerClient | None = None
+        if settings.ranker and (uses_predictions(policy) or settings.journal.url):
+            self._scorer = ScorerClient(
+                "", settings.ranker, "", self._deliver, self.counters, settings.scorer_timeout
+            )
+
+    @property
+    def pools(self) -> Iterable[Pool]:
+        """Every pool that was asked for."""
+        return self._pools.values()
+
+    @property
+    def queued(self) -> int:
+        """How many wait."""
+        return sum(len(pool.room) for pool in self._pools.values())
+
+    def take(self, settings: GatewaySettings, backends: Sequence[Backend]) -> None:
+        """Take new settings; engines that are gone finish what they run, and those who wait go elsewhere."""
+        gone = [one for one in self.backends if one not in backends]
+        for one in gone:
+            one.retired = one.draining = True
+        self.settings = settings
+        self._tenants = {one.name: one for one in settings.tenants}
+        self.shares.take({one.name: one.weight for one in settings.tenants})
+        self.backends = [*backends, *gone]
+        for pool in self._pools.values():
+            pool.room.take(settings.queue)
+            pool.backends = [one for one in self.backends if one.serves(pool.model)]
+        self.pump()
+
+    def close(self) -> None:
+        """Stop the scorer."""
+        if self._scorer is not None:
+            self._scorer.close()
+
+    def pool_for(self, model: str) -> Pool:
+        """Return the pool of the engines that serve `model`. Raises NoBackend."""
+        serving = [one for one in self.backends if one.serves(model)]
+        if not serving:
+            known = sorted({name for one in self.backends for name in one.cards or one.settings.models})
+            raise NoBackend(f"unknown model {model!r}; known: {', '.join(known[:20])}", known=False)
+        names = tuple(one.name for one in serving)
+        pool = self._pools.get(names)
+        if pool is None:
+            pool = self._pools[names] = Pool(
+                model, serving, Room(self.order, self.shares, self.settings.queue)
+            )
+        pool.backends = serving
+        return pool
+
+    def arrive(self, id: str, tenant: str, level: int, asked: Asked, default_ms: float) -> Waiting:
+        """Give a request its ticket and ask for its score. Raises Refused, NoBackend."""
+        pool = self.pool_for(asked.model)
+        now = time.monotonic()
+        self.order.begin_step(now)
+        said = asked.given
+        if default_ms and said.deadline_ms is None:
+            said = said._replace(deadline_ms=default_ms)
+        ticket = self.order.arrive(id, now, asked.prompt_len, said)
+        request = Waiting(id, tenant, level, ticket, Place(asked, pool))
+        self._expect(request)
+        try:
+            self._admit(request, now)
+        except Refused:
+            self.order.leave(id)
+            raise
+        self.waiting[id] = request
+        if self._scorer is not None and asked.text and said.score is None:
+            self._scorer.submit(id, asked.text, asked.max_tokens)
+        return request
+
+    def _admit(self, request: Waiting, now: float) -> None:
+        """Refuse what cannot be served in time. Raises Refused."""
+        pool: Pool = request.host.pool
+        room, bounds = pool.room, self.settings.queue
+        if not any(one.healthy for one in pool.backends):
+            raise Refused("refused_down", "no engine for this model is up", 5.0)
+        if not len(room) and self._choose(request, now) is not None:
+            return
+        wait = pool.seconds(room.work)
+        if len(room) >= bounds.max_waiting:
+            raise Refused("refused_full", f"{len(room)} requests wait already", wait)
+        if room.by_tenant.get(request.tenant, 0) >= self._share(request.tenant) * bounds.max_waiting:
+            raise Refused("refused_full", f"tenant {request.tenant!r} fills its part of the queue", wait)
+        ahead = pool.seconds(room.work) if wait is not None else None
+        if ahead is not None and ahead > bounds.max_wait:
+            raise Refused(
+                "refused_wait", f"the wait would be {ahead:.0f} s, allowed: {bounds.max_wait:.0f} s",
+                ahead - 0.5 * bounds.max_wait,
+            )  # fmt: skip
+        if request.ticket.deadline - request.service < now:
+            raise Refused("refused_deadline", "the deadline is out of reach")
+
+    def _share(self, tenant: str) -> float:
+        found = self._tenants.get(tenant)
+        if found is not None:
+            return found.queue_share
+        return 0.5 if self.settings.keys else 1.0
+
+    async def place(self, request: Waiting) -> Backend:
+        """Return the engine a request may go to, once it is its turn. Raises Refused, NoBackend.
+
+        Whoever calls this calls `leave` in the end, and `over` for each engine it was given.
+        """
+        place: Place = request.host
+        pool, now = place.pool, time.monotonic()
+        if not len(pool.room):
+            backend = self._choose(request, now)
+            if backend is not None:
+                self._start(request, backend, now)
+                return backend
+        place.granted = self._loop.create_future()
+        pool.room.push(request, now)
+        if not place.rank:
+            place.rank = len(pool.room)
+        try:
+            return await place.granted
+        except asyncio.CancelledError:
+            granted = place.granted
+            if (
+                not pool.room.remove(request)
+                and granted.done()
+                and not granted.cancelled()
+                and not granted.exception()
+            ):
+                self.over(request, granted.result())  # it was its turn in the very moment its client left
+            raise
+
+    def _choose(self, request: Waiting, now: float) -> Backend | None:
+        """Return the engine with room and the least predicted work; a tried one only if no other lives."""
+        place: Place = request.host
+        alive = [one for one in place.pool.backends if one.open(now)]
+        fresh = [one for one in alive if one.name not in place.tried] or alive
+        free = [one for one in fresh if one.in_flight < one.limit]
+        if not free:
+            return None
+        asked, amount = place.asked, request.work
+        return min(free, key=lambda one: one.cost(amount, asked.prompt_len, asked.prefix))
+
+    def _start(self, request: Waiting, backend: Backend, now: float) -> None:
+        place: Place = request.host
+        self.order.now = now
+        self.order.admitted(request.id)
+        place.charged = request.work
+        self.shares.charge(request.tenant, place.charged)
+        backend.began(place.charged, place.asked.prefix)
+
+    def over(self, request: Waiting, backend: Backend, served: float | None = None) -> None:
+        """Give the place at an engine back. `served` is the work that was really done, None for none."""
+        place: Place = request.host
+        backend.ended(place.charged)
+        self.shares.charge(request.tenant, (served or 0.0) - place.charged)
+        place.charged = 0.0
+        self.pump()
+
+    def leave(self, request: Waiting) -> None:
+        """Forget a request, however it ended."""
+        request.host.pool.room.remove(request)
+        self.order.leave(request.id)
+        self.waiting.pop(request.id, None)
+
+    def pump(self) -> None:
+        """Hand free places to those who wait; between pools, to who waited longest."""
+        now = time.monotonic()
+        ready = [pool for pool in self._pools.values() if len(pool.room)]
+        while ready:
+            pool = ready[0] if len(ready) == 1 else min(ready, key=lambda one: one.room.oldest)
+            if not (pool.free(now) and self._grant(pool, now) and len(pool.room)):
+                ready.remove(pool)
+
+    def _grant(self, pool: Pool, now: float) -> bool:
+        """Give one place to who is next; False where what is free is only what it was tried on."""
+        request = pool.room.pop(now)
+        if request is None:
+            return False
+        backend = self._choose(request, now)
+        if backend is None:
+            pool.room.push(request, now)
+            return False
+        self._start(request, backend, now)
+        granted = request.host.granted
+        if granted is None or granted.done():
+            self.over_quietly(request, backend)
+        else:
+            granted.set_result(backend)
+        return True
+
+    def over_quietly(self, request: Waiting, backend: Backend) -> None:
+        """Take back a place whose client left in the same moment."""
+        backend.ended(request.host.charged)
+        self.shares.charge(request.tenant, -request.host.charged)
+        request.host.charged = 0.0
+
+    def sweep(self) -> None:
+        """Tell those who waited too long, and fill places that opened; called a few times a second."""
+        now = time.monotonic()
+        for pool in self._pools.values():
+            for request, reason in pool.room.late(now):
+                granted = request.host.granted
+                if granted is not None and not granted.done():
+                    granted.set_exception(self._late(pool, reason))
+        for one in [one for one in self.backends if one.retired and not one.in_flight]:
+            one.close()
+            self.backends.remove(one)
+        self.pump()
+
+    def _late(self, pool: Pool, reason: str) -> Refused:
+        if reason == "deadline":
+            return Refused("refused_deadline", "the deadline cannot be kept any more")
+        return Refused(
+            "refused_wait",
+            f"waited {self.settings.queue.max_wait:.0f} s, which is the most",
+            pool.seconds(pool.room.work),
+        )
+
+    def finished(self, request: Waiting, seconds: float, output_len: float) -> None:
+        """Learn from a reply that ended: how long such work takes."""
+        pool: Pool = request.host.pool
+        pool.service.add(seconds)
+        pool.cost.add(max(1.0, work(request.ticket.prompt_len, output_len)))
+
+    def eta(self, request: Waiting, position: int) -> float | None:
+        """Return how long a waiting request is expected to wait still [s]."""
+        pool: Pool = request.host.pool
+        share = position / max(1, len(pool.room))
+        return pool.seconds(pool.room.work * min(1.0, share))
+
+    def _expect(self, request: Waiting) -> None:
+        pool: Pool = request.host.pool
+        if pool.cost.value:
+            request.service = pool.service.value * request.work / pool.cost.value
+
+    def _deliver(self, id: str, prediction: Prediction) -> None:
+        self._loop.call_soon_threadsafe(self._scored, id, prediction)
+
+    def _scored(self, id: str, prediction: Prediction) -> None:
+        request = self.waiting.get(id)
+        if request is None:
+            return
+        request.host.scored = True
+        if prediction.predicted_len is not None and not math.isfinite(prediction.predicted_len):
+            return
+        before = request.work
+        if self.order.predicted(id, prediction, 0):
+            self._expect(request)
+            if request.queued:
+                self.counters.add("scored")
+                request.host.pool.room.moved(request, before)
+
+    def gauges(self) -> Mapping[str, float]:
+        """Return what `/metrics` shows besides the counters."""
+        now = time.monotonic()
+        overdue = sum(pool.room.overdue(now) for pool in self._pools.values())
+        found: dict[str, float] = {
+            "waiting": self.queued,
+            "running": sum(one.in_flight for one in self.backends),
+            "overdue": overdue,
+            "waiting_work_tokens": sum(pool.room.work for pool in self._pools.values()),
+            "pressure_seconds_per_token": self.order.pressure,
+            "mean_predicted_len_tokens": self.order.mean_predicted_len,
+        }
+        bound = self._bound(overdue)
+        if bound is not None:
+            found["wait_bound_seconds"] = bound
+        return found
+
+    def _bound(self, overdue: int) -> float | None:
+        """Return the most a request that came now would wait: overdue, then its share of the starts."""
+        pools = [pool for pool in self._pools.values() if pool.capacity and pool.service.value]
+        if not pools:
+            return None
+        starts = sum(pool.capacity / pool.service.value for pool in pools)
+        queue = self.settings.queue
+        return min(queue.max_wait, queue.overdue + queue.overdue_every * (overdue + 1) / starts)

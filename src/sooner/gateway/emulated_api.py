@@ -1,0 +1,325 @@
+"""The emulated engine behind the OpenAI API: what `sooner serve --emulate` starts, and the test double."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+from sooner.core import ConfigError, MissingExtra
+from sooner.gateway.emulated import CostModel, Emulator, Job, Lengths, counts
+
+try:
+    from aiohttp import web
+except ImportError as error:
+    raise MissingExtra("aiohttp", "gateway") from error
+
+_WORDS = (" the", " of", " and", " to", " in", " a", " is", " that", " for", " it", " as", " was", " with")
+_DEFAULT_LIMIT = {"chat": None, "completions": 16, "responses": None}
+_LIMIT_NAMES = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+
+
+class Refused(ConfigError):
+    """A request that the engine does not take: HTTP 400."""
+
+
+class Asked(NamedTuple):
+    """What the engine needs of a request."""
+
+    api: str
+    prompt: str
+    prompt_len: int
+    output_len: int
+    truncated: bool
+    priority: float
+    stream: bool
+    usage: bool
+
+
+class EmulatedEngine:
+    """An OpenAI-compatible server whose replies have the lengths and the pace of an engine, and no sense.
+
+    The reply's length is `lengths`' for the prompt, cut at the request's limit; with `ignore_eos` it is
+    the limit. As with vLLM, a `priority` other than 0 is refused unless the engine goes `by_priority`.
+    """
+
+    def __init__(
+        self,
+        cost: CostModel,
+        lengths: Lengths | None = None,
+        *,
+        model: str = "",
+        by_priority: bool = False,
+        time_scale: float = 1.0,
+    ) -> None:
+        self.emulator = Emulator(cost, by_priority=by_priority, time_scale=time_scale)
+        self.lengths = lengths or Lengths()
+        self.model = model or cost.name
+        self.url = ""
+        self.seen: list[tuple[float, str]] = []  # when each request came, and its prompt's first 40 letters
+        self._count = 0
+
+    def app(self) -> web.Application:
+        """Return the server as an application; the engine starts and stops with it."""
+        app = web.Application(client_max_size=64 * 1024 * 1024)
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/version", self._version)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/v1/models", self._models)
+        for path, api in (("chat/completions", "chat"), ("completions", "completions"), ("responses",) * 2):
+            app.router.add_post(f"/v1/{path}", self._handler(api))
+        app.cleanup_ctx.append(self._running)
+        return app
+
+    @asynccontextmanager
+    async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[EmulatedEngine]:
+        """Serve in the running loop; `url` says where."""
+        runner = web.AppRunner(self.app(), handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port, backlog=2048).start()
+            self.url = f"http://{host}:{runner.addresses[0][1]}"
+            yield self
+        finally:
+            await runner.cleanup()
+
+    async def _running(self, app: web.Application) -> AsyncIterator[None]:
+        self.emulator.start()
+        yield
+        await self.emulator.stop()
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def _version(self, request: web.Request) -> web.Response:
+        return web.json_response({"version": "sooner-emulated"})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        lines = [
+            f'{name}{{model_name="{self.model}"}} {value}' for name, value in counts(self.emulator).items()
+        ]
+        return web.Response(text="\n".join(lines) + "\n")
+
+    async def _models(self, request: web.Request) -> web.Response:
+        card = {"id": self.model, "object": "model", "created": 0, "owned_by": "sooner"}
+        return web.json_response({"object": "list", "data": [card]})
+
+    def _handler(self, api: str) -> Any:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            try:
+                body = await request.json()
+                asked = self._read(api, body if isinstance(body, dict) else {})
+                reply = _Reply(api, f"emu-{self._next()}", self.model, asked)
+                return await self._serve(request, asked, reply)
+            except (ValueError, TypeError) as error:
+                wrong = {"message": str(error), "type": "BadRequestError", "code": 400}
+                return web.json_response({"error": wrong}, status=400)
+
+        return answer
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
+
+    def _read(self, api: str, body: Mapping[str, Any]) -> Asked:
+        prompt, prompt_len = _prompt(body)
+        limit = next((body[name] for name in _LIMIT_NAMES if body.get(name) is not None), _DEFAULT_LIMIT[api])
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise Refused(f"max_tokens={limit!r}, allowed: an integer >= 1")
+        priority = body.get("priority", 0)
+        if priority and not self.emulator.by_priority:
+            raise Refused(f"priority={priority!r}, allowed: 0, since the engine does not go by priority")
+        if isinstance(priority, bool) or not isinstance(priority, int | float):
+            raise Refused(f"priority={priority!r}, allowed: a number")
+        own = self.lengths.of(prompt)
+        forced = body.get("ignore_eos") is True and limit is not None
+        output = limit if forced and limit is not None else own if limit is None else min(own, limit)
+        usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        return Asked(
+            api, prompt, prompt_len, output, limit is not None and output == limit,
+            priority, body.get("stream") is True, usage,
+        )  # fmt: skip
+
+    async def _serve(self, request: web.Request, asked: Asked, reply: _Reply) -> web.StreamResponse:
+        self.seen.append((time.monotonic(), asked.prompt[:40]))
+        if len(self.seen) > 100_000:
+            del self.seen[:50_000]
+        frames: list[bytes] = []
+        writer: list[Any] = []
+
+        def on_token(n: int) -> None:
+            if not asked.stream:
+                return
+            frame = reply.piece(n)
+            if writer:
+                writer[0].write(frame)
+            else:
+                frames.append(frame)
+
+        job = Job(asked.prompt_len, asked.output_len, on_token, asked.priority)
+        self.emulator.submit(job)
+        try:
+            if not asked.stream:
+                await job.done.wait()
+                return web.json_response(reply.whole())
+            return await self._stream(request, job, reply, frames, writer)
+        finally:
+            self.emulator.abort(job)
+
+    async def _stream(
+        self, request: web.Request, job: Job, reply: _Reply, frames: list[bytes], writer: list[Any]
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        if request.version >= (1, 1):
+            response.enable_chunked_encoding()
+        prepared = await response.prepare(request)
+        assert prepared is not None  # it was this call that prepared it
+        assert request.transport is not None  # a client that left cancels this task
+        await prepared.write(reply.opening())
+        if request.version >= (1, 1):  # from here on, tokens are written in the callback of their iteration
+            request.transport.write(b"".join(frames))
+            writer.append(request.transport)
+            await job.done.wait()
+        else:
+            await job.done.wait()
+            await prepared.write(b"".join(_unframed(frame) for frame in frames))
+        await response.write(reply.closing())
+        await response.write_eof()
+        return response
+
+
+class _Reply:
+    """The bytes of one reply, in the form of its API."""
+
+    def __init__(self, api: str, id: str, model: str, asked: Asked) -> None:
+        self._api = api
+        self._asked = asked
+        self._id = {"chat": "chatcmpl-", "completions": "cmpl-", "responses": "resp_"}[api] + id
+        kind = {"chat": "chat.completion.chunk", "completions": "text_completion"}.get(api, "response")
+        self._common: dict[str, Any] = {
+            "id": self._id,
+            "object": kind,
+            "created": int(time.time()),
+            "model": model,
+        }
+        self._reason = "length" if asked.truncated else "stop"
+        mark = "\x00"
+        self._before, self._after = json.dumps(self._chunk(mark), separators=(",", ":")).split('"\\u0000"')
+        self._sequence = 0
+
+    def _chunk(self, text: str, reason: str | None = None) -> dict[str, Any]:
+        if self._api == "responses":
+            return {"type": "response.output_text.delta", "item_id": "msg_" + self._id, "output_index": 0,
+                    "content_index": 0, "sequence_number": 4, "logprobs": [], "delta": text}  # fmt: skip
+        said = {"delta": {"content": text}} if self._api == "chat" else {"text": text}
+        return {**self._common, "choices": [{"index": 0, **said, "logprobs": None, "finish_reason": reason}]}
+
+    def piece(self, n: int) -> bytes:
+        """Return the event of the n-th token, as one HTTP chunk."""
+        text = json.dumps(_WORDS[n % len(_WORDS)])
+        name = "event: response.output_text.delta\n" if self._api == "responses" else ""
+        event = f"{name}data: {self._before}{text}{self._after}\n\n".encode()
+        return b"%x\r\n%b\r\n" % (len(event), event)
+
+    def opening(self) -> bytes:
+        """Return what comes before the first token; a comment where the API has nothing there."""
+        if self._api == "chat":
+            chunk = self._chunk("")
+            chunk["choices"][0]["delta"] = {"role": "assistant", "content": ""}
+            return _event(chunk)
+        if self._api == "completions":
+            return b": sooner\n\n"
+        item = {"id": "msg_" + self._id, "type": "message", "role": "assistant", "status": "in_progress",
+                "content": []}  # fmt: skip
+        part = {"type": "output_text", "text": "", "annotations": []}
+        place = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+        events: tuple[dict[str, Any], ...] = (
+            {"type": "response.created", "response": self._response("in_progress", "")},
+            {"type": "response.in_progress", "response": self._response("in_progress", "")},
+            {"type": "response.output_item.added", "output_index": 0, "item": item},
+            {"type": "response.content_part.added", **place, "part": part},
+        )
+        return b"".join(_event({"sequence_number": n, **event}, named=True) for n, event in enumerate(events))
+
+    def closing(self) -> bytes:
+        """Return what comes after the last token."""
+        if self._api == "responses":
+            done = {"type": "response.completed", "sequence_number": 5,
+                    "response": self._response("completed", self._text())}  # fmt: skip
+            return _event(done, named=True)
+        last = self._chunk("", self._reason)
+        if self._api == "chat":
+            last["choices"][0]["delta"] = {}
+        out = _event(last)
+        if self._asked.usage:
+            out += _event({**self._common, "choices": [], "usage": self._usage()})
+        return out + b"data: [DONE]\n\n"
+
+    def whole(self) -> dict[str, Any]:
+        """Return the reply that is not streamed."""
+        if self._api == "responses":
+            return self._response("completed", self._text())
+        said: dict[str, Any] = {"text": self._text()}
+        if self._api == "chat":
+            said = {"message": {"role": "assistant", "content": self._text()}}
+        choice = {"index": 0, **said, "logprobs": None, "finish_reason": self._reason}
+        kind = str(self._common["object"]).removesuffix(".chunk")
+        return {**self._common, "object": kind, "choices": [choice], "usage": self._usage()}
+
+    def _text(self) -> str:
+        return "".join(_WORDS[n % len(_WORDS)] for n in range(1, self._asked.output_len + 1))
+
+    def _usage(self) -> dict[str, Any]:
+        prompt, output = self._asked.prompt_len, self._asked.output_len
+        if self._api == "responses":
+            return {"input_tokens": prompt, "output_tokens": output, "total_tokens": prompt + output,
+                    "input_tokens_details": {"cached_tokens": 0},
+                    "output_tokens_details": {"reasoning_tokens": 0}}  # fmt: skip
+        return {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
+
+    def _response(self, status: str, text: str) -> dict[str, Any]:
+        content = [{"type": "output_text", "text": text, "annotations": []}]
+        item = {"id": "msg_" + self._id, "type": "message", "role": "assistant", "status": status,
+                "content": content}  # fmt: skip
+        done = status == "completed"
+        return {
+            "id": self._id, "object": "response", "created_at": self._common["created"], "status": status,
+            "model": self._common["model"], "output": [item] if done else [], "error": None,
+            "incomplete_details": None, "instructions": None, "metadata": {}, "parallel_tool_calls": True,
+            "temperature": 1.0, "tool_choice": "auto", "tools": [], "top_p": 1.0,
+            "usage": self._usage() if done else None,
+        }  # fmt: skip
+
+
+def _event(data: Mapping[str, Any], named: bool = False) -> bytes:
+    name = f"event: {data['type']}\n" if named else ""
+    return f"{name}data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+
+
+def _unframed(frame: bytes) -> bytes:
+    return frame[frame.index(b"\r\n") + 2 : -2]
+
+
+def _prompt(body: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the text of a request and its length, four letters to a token. Raises Refused."""
+    given = body.get("messages", body.get("prompt", body.get("input")))
+    if isinstance(given, list) and given and all(type(one) is int for one in given):
+        return " ".join(map(str, given)), len(given)
+    if isinstance(given, list) and given and all(isinstance(one, Mapping) for one in given):
+        texts = [_text(one.get("content")) for one in given]
+        prompt = texts[-1]
+        return prompt, max(1, sum(map(len, texts)) // 4)
+    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], str):
+        given = given[0]
+    if not isinstance(given, str):
+        raise Refused("neither messages nor a prompt; allowed: messages, prompt or input")
+    return given, max(1, len(given) // 4)
+
+
+def _text(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(str(part["text"]) for part in parts if isinstance(part, Mapping) and "text" in part)

@@ -1,0 +1,125 @@
+"""A reply on its way from an engine to a client: the head rewritten, the body's bytes as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from aiohttp import web
+
+from sooner.core import EngineError
+from sooner.gateway.answers import cut_event
+from sooner.gateway.backend import Backend
+from sooner.gateway.http1 import HOP_BY_HOP, Head
+from sooner.gateway.upstream import Connection
+
+_OUTPUT = re.compile(rb'(?<!\\)"(?:completion_tokens|output_tokens)"\s*:\s*([0-9]{1,9})')
+_PROMPT = re.compile(rb'(?<!\\)"(?:prompt_tokens|input_tokens)"\s*:\s*([0-9]{1,9})')
+_TAIL = 16 * 1024  # bytes at the end of a reply in which its usage is looked for
+
+_OURS = frozenset(
+    ("host", "content-length", "authorization", "api-key", "x-api-key", "cookie", "expect", "forwarded",
+     # by these a client would set its own place inside an engine
+     "x-vllm-priority", "x-request-priority", "x-smg-priority", "x-dynamo-request-priority",
+     "x-llm-d-inference-objective")
+)  # fmt: skip
+NOT_FORWARDED = HOP_BY_HOP | _OURS
+_NOT_RETURNED = frozenset(("server", "date", "set-cookie", "alt-svc", "strict-transport-security"))
+
+
+class Usage(NamedTuple):
+    """Lengths of a finished reply [tokens]; `counted` says that they are the engine's own."""
+
+    prompt_len: int | None
+    output_len: int
+    counted: bool
+
+
+def forwarded(request: web.BaseRequest) -> bytes:
+    """Return the header lines of a request that an engine may see."""
+    lines = [
+        f"{name}: {value}\r\n"
+        for name, value in request.headers.items()
+        if (low := name.lower()) not in NOT_FORWARDED and not low.startswith("x-sooner-")
+    ]
+    return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+def request_bytes(method: str, target: str, backend: Backend, headers: bytes, body: bytes) -> bytes:
+    """Return a whole request to an engine."""
+    line = f"{method} {backend.address.base}{target} HTTP/1.1\r\n".encode()
+    size = b"Content-Length: %d\r\n" % len(body) if body or method not in ("GET", "HEAD", "DELETE") else b""
+    return b"".join((line, backend.head, headers, size, b"\r\n", body))
+
+
+class Relay:
+    """One reply being handed on. `started` says whether the client has seen anything of it."""
+
+    def __init__(self, request: web.BaseRequest, connection: Connection) -> None:
+        self._request = request
+        self._connection = connection
+        self._drainer: asyncio.Task[None] | None = None
+        self.started = False
+
+    async def run(self, head: Head, extra: Mapping[str, str]) -> web.StreamResponse:
+        """Hand the reply on to its end.
+
+        When the engine breaks off, a streaming client gets an event that says so, and every client
+        gets a connection that ends before the reply does, so that no cut reply looks whole; then
+        the engine's error is raised.
+        """
+        request, connection = self._request, self._connection
+        response = web.StreamResponse(status=head.status, reason=head.reason or None)
+        for name, value in head.headers:
+            if name.lower() not in _NOT_RETURNED:
+                response.headers.add(name, value)
+        response.headers.update(extra)
+        chunks = head.length is None and request.version >= (1, 1)
+        if head.length is not None:
+            response.content_length = head.length
+        elif chunks:
+            response.enable_chunked_encoding()
+        writer = await response.prepare(request)
+        transport = request.transport
+        if writer is None or transport is None:
+            raise ConnectionResetError("the client has gone")
+        self.started = True
+        flush = getattr(writer, "send_headers", None)  # before aiohttp 3.12 they have gone already
+        if flush is not None:
+            flush()
+
+        def wait_for_client() -> None:
+            self._drainer = asyncio.get_running_loop().create_task(drained())
+
+        async def drained() -> None:
+            await writer.drain()
+            connection.resume()
+
+        connection.attach(transport.write, transport, wait_for_client)
+        try:
+            await connection.finished
+        except EngineError as error:
+            streaming = "event-stream" in response.headers.get("Content-Type", "")
+            if chunks and streaming and connection.clean:
+                transport.write(cut_event(f"the engine broke off: {type(error).__name__}"))
+            response.force_close()
+            transport.close()
+            raise
+        finally:
+            if self._drainer is not None:
+                self._drainer.cancel()
+        await response.write_eof()
+        return response
+
+
+def usage(connection: Connection, streamed: bool) -> Usage:
+    """Return the lengths of a reply that ended: the engine's count, else one token for each event."""
+    tail = b"".join(connection.pieces)[-_TAIL:]
+    output = _OUTPUT.findall(tail)
+    prompt = _PROMPT.findall(tail)
+    if output:
+        return Usage(int(prompt[-1]) if prompt else None, int(output[-1]), True)
+    guess = connection.events - 2 if streamed else connection.size // 4
+    return Usage(None, max(0, guess), False)

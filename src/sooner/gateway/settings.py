@@ -1,0 +1,279 @@
+"""What a user may set: the gateway's TOML file, checked when built; flags take their defaults from here."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sooner import config, policies
+from sooner.core import ConfigError, UnknownName
+from sooner.gateway.priority import KINDS
+from sooner.gateway.upstream import Address
+
+_Item = TypeVar("_Item")
+
+
+def _check(where: str, *ranges: tuple[str, object, bool, str]) -> None:
+    for name, value, good, allowed in ranges:
+        if not good:
+            raise ConfigError(f"{where}.{name}={value!r}, allowed: {allowed}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendSettings:
+    """One engine. `max_in_flight` 0 finds the bound by itself, between `min_in_flight` and `most_in_flight`.
+
+    `weight` is its speed beside the others. `models` are those it may be asked for, empty: those it
+    lists. `key_file` holds the key it wants. `hand_on` passes the order on as the engine's priority
+    where its kind has one.
+    """
+
+    url: str
+    name: str = ""
+    kind: str = "openai"
+    weight: float = 1.0
+    max_in_flight: int = 0
+    min_in_flight: int = 1
+    most_in_flight: int = 1024
+    models: tuple[str, ...] = ()
+    key_file: str = ""
+    hand_on: bool = True
+
+    def __post_init__(self) -> None:
+        Address.of(self.url)
+        if self.kind not in KINDS:
+            raise UnknownName("kind of backend", self.kind, KINDS)
+        _check(
+            f"backend {self.url!r}",
+            ("weight", self.weight, self.weight > 0, "> 0"),
+            ("max_in_flight", self.max_in_flight, self.max_in_flight >= 0, ">= 0; 0 finds it"),
+            ("min_in_flight", self.min_in_flight, self.min_in_flight >= 1, ">= 1"),
+            (
+                "most_in_flight",
+                self.most_in_flight,
+                self.most_in_flight >= self.min_in_flight,
+                ">= min_in_flight",
+            ),
+        )
+
+    @property
+    def title(self) -> str:
+        """Its name in metrics and messages: the given one, or host and port."""
+        return self.name or Address.of(self.url).authority
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassSettings:
+    """A priority class, named by `x-sooner-class`: all of a lower `level` go first.
+
+    `deadline_ms` is the deadline of those that bring none; 0: none.
+    """
+
+    name: str
+    level: int = 0
+    deadline_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(f"class {self.name!r}", ("deadline_ms", self.deadline_ms, self.deadline_ms >= 0, ">= 0"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantSettings:
+    """What one tenant may do. 0 is no limit; `classes` empty: all of them.
+
+    `weight` is its share beside the others. `queue_share` in (0, 1] is the part of the waiting room
+    it may fill.
+    """
+
+    name: str
+    weight: float = 1.0
+    requests_per_minute: float = 0.0
+    tokens_per_minute: float = 0.0
+    queue_share: float = 0.5
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(
+            f"tenant {self.name!r}",
+            ("weight", self.weight, self.weight > 0, "> 0"),
+            ("requests_per_minute", self.requests_per_minute, self.requests_per_minute >= 0, ">= 0"),
+            ("tokens_per_minute", self.tokens_per_minute, self.tokens_per_minute >= 0, ">= 0"),
+            ("queue_share", self.queue_share, 0 < self.queue_share <= 1, "in (0, 1]"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueSettings:
+    """The waiting room. Times in seconds.
+
+    A request that waited `overdue` takes one of every `overdue_every` places by order of arrival,
+    whatever its class, tenant or length: the bound on waiting. `max_wait` is how long any may wait,
+    and a newcomer that is expected to wait longer is refused at once.
+    """
+
+    max_waiting: int = 10_000
+    max_wait: float = 300.0
+    overdue: float = 60.0
+    overdue_every: int = 4
+    urgent: float = 5.0
+
+    def __post_init__(self) -> None:
+        _check(
+            "queue",
+            ("max_waiting", self.max_waiting, self.max_waiting >= 0, ">= 0"),
+            ("max_wait", self.max_wait, self.max_wait > 0, "> 0 [s]"),
+            ("overdue", self.overdue, self.overdue > 0, "> 0 [s]"),
+            ("overdue_every", self.overdue_every, self.overdue_every >= 1, ">= 1"),
+            ("urgent", self.urgent, self.urgent >= 0, ">= 0 [s]"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings:
+    """Bounds on one request and on what waits for it. Times in seconds, sizes in bytes.
+
+    `head_time` and `body_time` bound a client that sends slowly, `first_byte` and `between_bytes`
+    an engine that answers slowly, `drain` how long a shutdown waits for what runs.
+    """
+
+    max_body: int = 32 * 1024 * 1024
+    max_header: int = 16 * 1024
+    head_time: float = 10.0
+    body_time: float = 30.0
+    connect: float = 5.0
+    first_byte: float = 600.0
+    between_bytes: float = 300.0
+    retries: int = 2
+    drain: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_body", "max_header", "head_time", "body_time", "connect", "first_byte",
+                     "between_bytes", "drain"):  # fmt: skip
+            value = getattr(self, name)
+            _check("limits", (name, value, value > 0, "> 0"))
+        _check("limits", ("retries", self.retries, self.retries >= 0, ">= 0"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalSettings:
+    """Where finished requests are written. `url` empty: nowhere. `prompts` keeps the text too."""
+
+    url: str = ""
+    prompts: bool = False
+    max_rows: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        _check("journal", ("max_rows", self.max_rows, self.max_rows >= 1, ">= 1"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """Every setting of the gateway.
+
+    `parameters` are the policy's own. `ranker` is as for the plugin: "default", a folder,
+    "module:name", or "" for none. `client_scores` lets requests bring their own numbers. `keys` is
+    the database of keys; empty: no keys, and then only clients on this machine are served. `admin_key_file` opens the admin routes. `aliases` maps a
+    model's name as clients say it to a name that the engines know.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    policy: str = "aged"
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    ranker: str = "default"
+    scorer_timeout: float = 5.0
+    client_scores: bool = False
+    keys: str = ""
+    admin_key_file: str = ""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    queue: QueueSettings = field(default_factory=QueueSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    journal: JournalSettings = field(default_factory=JournalSettings)
+    backends: tuple[BackendSettings, ...] = ()
+    classes: tuple[ClassSettings, ...] = ()
+    tenants: tuple[TenantSettings, ...] = ()
+
+    def __post_init__(self) -> None:
+        policies.get(self.policy, **self.parameters)
+        _check(
+            "gateway",
+            ("port", self.port, 0 <= self.port < 65536, "0..65535"),
+            ("scorer_timeout", self.scorer_timeout, self.scorer_timeout > 0, "> 0 [s]"),
+        )
+        for what, names in (
+            ("backend", [one.title for one in self.backends]),
+            ("class", [one.name for one in self.classes]),
+            ("tenant", [one.name for one in self.tenants]),
+        ):
+            twice = {name for name in names if names.count(name) > 1}
+            if twice:
+                raise ConfigError(f"{what} {sorted(twice)[0]!r} comes twice, allowed: names that differ")
+        known = {one.name for one in self.classes}
+        for tenant in self.tenants:
+            for name in tenant.classes:
+                if name not in known:
+                    raise UnknownName(f"class of tenant {tenant.name!r}:", name, known)
+        if not self.keys and not _loopback(self.host):
+            raise ConfigError(
+                f"host {self.host!r} without keys would serve anyone who reaches it; "
+                "make keys (sooner keys add) and name their database, or listen on 127.0.0.1"
+            )
+
+    @property
+    def chosen_policy(self) -> policies.Policy:
+        """The policy with its parameters bound."""
+        return policies.get(self.policy, **self.parameters)
+
+
+def _loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def read(values: Mapping[str, Any], where: str) -> GatewaySettings:
+    """Return the settings in a mapping; tables `[[backend]]`, `[[class]]` and `[[tenant]]` are lists."""
+    lists: tuple[tuple[str, str, type[Any]], ...] = (
+        ("backend", "backends", BackendSettings),
+        ("class", "classes", ClassSettings),
+        ("tenant", "tenants", TenantSettings),
+    )
+    known = {f.name for f in dataclasses.fields(GatewaySettings)} - {plural for _, plural, _ in lists}
+    known |= {name for name, _, _ in lists}
+    for key in values:
+        if key not in known:
+            raise UnknownName(f"setting in {where}:", key, known)
+    single = {name for name, _, _ in lists}
+    rest = {key: value for key, value in values.items() if key not in single}
+    found = {plural: _items(values.get(name, ()), kind, f"{where}.{name}") for name, plural, kind in lists}
+    return config.build(GatewaySettings, {**rest, **found}, where)
+
+
+def _items(given: Any, kind: type[_Item], where: str) -> tuple[_Item, ...]:
+    if not isinstance(given, list | tuple):
+        raise ConfigError(f"{where}={given!r}, allowed: tables, [[{where.rsplit('.', 1)[-1]}]]")
+    return tuple(config.build(kind, item, f"{where}[{n}]") for n, item in enumerate(given))
+
+
+def read_with(path: Path | None, changes: Mapping[str, Any]) -> GatewaySettings:
+    """Return the settings in a TOML file, if one is named, with `changes` over them.
+
+    Raises ConfigError, UnknownName.
+    """
+    if path is None:
+        return read(changes, "the command line")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read settings {str(path)!r}: {error}") from error
+    return read({**values, **changes}, str(path))
+
+
+def backend(text: str) -> BackendSettings:
+    """Return the backend in a flag, `[KIND=]URL`. Raises ConfigError, UnknownName."""
+    kind, equals, url = text.partition("=")
+    if not equals or "://" in kind:
+        return BackendSettings(url=text)
+    return BackendSettings(url=url, kind=kind)

@@ -1,0 +1,56 @@
+"""Fairness between tenants: the virtual token counter (Sheng et al., OSDI 2024).
+
+Each tenant's counter grows with the tokens it was served, divided by its weight; who has the
+smallest is served next. A tenant that comes back is lifted to the smallest counter of those
+waiting, so that nobody saves up a claim while away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+OUTPUT_WEIGHT = 2.0
+"""Tokens of input that one of output counts for; the paper's choice, and the usual price."""
+
+
+def work(prompt_len: float, output_len: float) -> float:
+    """Return what a request costs, in tokens of input."""
+    return prompt_len + OUTPUT_WEIGHT * output_len
+
+
+class Shares:
+    """The counters. Charged with the predicted work when a request starts, corrected when it ends."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._weights = dict(weights)
+        self._counters: dict[str, float] = {}
+        self._floor = 0.0  # the counter of the last tenant that was served
+
+    def take(self, weights: Mapping[str, float]) -> None:
+        """Take new weights; what was served stays counted."""
+        self._weights = dict(weights)
+
+    def __getitem__(self, tenant: str) -> float:
+        return self._counters.get(tenant, self._floor)
+
+    def weight(self, tenant: str) -> float:
+        """Return the weight of a tenant; 1 where none was set."""
+        return self._weights.get(tenant, 1.0)
+
+    def enter(self, tenant: str, waiting: Iterable[str]) -> None:
+        """Say that `tenant`, who had nobody waiting, has now; `waiting` are the others who have."""
+        floor = min((self[other] for other in waiting if other != tenant), default=self._floor)
+        self._counters[tenant] = max(self._counters.get(tenant, 0.0), floor)
+
+    def charge(self, tenant: str, amount: float) -> None:
+        """Add work, or take it back where `amount` is negative."""
+        self._counters[tenant] = self[tenant] + amount / self.weight(tenant)
+        if amount > 0:
+            self._floor = max(self._floor, min(self._counters[tenant], self._floor + amount))
+
+    def forget(self, busy: Iterable[str]) -> None:
+        """Drop the counters of those who are away, which they would be lifted above anyway."""
+        keep = set(busy)
+        self._counters = {
+            tenant: value for tenant, value in self._counters.items() if tenant in keep or value > self._floor
+        }

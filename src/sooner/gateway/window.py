@@ -1,0 +1,79 @@
+"""How many requests an engine is given at once, so that its own queue stays shallow and ours orders."""
+
+from __future__ import annotations
+
+import math
+
+_TOLERANCE = 2.0  # a first token may take this many times the best before it counts as queueing
+
+
+class Window:
+    """The bound on requests in flight: fixed, or found between `least` and `most`.
+
+    Where the engine says how many wait inside it, the bound grows while none do and falls by those
+    that do. Where it does not, the time to the first byte decides (the gradient rule of Netflix's
+    concurrency-limits): the bound shrinks by the factor by which that exceeds twice the best.
+    """
+
+    def __init__(self, fixed: int, least: int, most: int, start: int = 16) -> None:
+        self._fixed = fixed
+        self._least = least
+        self._most = most
+        self._limit = float(min(max(start, least), most))
+        self._probing = True  # doubles until the first sign of queueing
+        self._best = math.inf
+
+    @property
+    def limit(self) -> int:
+        """The bound now."""
+        return self._fixed or int(self._limit)
+
+    def engine(self, waiting: float, in_flight: int, hungry: bool) -> None:
+        """Take in the engine's own count of waiting requests; `hungry`: more wait here."""
+        spare = max(1.0, 0.05 * self._limit)
+        if waiting > spare:
+            self._probing = False
+            self._set(min(self._limit, in_flight) - (waiting - spare))
+        elif hungry and in_flight >= int(self._limit):
+            self._set(self._limit * 2 if self._probing else self._limit + max(1.0, 0.1 * self._limit))
+
+    def latency(self, first_byte: float, in_flight: int, hungry: bool) -> None:
+        """Take in the time to a first byte [s], for an engine that does not say how many wait."""
+        self._best = min(self._best * 1.0005, max(first_byte, 1e-4))
+        gradient = min(1.0, max(0.5, _TOLERANCE * self._best / max(first_byte, 1e-4)))
+        if gradient == 1.0 and not (hungry and in_flight >= int(self._limit)):
+            return  # no queueing, and no need for more
+        target = self._limit * gradient + (math.sqrt(self._limit) if gradient == 1.0 else 0.0)
+        self._set(self._limit + 0.2 * (target - self._limit))
+
+    def _set(self, limit: float) -> None:
+        self._limit = min(max(limit, self._least), self._most)
+
+
+class Breaker:
+    """Keeps away from an engine that fails: after `failures` in a row, for a time that doubles."""
+
+    def __init__(self, failures: int = 3, pause: float = 1.0, longest: float = 30.0) -> None:
+        self._allowed = failures
+        self._first = pause
+        self._longest = longest
+        self._pause = pause
+        self._failed = 0
+        self.until = 0.0
+
+    def ok(self) -> None:
+        """Say that the engine answered."""
+        self._failed = 0
+        self._pause = self._first
+        self.until = 0.0
+
+    def failed(self, now: float, *, at_once: bool = False) -> None:
+        """Say that it did not; `at_once` skips the counting, where nothing listens at all."""
+        self._failed += 1
+        if self._failed >= self._allowed or at_once:
+            self.until = now + self._pause
+            self._pause = min(2 * self._pause, self._longest)
+
+    def open(self, now: float) -> bool:
+        """Return whether no request should go there now."""
+        return now < self.until
