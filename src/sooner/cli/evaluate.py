@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,31 +13,72 @@ import click
 @click.argument("directory")
 @click.argument("data")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap and the small queue.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a page with plots to this file as well.",
+)
+@click.option(
+    "--refit",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Fit the ranker's last layer to so many rows of DATA first, and judge it on the rest.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the refit's rows, bootstrap and queue.")
 @click.option("--tokenizer", help="Counts replies that come as text: a tokenizer.json, folder or name.")
+@click.option("--model", help="Only rows of this served model, in logs of several.")
 @click.option("--first-turns", is_flag=True, help="Leave out requests that follow an earlier reply.")
 def evaluate(
-    directory: str, data: str, as_json: bool, seed: int, tokenizer: str | None, first_turns: bool
+    directory: str,
+    data: str,
+    as_json: bool,
+    html: Path | None,
+    refit: int,
+    seed: int,
+    tokenizer: str | None,
+    model: str | None,
+    first_turns: bool,
 ) -> None:
     """Judge the ranker in DIRECTORY ("default": the shipped one) on DATA it was not trained on.
 
     DATA is a log as `sooner train` reads it. Kendall's tau comes with its standard error, and a verdict
     says whether the order is worth switching on.
+
+    Example: sooner evaluate my-ranker last-week.jsonl --html ranker.html
     """
+    from sooner import evaluation
     from sooner import train as library
+    from sooner.report import ranker as page
     from sooner.workloads import logs
 
     ranker = library.load(directory)
-    log = logs.read(data, count=logs.tokenizer(tokenizer) if tokenizer else None, first_turns=first_turns)
+    count = logs.tokenizer(tokenizer) if tokenizer else None
+    log = logs.read(data, count=count, first_turns=first_turns, model=model)
     click.echo(str(log.report), err=True)
-    result = library.evaluate(ranker, library.merged(library.dataset(log.rows)), seed=seed)
+    result = evaluation.evaluate(ranker, library.dataset(log.rows), refit=refit, seed=seed)
+    if html is not None:
+        page.write(html, result, title=f"The ranker in {directory} on {Path(data).name}")
+        click.echo(f"wrote {html}", err=True)
     if as_json:
         click.echo(json.dumps(result))
-        return
+    else:
+        _print(result)
+
+
+def _print(result: dict[str, Any]) -> None:
     for key, value in result.items():
         if isinstance(value, float):
             click.echo(f"{key:24} {value:.4f}")
         elif isinstance(value, int | str):
             click.echo(f"{key:24} {value}")
-    click.echo(f"{'coverage':24} " + "  ".join(f"{k}: {v:.3f}" for k, v in result["coverage"].items()))
+    for key in ("tau_by_ranker_part", "coverage", "refit", "noise_ceiling"):
+        if result.get(key):
+            found = "  ".join(f"{name}: {value:.3f}" for name, value in result[key].items())
+            click.echo(f"{key:24} {found}")
+    for number, tenth in enumerate(result["deciles"], start=1):
+        click.echo(
+            f"{f'tenth {number} of the score':24} predicted {tenth['mean_predicted_len']:.0f}, "
+            f"true {tenth['mean_output_len']:.0f} tokens ({tenth['n']} requests)"
+        )
     click.echo(f"{'verdict':24} {result['verdict']['reason']}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,7 @@ from sooner.cli.options import progress_bar
 
 if TYPE_CHECKING:
     from sooner.rankers import Ranker
+    from sooner.train import Dataset
 
 
 @click.command()
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @click.option("--prior", help='Ranker to start from: a folder, or "default" for the shipped one.')
 @click.option("--tokenizer", help="Counts replies that come as text: a tokenizer.json, folder or name.")
+@click.option("--model", help="Only rows of this served model, in logs of several.")
 @click.option("--first-turns", is_flag=True, help="Leave out requests that follow an earlier reply.")
 @click.option(
     "--held-out",
@@ -32,6 +34,20 @@ if TYPE_CHECKING:
     help="Share of conversations to judge it on, for rankers whose fitting leaves no row unseen; these are "
     "then fitted again on all. 0: do not.",
 )
+@click.option(
+    "--keep-examples",
+    type=click.Choice(["lengths", "text", "none"]),
+    default="lengths",
+    show_default=True,
+    help="What to keep of the rows for sooner explain: names, lengths and sketches, or the texts as well.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting of the ranker, such as size=100 for buckets; may be given several times.",
+)
 def train(
     data: str,
     name: str,
@@ -39,19 +55,26 @@ def train(
     seed: int,
     prior: str | None,
     tokenizer: str | None,
+    model: str | None,
     first_turns: bool,
     held_out: float,
+    keep_examples: str,
+    settings: tuple[str, ...],
 ) -> None:
-    """Train a ranker on DATA, a log of finished requests (JSONL, JSON, .gz, parquet, or - for stdin).
+    """Train a ranker on DATA: a log of finished requests, a folder of them, - for stdin, or hf:owner/name.
 
-    A record has `prompt` or `messages`, and `output_len` or `output_tokens`; docs/rankers.md names the
-    other logs that are read. What was dropped, and how good the ranker is, goes to stderr; the facts of
-    the training go to stdout as JSON.
+    A record has `prompt` or `messages`, and `output_len` or `output_tokens`; docs/logs.md names the other
+    logs that are read. What was dropped, and how good the ranker is, goes to stderr; the facts of the
+    training go to stdout as JSON.
+
+    Example: sooner train requests.jsonl --ranker boosted --out my-ranker
     """
     from sooner import train as library
     from sooner.workloads import logs
 
-    log = logs.read(data, count=logs.tokenizer(tokenizer) if tokenizer else None, first_turns=first_turns)
+    chosen = dict(map(_setting, settings))
+    count = logs.tokenizer(tokenizer) if tokenizer else None
+    log = logs.read(data, count=count, first_turns=first_turns, model=model)
     click.echo(str(log.report), err=True)
     rows = library.merged(library.dataset(log.rows))
     if (twice := len(log.rows) - len(rows.prompts)) > 0:
@@ -69,6 +92,7 @@ def train(
                 seed=seed,
                 prior=start,
                 progress=lambda share, words: bar(int(100 * share), 100),
+                **chosen,
             )
 
         ranker = fit(rows)
@@ -77,6 +101,7 @@ def train(
             known, unseen = library.split(rows, held_out, seed)
             verdict = library.evaluate(fit(known), unseen, seed=seed)
     ranker.save(out)
+    _keep(rows, out, keep_examples, seed)
     facts = {"out": str(out), "ranker": name, **ranker.training_}
     if verdict is not None:
         facts |= {f"held_out_{key}": verdict[key] for key in ("n", "kendall_tau", "kendall_tau_se")}
@@ -87,3 +112,25 @@ def train(
             err=True,
         )
     click.echo(json.dumps(facts))
+
+
+def _setting(given: str) -> tuple[str, Any]:
+    """The name and value of NAME=VALUE; a value that is JSON is read as such."""
+    name, sign, value = given.partition("=")
+    if not sign or not name.isidentifier() or name in ("seed", "prior"):
+        raise click.BadParameter(f"{given!r}; allowed: NAME=VALUE", param_hint="--set")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _keep(rows: Dataset, out: Path, what: str, seed: int) -> None:
+    """Keep training examples beside the ranker, or see to it that none of an earlier training are there."""
+    from sooner.rankers import examples
+
+    if what == "none":
+        (out / examples.FILE).unlink(missing_ok=True)
+        return
+    kept = examples.Examples.of(rows.prompts, rows.lengths, rows.groups, texts=what == "text", seed=seed)
+    kept.save(out)

@@ -1,0 +1,96 @@
+"""`sooner compare-rankers`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from sooner.cli.options import progress_bar
+
+
+@click.command(name="compare-rankers")
+@click.argument("train_data", metavar="TRAIN")
+@click.argument("test_data", metavar="TEST")
+@click.option(
+    "--arm",
+    "arms",
+    multiple=True,
+    help="Only this arm; may be given several times. Left out, all but transformer and blend.",
+)
+@click.option("--encoder", help='Encoder of the papers\' heads: a name, a folder, or "hashed" for none.')
+@click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
+@click.option("--tokenizer", help="Counts replies that come as text: a tokenizer.json, folder or name.")
+@click.option("--first-turns", is_flag=True, help="Leave out requests that follow an earlier reply.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def compare_rankers(
+    train_data: str,
+    test_data: str,
+    arms: tuple[str, ...],
+    encoder: str | None,
+    seed: int,
+    tokenizer: str | None,
+    first_turns: bool,
+    as_json: bool,
+) -> None:
+    """Train the papers' rankers on TRAIN, judge them on TEST, and hold the papers' claims against it.
+
+    Both are logs as `sooner train` reads them. Rows of TEST that share a conversation or a prompt with
+    TRAIN are left out.
+
+    Example: sooner compare-rankers train.jsonl test.jsonl --arm ltr --arm "buckets 100"
+    """
+    from sooner import comparison, train
+    from sooner.rankers.encoding import DEFAULT_ENCODER
+    from sooner.workloads import logs
+
+    count = logs.tokenizer(tokenizer) if tokenizer else None
+    read = [logs.read(path, count=count, first_turns=first_turns) for path in (train_data, test_data)]
+    for log in read:
+        click.echo(str(log.report), err=True)
+    known, unseen = (train.dataset(log.rows) for log in read)
+    with progress_bar("comparing") as bar:
+        result = comparison.compare(
+            known,
+            unseen,
+            arms=arms or comparison.QUICK,
+            encoder=encoder or DEFAULT_ENCODER,
+            seed=seed,
+            progress=lambda done, words: bar(int(100 * done), 100),
+        )
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        _print(result)
+
+
+def _print(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("ranker", "tau", "accuracy", "RMSE", "train CPU s", "ms a request", "its paper reports"):
+        table.add_column(name, justify="left" if name in ("ranker", "its paper reports") else "right")
+    for row in result["arms"]:
+        accuracy = row["class_accuracy"]
+        table.add_row(
+            row["name"],
+            f"{row['kendall_tau']:.3f} ± {row['kendall_tau_se']:.3f}",
+            "" if accuracy is None else f"{accuracy:.1%}",
+            f"{row['rmse']:.0f}",
+            f"{row['train_cpu_s']:.0f}",
+            f"{row['ms_per_request']:.2f}",
+            f"{row['paper']}: {row['reported']}" if row["reported"] else row["paper"],
+        )
+    console = Console()
+    console.print(table)
+    words = {True: "held here", False: "did not hold here", None: "not run"}
+    for claim in result["claims"]:
+        console.print(
+            f"{claim['paper']}: {claim['claim']}: [bold]{words[claim['held']]}[/bold] ({claim['here']})"
+        )
+    console.print(
+        f"{result['train_rows']} training and {result['test_rows']} test rows; heads on {result['encoder']}, "
+        "kept as it was pre-trained, where the papers fine-tune OPT or BERT."
+    )

@@ -1,0 +1,255 @@
+"""The papers' rankers trained on the same rows and judged on the same rows, beside what the papers say."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sooner import rankers, train
+from sooner.core import DataError, UnknownName
+from sooner.metrics import kendall_tau, pairwise_accuracy
+from sooner.rankers import Ranker, encoding
+from sooner.rankers.papers import Classifier
+
+_TIMED = 64  # requests scored to time one
+
+
+class Arm(NamedTuple):
+    """One ranker of the comparison: its settings, and what its paper reports for it."""
+
+    ranker: str
+    settings: Mapping[str, Any] = {}
+    encoded: bool = False  # takes the comparison's encoder
+    paper: str = ""
+    reported: str = ""  # the paper's own figures, with their data
+
+
+class Row(NamedTuple):
+    """What one arm did here. Figures that an arm does not have are None."""
+
+    name: str
+    kendall_tau: float
+    kendall_tau_se: float
+    pairwise_accuracy: float
+    class_accuracy: float | None
+    rmse: float
+    train_cpu_s: float
+    ms_per_request: float
+
+
+class Claim(NamedTuple):
+    """What a paper says about its arms, and whether it was so here. None: the arms were not run."""
+
+    paper: str
+    claim: str
+    held: bool | None
+    here: str
+
+
+_LTR, _SSJF, _PARS, _MAGNUS = "vllm-ltr", "SSJF", "PARS", "Magnus"
+_BUCKET = "ShareGPT, Llama-3-70B, OPT-350M: accuracy {}, tau {}"
+
+ARMS: dict[str, Arm] = {
+    "prompt_length": Arm("prompt_length"),
+    "lexical": Arm("lexical"),
+    "boosted": Arm("boosted"),
+    "ltr": Arm("ltr", {}, True, _LTR, "ShareGPT, Llama-3-8B, OPT-125M: tau 0.52"),
+    "buckets 820": Arm("buckets", {"size": 820}, True, _LTR, _BUCKET.format("85.1 %", 0.24)),
+    "buckets 100": Arm("buckets", {"size": 100}, True, _LTR, _BUCKET.format("28.1 %", 0.49)),
+    "buckets 10": Arm("buckets", {"size": 10}, True, _LTR, _BUCKET.format("4.7 %", 0.46)),
+    "buckets 1": Arm("buckets", {"size": 1}, True, _LTR, _BUCKET.format("1.0 %", 0.32)),
+    "pars": Arm("pars", {}, True, _PARS, "LMSYS, in another's rerun with BERT: tau 0.596 (ListMLE: 0.559)"),
+    "ssjf regression l1": Arm("ssjf", {"task": "regression", "distance": "l1"}, True, _SSJF),
+    "ssjf regression mse": Arm("ssjf", {"task": "regression", "distance": "mse"}, True, _SSJF),
+    "ssjf classes3": Arm(
+        "ssjf", {"task": "classes3"}, True, _SSJF, "LMSYS, Vicuna-13B, BERT: accuracy 80.7 %, tau 0.567"
+    ),
+    "ssjf classes5": Arm(
+        "ssjf", {"task": "classes5"}, True, _SSJF, "LMSYS, Vicuna-13B, BERT: accuracy 60.0 %, tau 0.635"
+    ),
+    "ssjf ordinal3": Arm("ssjf", {"task": "ordinal3"}, True, _SSJF),
+    "ssjf ordinal5": Arm("ssjf", {"task": "ordinal5"}, True, _SSJF),
+    "magnus uilo": Arm("magnus", {"variant": "uilo"}, True, _MAGNUS),
+    "magnus inst": Arm("magnus", {"variant": "inst"}, True, _MAGNUS),
+    "magnus usin": Arm("magnus", {"variant": "usin"}, True, _MAGNUS),
+    "transformer": Arm("transformer"),
+    "blend": Arm("blend"),
+}
+
+QUICK = tuple(name for name in ARMS if name not in ("transformer", "blend"))
+"""The arms that train in a minute or two each on a CPU."""
+
+
+def compare(
+    known: train.Dataset,
+    unseen: train.Dataset,
+    *,
+    arms: Sequence[str] = QUICK,
+    encoder: str = encoding.DEFAULT_ENCODER,
+    seed: int = 0,
+    progress: Callable[[float, str], None] = lambda done, words: None,
+) -> dict[str, Any]:
+    """Return each arm's figures and the papers' claims; repeated prompts are merged, leaks left out.
+
+    Raises UnknownName for an arm, DataError where nothing is left to test on.
+    """
+    for name in arms:
+        if name not in ARMS:
+            raise UnknownName("arm", name, ARMS)
+    known, unseen = train.merged(known), _unseen(train.merged(known), train.merged(unseen))
+    shared, encode_s = (
+        _encoded(encoder, known, seed) if any(ARMS[name].encoded for name in arms) else (None, 0.0)
+    )
+    rows = []
+    for number, name in enumerate(arms):
+        progress(number / len(arms), name)
+        rows.append(_run(name, known, unseen, shared, encode_s, seed))
+    progress(1.0, "done")
+    return {
+        "train_rows": len(known.prompts),
+        "test_rows": len(unseen.prompts),
+        "encoder": encoder,
+        "encoder_trained": False,
+        "arms": [
+            {**row._asdict(), "paper": ARMS[row.name].paper, "reported": ARMS[row.name].reported}
+            for row in rows
+        ],
+        "claims": [claim._asdict() for claim in claims({row.name: row for row in rows})],
+    }
+
+
+def _unseen(known: train.Dataset, unseen: train.Dataset) -> train.Dataset:
+    """The rows of `unseen` that share neither conversation nor prompt with `known`."""
+    groups, prompts = set(known.groups), set(known.prompts)
+    apart = [
+        i
+        for i, (group, prompt) in enumerate(zip(unseen.groups, unseen.prompts, strict=True))
+        if group not in groups and prompt not in prompts
+    ]
+    if len(apart) < 2:
+        raise DataError(f"{len(apart)} test rows share nothing with the training rows; allowed: at least 2")
+    return unseen.take(apart)
+
+
+def _encoded(encoder: str, known: train.Dataset, seed: int) -> tuple[encoding.Remembered, float]:
+    """The encoder with the training prompts' vectors remembered, and the CPU seconds these took."""
+    start = time.process_time()
+    shared = encoding.Remembered(encoding.start(encoder, known.prompts, seed=seed))
+    shared(known.prompts)
+    return shared, time.process_time() - start
+
+
+def _run(
+    name: str,
+    known: train.Dataset,
+    unseen: train.Dataset,
+    shared: encoding.Remembered | None,
+    encode_s: float,
+    seed: int,
+) -> Row:
+    arm = ARMS[name]
+    settings = {**arm.settings, "encoder": shared} if arm.encoded else dict(arm.settings)
+    start = time.process_time()
+    ranker: Ranker = rankers.create(arm.ranker, seed=seed, **settings)
+    ranker.fit(known.prompts, known.lengths, context=known.context, groups=known.groups)
+    spent = time.process_time() - start + (encode_s if arm.encoded else 0.0)
+    scores = ranker.predict(unseen.prompts, context=unseen.context)
+    lengths = ranker.predict_len(unseen.prompts, context=unseen.context)
+    sorts = isinstance(ranker, Classifier) and arm.settings.get("task") != "regression"
+    accuracy = ranker.accuracy(unseen.prompts, unseen.lengths) if sorts else None  # type: ignore[attr-defined]
+    return Row(
+        name,
+        kendall_tau(scores, unseen.lengths),
+        train.tau_error(scores, unseen.lengths, unseen.groups, seed=seed),
+        pairwise_accuracy(scores, unseen.lengths),
+        accuracy,
+        float(np.sqrt(np.mean((lengths - unseen.lengths) ** 2))),
+        spent,
+        _ms(ranker, unseen),
+    )
+
+
+def _ms(ranker: Ranker, data: train.Dataset) -> float:
+    """CPU milliseconds a request of a copy from disk, which remembers nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        ranker.save(folder)
+        return train.cpu_ms(rankers.load(folder), data, 1, rows=_TIMED)
+
+
+def claims(rows: Mapping[str, Row]) -> list[Claim]:
+    """Return what the papers claim of these arms, and whether it held here."""
+    tau = {name: row.kendall_tau for name, row in rows.items()}
+    accuracy = {name: row.class_accuracy or 0.0 for name, row in rows.items()}
+    buckets = [f"buckets {size}" for size in (820, 100, 10, 1)]
+
+    def claim(
+        paper: str, words: str, needs: Sequence[str], held: Callable[[], bool], here: Callable[[], str]
+    ) -> Claim:
+        run = all(name in rows for name in needs)
+        return Claim(paper, words, held() if run else None, here() if run else "not run")
+
+    def taus(*names: str) -> str:
+        return ", ".join(f"{name} {tau[name]:.3f}" for name in names)
+
+    return [
+        claim(
+            _LTR,
+            "ranking orders better than every choice of buckets",
+            ["ltr", *buckets],
+            lambda: tau["ltr"] > max(tau[name] for name in buckets),
+            lambda: "tau: " + taus("ltr", *buckets),
+        ),
+        claim(
+            _LTR,
+            "ten buckets are the most accurate and order worst",
+            buckets,
+            lambda: (
+                accuracy["buckets 820"] == max(accuracy[name] for name in buckets)
+                and tau["buckets 820"] == min(tau[name] for name in buckets)
+            ),
+            lambda: ", ".join(f"{n}: accuracy {accuracy[n]:.1%}, tau {tau[n]:.3f}" for n in buckets),
+        ),
+        claim(
+            _LTR,
+            "of the buckets, those of 100 tokens order best and those of 1 token worse than those of 10",
+            buckets,
+            lambda: (
+                tau["buckets 100"] == max(tau[name] for name in buckets)
+                and tau["buckets 1"] < tau["buckets 10"]
+            ),
+            lambda: "tau: " + taus(*buckets),
+        ),
+        claim(
+            _PARS,
+            "pairs with a margin order better than ListMLE",
+            ["pars", "ltr"],
+            lambda: tau["pars"] > tau["ltr"],
+            lambda: "tau: " + taus("pars", "ltr"),
+        ),
+        claim(
+            _SSJF,
+            "five classes order better than three, and are predicted less accurately",
+            ["ssjf classes5", "ssjf classes3"],
+            lambda: (
+                tau["ssjf classes5"] > tau["ssjf classes3"]
+                and accuracy["ssjf classes5"] < accuracy["ssjf classes3"]
+            ),
+            lambda: ", ".join(
+                f"{n}: accuracy {accuracy[n]:.1%}, tau {tau[n]:.3f}"
+                for n in ("ssjf classes5", "ssjf classes3")
+            ),
+        ),
+        claim(
+            _MAGNUS,
+            "the error falls from length alone, to the instruction's meaning, to the user input's",
+            ["magnus uilo", "magnus inst", "magnus usin"],
+            lambda: rows["magnus usin"].rmse <= rows["magnus inst"].rmse <= rows["magnus uilo"].rmse,
+            lambda: ", ".join(
+                f"{n}: RMSE {rows[n].rmse:.0f} tokens" for n in ("magnus uilo", "magnus inst", "magnus usin")
+            ),
+        ),
+    ]

@@ -1,0 +1,185 @@
+"""Evaluating, explaining and comparing rankers: the library, the pages and the commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from sooner import comparison, evaluation, train
+from sooner.cli import root
+from sooner.core import DataError, UnknownName
+from sooner.metrics import kendall_tau
+from sooner.rankers import Context, conformance, encoding, get, learned
+from sooner.report import ranker as page
+from sooner.report import terms as terms_page
+
+
+def made(n: int = 400, start: int = 0) -> train.Dataset:
+    prompts, lengths = conformance.rows(n + start)
+    rows = train.Dataset(prompts, np.array(lengths, float), [Context()] * len(prompts), [""] * len(prompts))
+    part = rows.take(range(start, n + start))
+    return part._replace(groups=[f"c{(i + start) // 2}" for i in range(n)])
+
+
+def write(path: Path, data: train.Dataset) -> str:
+    lines = [
+        json.dumps({"id": f"{group}_{i}", "prompt": prompt, "output_len": length})
+        for i, (prompt, length, group) in enumerate(zip(data.prompts, data.lengths, data.groups, strict=True))
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+def run(*words: str, code: int = 0) -> Result:
+    done = CliRunner().invoke(root, list(words), catch_exceptions=code != 0)
+    assert done.exit_code == code, done.output
+    return done
+
+
+def test_the_ceiling_is_found_from_repeated_prompts() -> None:
+    rng = np.random.default_rng(0)
+    means = rng.normal(5, 1, 3000)
+    samples = np.exp(means[:, None] + rng.normal(0, 0.5, (3000, 2)))
+    prompts = [f"p{i}" for i in range(3000)]
+    data = train.Dataset(prompts * 2, samples.T.reshape(-1), [Context()] * 6000, prompts * 2)
+    ceiling = evaluation.noise_ceiling(data)
+    assert ceiling is not None
+    assert ceiling["prompts"] == 3000
+    assert ceiling["kendall_tau_of_two_replies"] == pytest.approx(kendall_tau(*samples.T), abs=0.02)
+    known = kendall_tau(means, samples[:, 0])
+    assert ceiling["kendall_tau_of_a_perfect_ranker"] == pytest.approx(known, abs=0.02)
+    assert evaluation.noise_ceiling(made()) is None
+    other = data._replace(context=[Context(turn=i // 3000) for i in range(6000)])
+    assert evaluation.noise_ceiling(other) is None
+
+
+def test_repeated_prompts_count_once() -> None:
+    data = made(100)
+    twice = train.Dataset(
+        data.prompts * 2, np.r_[data.lengths, data.lengths], data.context * 2, data.groups * 2
+    )
+    result = evaluation.evaluate(get("prompt_length")().fit(data.prompts, data.lengths), twice)
+    assert (result["rows"], result["n"]) == (200, len(set(data.prompts)))
+    assert result["noise_ceiling"]["kendall_tau_of_two_replies"] == pytest.approx(1.0)
+
+
+def test_rankers_without_a_last_layer_refuse_a_refit() -> None:
+    ranker = get("lexical")().fit(*conformance.rows())
+    with pytest.raises(DataError, match="'lexical' ranker cannot be refitted"):
+        evaluation.evaluate(ranker, made(100), refit=20)
+    with pytest.raises(DataError, match="cannot spare"):
+        evaluation.evaluate(ranker, made(10), refit=99)
+
+
+def test_a_refit_is_judged_on_other_conversations() -> None:
+    data = made(100)
+    known, rest = evaluation._apart(data, 20, 0)
+    assert 20 <= len(known.prompts) <= 21
+    assert len(known.prompts) + len(rest.prompts) == 100
+    assert not set(known.groups) & set(rest.groups)
+
+
+def test_commands_from_a_log_to_pages(tmp_path: Path) -> None:
+    known, unseen = write(tmp_path / "a.jsonl", made()), write(tmp_path / "b.jsonl", made(200, 400))
+    place = str(tmp_path / "r")
+    trained = run("train", known, "--ranker", "lexical", "--out", place, "--set", "damping=50")
+    assert json.loads(trained.stdout)["damping"] == 50
+    assert "Switch it on" in trained.stderr
+    result = json.loads(run("evaluate", place, unseen, "--json", "--html", str(tmp_path / "r.html")).stdout)
+    assert {
+        *("n", "kendall_tau", "kendall_tau_se", "pairwise_accuracy", "spearman", "ms_per_request"),
+        *("tau_by_ranker_part", "coverage", "ms_per_request_batch1", "ms_per_request_batch32", "verdict"),
+    } <= set(result)
+    assert {"0.1", "0.5", "0.9"} <= set(result["coverage"])
+    assert result["verdict"]["reason"] in (tmp_path / "r.html").read_text()
+    assert "tenth 10 of the score" in run("evaluate", place, unseen).stdout
+    told = json.loads(run("explain", place, "list 3 code about topic 7", "--json").stdout)
+    assert sum(term["amount"] for term in told["terms"]) == pytest.approx(told["score"], abs=1e-6)
+    assert [one["prompt"] for one in told["nearest"]] == [None] * 5
+    assert told["nearest"][0]["similarity"] > 0.3
+    words = run(
+        "explain", place, '{"messages": [{"role": "user", "content": "list"}]}', "--max-tokens", "9"
+    ).stdout
+    assert "expected reply 9 tokens" in words
+    assert "smaller terms" in words
+    every = run("explain", place, "list", "--max-tokens", "9", "--top", "9999").stdout
+    assert "limit: max_tokens 9" in every
+    overall = run("explain", place, "--log", unseen, "--html", str(tmp_path / "t.html"), "--json").stdout
+    assert json.loads(overall)["exact"]
+    assert "The strongest terms" in (tmp_path / "t.html").read_text()
+    assert "longer reply expected" in run("explain", place, "--log", unseen).stdout
+    run("explain", place, code=2)
+    run("train", known, "--out", place, "--set", "nonsense", code=2)
+
+
+def test_texts_are_kept_only_when_asked_for(tmp_path: Path) -> None:
+    known = write(tmp_path / "a.jsonl", made(60))
+    place = tmp_path / "r"
+    for what, count in (("text", 5), ("none", 0), ("lengths", 5)):
+        run("train", known, "--ranker", "prompt_length", "--out", str(place), "--keep-examples", what)
+        near = json.loads(run("explain", str(place), "list 3 code", "--json").stdout)["nearest"]
+        assert len(near) == count
+        assert all((one["prompt"] is not None) == (what == "text") for one in near)
+
+
+def test_what_was_learned_is_found_again() -> None:
+    data = made()
+    ranker = get("lexical")().fit(data.prompts, data.lengths)
+    view = learned.learned(ranker, data.prompts, data.context)
+    assert sum(view.shares.values()) == pytest.approx(1)
+    assert all(one.mean > 0 for one in view.longer)
+    assert all(one.mean < 0 for one in view.shorter)
+    assert any("briefly" in one.text for one in view.longer[:15])  # the longest replies of the made-up rows
+    assert any("list" in one.text for one in view.shorter[:15])
+    assert "<svg" in terms_page.html(view.as_json, title="x")
+    sampled = learned.learned(get("oracle")().fit(data.prompts, data.lengths), [], [])
+    assert sampled.rows == 0
+    assert "<h1>x</h1>" in terms_page.html(sampled.as_json, title="x")
+
+
+def test_the_page_leaves_out_what_was_not_found() -> None:
+    data = made(60)
+    result = evaluation.evaluate(get("constant")().fit(data.prompts, data.lengths), data)
+    html = page.html(result | {"coverage": {}, "deciles": []}, title="<x>")
+    assert "&lt;x&gt;" in html
+    assert "Do not switch it on" in html
+    assert html.count("<figure>") == 1
+
+
+def test_the_papers_rankers_in_one_table(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the papers' heads are trained with torch")
+    pytest.importorskip("sklearn", reason="hashed vectors are found with scikit-learn")
+    known, unseen = write(tmp_path / "a.jsonl", made()), write(tmp_path / "b.jsonl", made(200, 400))
+    arms = [
+        word
+        for name in ("ltr", "buckets 820", "buckets 100", "buckets 10", "buckets 1")
+        for word in ("--arm", name)
+    ]
+    words = ["compare-rankers", known, unseen, "--encoder", "hashed", *arms]
+    result = json.loads(run(*words, "--json").stdout)
+    table = {row["name"]: row for row in result["arms"]}
+    assert set(table) == {"ltr", "buckets 820", "buckets 100", "buckets 10", "buckets 1"}
+    assert table["buckets 820"]["class_accuracy"] == 1.0  # all made-up replies are in the first bucket
+    assert table["buckets 820"]["kendall_tau"] == 0.0
+    assert table["ltr"]["kendall_tau"] > 0.3
+    assert table["ltr"]["class_accuracy"] is None
+    assert all(row["train_cpu_s"] > 0 and row["ms_per_request"] > 0 for row in table.values())
+    held = {claim["claim"]: claim["held"] for claim in result["claims"]}
+    best = max(row["kendall_tau"] for name, row in table.items() if name != "ltr")
+    assert held["ranking orders better than every choice of buckets"] == (table["ltr"]["kendall_tau"] > best)
+    assert held["pairs with a margin order better than ListMLE"] is None
+    assert "did not hold here" in run(*words).stdout or "held here" in run(*words).stdout
+
+
+def test_a_comparison_leaves_leaks_out_and_knows_its_arms() -> None:
+    data = made(100)
+    with pytest.raises(DataError, match="share nothing"):
+        comparison.compare(data, data, arms=["prompt_length"])
+    with pytest.raises(UnknownName, match="did you mean 'pars'"):
+        comparison.compare(data, data, arms=["parz"])
+    result = comparison.compare(data, made(50, 80), arms=["prompt_length"], encoder=encoding.HASHED)
+    assert result["test_rows"] == 30
