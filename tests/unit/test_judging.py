@@ -106,7 +106,7 @@ def test_commands_from_a_log_to_pages(tmp_path: Path) -> None:
     ).stdout
     assert "expected reply 9 tokens" in words
     assert "smaller terms" in words
-    every = run("explain", place, "list", "--max-tokens", "9", "--top", "9999").stdout
+    every = run("explain", place, "briefly 3 code", "--max-tokens", "9", "--top", "9999").stdout
     assert "limit: max_tokens 9" in every
     overall = run("explain", place, "--log", unseen, "--html", str(tmp_path / "t.html"), "--json").stdout
     assert json.loads(overall)["exact"]
