@@ -71,6 +71,27 @@ def test_a_frozen_encoder_serves_as_vectors(tmp_path: Path) -> None:
     assert vectors([]).shape == (0, 64)
 
 
+def test_an_encoder_is_tuned_under_a_papers_objective(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="the encoder is opened with transformers")
+    pytest.importorskip("onnxruntime", reason="the encoder runs on ONNX Runtime")
+    prompts, lengths = rows(300)
+    place = str(build(tmp_path / "encoder"))
+    tau = {}
+    for tuned in (False, True):
+        ranker = get("ltr")(encoder=place, tuned=tuned, epochs=12, max_pieces=32, encoder_learning_rate=3e-3)
+        ranker.fit(prompts[:200], lengths[:200])
+        tau[tuned] = kendall_tau(ranker.predict(prompts[200:]), lengths[200:])
+        assert ranker.training_["encoder_trained"] == tuned
+        assert ranker.training_["epochs"] == 12
+    assert tau[True] > tau[False] + 0.05
+    ranker.save(tmp_path / "saved")
+    np.testing.assert_array_equal(
+        load(tmp_path / "saved").predict(prompts[200:]), ranker.predict(prompts[200:])
+    )
+    with pytest.raises(ConfigError, match="needs an encoder by name"):
+        get("ltr")(encoder=encoding.HASHED, tuned=True)
+
+
 def test_list_mle_is_vllm_ltrs() -> None:
     lengths = [3.0, 25.0, 9.0, 8200.0, 9000.0]
     scores = [0.3, -1.0, 2.0, 0.1, 0.2]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sooner.core import ConfigError
-from sooner.rankers import encoding, ranker
+from sooner.rankers import ranker
 from sooner.rankers.contract import Floats
 from sooner.rankers.papers import LONGEST, Classifier
 
@@ -24,10 +24,9 @@ class Buckets(Classifier):
 
     cites = "vllm-ltr (arXiv 2408.15792), table 3: classification"
 
-    def __init__(
-        self, *, seed: int = 0, encoder: str | encoding.Encoding = encoding.DEFAULT_ENCODER, size: int = 820
-    ) -> None:
-        super().__init__(seed=seed, encoder=encoder)
+    def __init__(self, *, size: int = 820, **common: Any) -> None:
+        """`common` are the settings of `Paper`."""
+        super().__init__(**common)
         if not 1 <= size <= LONGEST:
             raise ConfigError(f"size is {size}; allowed: 1 to {LONGEST} tokens")
         self.size = size

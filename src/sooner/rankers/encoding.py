@@ -75,7 +75,7 @@ class Frozen:
 
         recipe = Recipe(encoder=name, max_pieces=max_pieces)
         pieces = finetune.wordpieces(recipe)
-        return cls(name, finetune.export(finetune.Network(recipe, 0, 0).eval(), pieces), pieces)
+        return cls(name, finetune.export(quietly_opened(recipe).eval(), pieces), pieces)
 
     def __call__(self, prompts: Sequence[str]) -> NDArray[np.float64]:
         """Return vectors (n, d)."""
@@ -89,6 +89,21 @@ class Frozen:
         settings = {"encoder": self.name, "max_pieces": self._pieces.limit, "pad": self._pieces.pad}
         definition = self._pieces.definition.encode("utf-8")
         return State({}, settings, {"model.onnx": self._encoder.graph, "tokenizer.json": definition})
+
+
+def quietly_opened(recipe: Recipe) -> Any:
+    """Return the recipe's `finetune.Network`, without the bars that transformers shows while it loads."""
+    from transformers.utils import logging
+
+    from sooner.rankers import finetune
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return finetune.Network(recipe, 0, 0)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class Remembered:

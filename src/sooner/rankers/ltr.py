@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sooner.rankers import encoding, ranker
+from sooner.rankers import ranker
 from sooner.rankers.contract import Floats
 from sooner.rankers.papers import Paper
 
@@ -24,16 +24,12 @@ class LearningToRank(Paper):
 
     cites = "vllm-ltr (arXiv 2408.15792), section 4 and its train/trainer.py"
 
-    def __init__(
-        self,
-        *,
-        seed: int = 0,
-        encoder: str | encoding.Encoding = encoding.DEFAULT_ENCODER,
-        group: int = 10,
-        batch: int = 32,
-    ) -> None:
-        """`group` [tokens] is the width of a label; `batch` is the list's length (32, in their blog 64)."""
-        super().__init__(seed=seed, encoder=encoder)
+    def __init__(self, *, group: int = 10, batch: int = 32, **common: Any) -> None:
+        """`group` [tokens] is the width of a label, `batch` the list's length (in their blog 64).
+
+        `common` are the settings of `Paper`.
+        """
+        super().__init__(**common)
         self.group = group
         self.batch = batch
 

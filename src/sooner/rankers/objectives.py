@@ -35,6 +35,7 @@ class Schedule(NamedTuple):
     batch: int = 32
     epochs: int = 5
     learning_rate: float = 1e-3
+    encoder_learning_rate: float = 1e-4  # where the encoder is trained too; theirs is 1e-5 to 2e-5
     weight_decay: float = 0.01  # added to the gradient, as Adam (not AdamW) does
 
 
@@ -109,10 +110,7 @@ def train(
     x, y = torch.from_numpy(vectors).float(), torch.from_numpy(lengths).float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        sizes = [x.shape[1], *schedule.hidden, width]
-        dense = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
-        parts = [part for layer in dense for part in (layer, nn.ReLU())][:-1]
-        network = nn.Sequential(*parts)
+        network = nn.Sequential(*dense([x.shape[1], *schedule.hidden, width]))
         optimiser = torch.optim.Adam(
             network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
         )
@@ -125,5 +123,19 @@ def train(
                 value.backward()
                 optimiser.step()
             progress((epoch + 1) / schedule.epochs, f"epoch {epoch + 1} of {schedule.epochs}")
-        arrays = [(one.weight.detach().numpy().T.copy(), one.bias.detach().numpy().copy()) for one in dense]
-    return Layers([weight for weight, _ in arrays], [bias for _, bias in arrays])
+        return layers_of(network)
+
+
+def dense(sizes: Sequence[int]) -> list[nn.Module]:
+    """Return linear layers between these sizes, with a rectifier after each but the last."""
+    made = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+    return [part for layer in made for part in (layer, nn.ReLU())][:-1]
+
+
+def layers_of(network: nn.Sequential) -> Layers:
+    """Return what `dense` made and training changed, in NumPy."""
+    linear = [one for one in network if isinstance(one, nn.Linear)]
+    return Layers(
+        [one.weight.detach().numpy().T.copy() for one in linear],
+        [one.bias.detach().numpy().copy() for one in linear],
+    )

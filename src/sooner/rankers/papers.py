@@ -1,7 +1,7 @@
 """What the papers' predictors share: a head on an encoding, trained on nine tenths of the conversations.
 
-The papers fine-tune OPT or BERT on a GPU; here the encoder is kept as it was pre-trained, so that a
-baseline trains in a minute on a CPU. Labels, losses and epochs are theirs; learning rates are a head's.
+The papers fine-tune OPT or BERT on a GPU. Here the encoder is kept as it was pre-trained unless `tuned` is
+set, so that a baseline trains in a minute on a CPU. Labels, losses and epochs are theirs; rates are not.
 `docs/baselines.md` says what each paper did and what is done here.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sooner.core import NotFittedError
+from sooner.core import ConfigError, NotFittedError
 from sooner.rankers import encoding
 from sooner.rankers.context import Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
@@ -33,14 +33,33 @@ _HELD_OUT = 10  # one conversation in so many calibrates and is not trained on
 class Paper(Ranker):
     """A ranker that sees a prompt's text only, through an encoder that is not trained.
 
-    `encoder` is a Hugging Face encoder by name or folder, or "hashed" for topics of hashed words.
+    `encoder` is a Hugging Face encoder by name or folder, or "hashed" for topics of hashed words. With
+    `tuned` its layers are trained too, on prompts of at most `max_pieces` wordpieces.
     """
 
     cites: ClassVar[str] = ""
 
-    def __init__(self, *, seed: int = 0, encoder: str | encoding.Encoding = encoding.DEFAULT_ENCODER) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        encoder: str | encoding.Encoding = encoding.DEFAULT_ENCODER,
+        tuned: bool = False,
+        max_pieces: int = 128,
+        epochs: int | None = None,
+        encoder_learning_rate: float | None = None,
+    ) -> None:
+        """`epochs` are the paper's where None, and the encoder's rate that of `Schedule`."""
         super().__init__(seed=seed)
+        if tuned and (not isinstance(encoder, str) or encoder == encoding.HASHED):
+            raise ConfigError("tuned=True needs an encoder by name; hashed words have nothing to train")
+        if epochs is not None and epochs < 1:
+            raise ConfigError(f"epochs is {epochs}; allowed: at least 1")
         self.encoder = encoder
+        self.tuned = tuned
+        self.max_pieces = max_pieces
+        self.epochs = epochs
+        self.encoder_learning_rate = encoder_learning_rate
 
     @abstractmethod
     def _objective(self, lengths: Floats) -> tuple[int, Loss, Schedule]:
@@ -51,31 +70,63 @@ class Paper(Ranker):
         """Return scores (n,) of outputs (n, width), larger = longer reply."""
 
     def _fit(self, rows: Rows, progress: Progress) -> Floats:
+        held_out = rows.folds(_HELD_OUT, self.seed) == 0
+        if held_out.sum() < 2 or (~held_out).sum() < 2:
+            held_out[:] = False
+        known, fresh = np.flatnonzero(~held_out), np.flatnonzero(held_out if held_out.any() else ~held_out)
+        train = self._tune if self.tuned else self._train
+        schedule = train(rows.take(known), progress)
+        self.training_ = {"encoder": self._encoding.name, "encoder_trained": self.tuned, **schedule._asdict()}
+        honest = np.full(len(rows.prompts), np.nan)
+        honest[fresh] = self._read(self.outputs([rows.prompts[i] for i in fresh]))
+        return honest
+
+    def _train(self, rows: Rows, progress: Progress) -> Schedule:
+        """Train a head on the encoding's vectors."""
         from sooner.rankers import objectives  # torch is needed from here on only
 
         progress(0.0, "encoding prompts")
         self._encoding = encoding.start(self.encoder, rows.prompts, seed=self.seed)
         vectors = self._encoding(rows.prompts)
-        held_out = rows.folds(_HELD_OUT, self.seed) == 0
-        if held_out.sum() < 2 or (~held_out).sum() < 2:
-            held_out[:] = False
-        self._scaling = Scaling.of(vectors[~held_out])
-        x = self._scaling(vectors)
-        width, loss, schedule = self._objective(rows.lengths[~held_out])
+        self._scaling = Scaling.of(vectors)
+        width, loss, schedule = self._scheduled(rows.lengths)
         self._layers = objectives.train(
-            x[~held_out],
-            rows.lengths[~held_out],
+            self._scaling(vectors),
+            rows.lengths,
             width,
             loss,
             schedule,
             seed=self.seed,
             progress=lambda done, words: progress(0.5 + 0.5 * done, words),
         )
-        self.training_ = {"encoder": self._encoding.name, "encoder_trained": False, **schedule._asdict()}
-        honest = np.full(len(rows.prompts), np.nan)
-        fresh = held_out if held_out.any() else ~held_out
-        honest[fresh] = self._read(self._layers(x[fresh]))
-        return honest
+        return schedule
+
+    def _tune(self, rows: Rows, progress: Progress) -> Schedule:
+        """Train the encoder with the head."""
+        from sooner.rankers import headtune  # torch is needed from here on only
+
+        width, loss, schedule = self._scheduled(rows.lengths)
+        assert isinstance(self.encoder, str)  # checked when it was made
+        made = headtune.tune(
+            self.encoder,
+            rows.prompts,
+            rows.lengths,
+            width,
+            loss,
+            schedule,
+            max_pieces=self.max_pieces,
+            seed=self.seed,
+            progress=progress,
+        )
+        self._encoding, self._layers = encoding.Frozen(self.encoder, made.graph, made.pieces), made.layers
+        size = made.layers.weights[0].shape[0]
+        self._scaling = Scaling(np.zeros(size, dtype=np.float32), np.ones(size, dtype=np.float32))
+        return schedule
+
+    def _scheduled(self, lengths: Floats) -> tuple[int, Loss, Schedule]:
+        width, loss, schedule = self._objective(lengths)
+        given = {"epochs": self.epochs, "encoder_learning_rate": self.encoder_learning_rate}
+        return width, loss, schedule._replace(**{k: v for k, v in given.items() if v is not None})
 
     def outputs(self, prompts: Sequence[str]) -> NDArray[np.float64]:
         """Return the network's outputs (n, width). Raises NotFittedError before `fit`."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sooner.core import ConfigError
-from sooner.rankers import encoding, ranker
+from sooner.rankers import ranker
 from sooner.rankers.contract import Floats
 from sooner.rankers.papers import Paper
 
@@ -22,15 +22,12 @@ class Pars(Paper):
 
     cites = "PARS (arXiv 2510.03243), section 3"
 
-    def __init__(
-        self,
-        *,
-        seed: int = 0,
-        encoder: str | encoding.Encoding = encoding.DEFAULT_ENCODER,
-        least: float = 0.2,
-    ) -> None:
-        """`least` is the share of the longer reply by which the two of a pair must differ."""
-        super().__init__(seed=seed, encoder=encoder)
+    def __init__(self, *, least: float = 0.2, **common: Any) -> None:
+        """`least` is the share of the longer reply by which the two of a pair must differ.
+
+        `common` are the settings of `Paper`.
+        """
+        super().__init__(**common)
         if not 0 <= least < 1:
             raise ConfigError(f"least is {least}; allowed: at least 0 and below 1")
         self.least = least

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sooner.core import ConfigError, UnknownName
-from sooner.rankers import encoding, ranker
+from sooner.rankers import ranker
 from sooner.rankers.contract import Floats, State
 from sooner.rankers.papers import Classifier
 
@@ -36,15 +36,9 @@ class SSJF(Classifier):
 
     cites = "SSJF (arXiv 2404.08509), section 3 and its released predictor"
 
-    def __init__(
-        self,
-        *,
-        seed: int = 0,
-        encoder: str | encoding.Encoding = encoding.DEFAULT_ENCODER,
-        task: str = "classes5",
-        distance: str = "mse",
-    ) -> None:
-        super().__init__(seed=seed, encoder=encoder)
+    def __init__(self, *, task: str = "classes5", distance: str = "mse", **common: Any) -> None:
+        """`common` are the settings of `Paper`."""
+        super().__init__(**common)
         if task not in PERCENTILES:
             raise UnknownName("task", task, PERCENTILES)
         if distance not in ("l1", "mse"):
