@@ -125,8 +125,11 @@ class Paper(Ranker):
 
     def _scheduled(self, lengths: Floats) -> tuple[int, Loss, Schedule]:
         width, loss, schedule = self._objective(lengths)
-        given = {"epochs": self.epochs, "encoder_learning_rate": self.encoder_learning_rate}
-        return width, loss, schedule._replace(**{k: v for k, v in given.items() if v is not None})
+        if self.epochs is not None:
+            schedule = schedule._replace(epochs=self.epochs)
+        if self.encoder_learning_rate is not None:
+            schedule = schedule._replace(encoder_learning_rate=self.encoder_learning_rate)
+        return width, loss, schedule
 
     def outputs(self, prompts: Sequence[str]) -> NDArray[np.float64]:
         """Return the network's outputs (n, width). Raises NotFittedError before `fit`."""
