@@ -27,6 +27,8 @@ COMMANDS = {
     "validate": ("validate", "Judge a simulated engine against a real run."),
     "reproduce": ("reproduce", "Run a published result again: ours beside the paper's."),
     "serve": ("serve", "Serve an OpenAI-compatible API in front of any engines, in learned order."),
+    "keys": ("keys", "Make, list and revoke the API keys of a gateway."),
+    "export": ("export", "Write a gateway's journal as JSON lines, for training."),
     "report": ("report", "Compare runs of replay: a table, JSON, and one HTML page."),
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from sooner.gateway.dispatch import Refused
+from sooner.gateway.places import Refused
 
 _LONGEST_RETRY = 3600.0
 _REASONS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import hmac
 import ipaddress
 import logging
 import time
@@ -16,8 +17,12 @@ from aiohttp import web
 
 from sooner.core import EngineError, SoonerError
 from sooner.gateway import answers, telemetry
-from sooner.gateway.backend import Backend
-from sooner.gateway.dispatch import COUNTERS, Dispatcher
+from sooner.gateway.backend import Backend, key_in
+from sooner.gateway.database import Database
+from sooner.gateway.dispatch import Dispatcher
+from sooner.gateway.journal import Journal
+from sooner.gateway.keys import KeyBook, bearer
+from sooner.gateway.places import COUNTERS
 from sooner.gateway.proxy import GENERATING, Caller, Finished, Proxy
 from sooner.gateway.settings import GatewaySettings
 
@@ -25,6 +30,7 @@ logger = logging.getLogger("sooner.gateway")
 
 _TICK = 0.25  # seconds between two looks at deadlines and stalled replies
 _CHECK_EVERY = 0.5  # seconds between two checks of each engine
+_KEYS_EVERY = 5.0  # seconds until a new key is good, and a revoked one is not
 _CLOSED = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")  # these change the engine for everyone
 _FIXED = ("host", "port", "policy", "parameters", "ranker", "scorer_timeout", "keys", "journal")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -38,10 +44,22 @@ class Gateway:
         backends = [Backend(one, settings.limits) for one in settings.backends]
         self.dispatcher = Dispatcher(settings, backends)
         self.proxy = Proxy(settings, self.dispatcher, self._finished)
+        self.keys = KeyBook(Database(settings.keys)) if settings.keys else None
+        self._journal = self._new_journal()
+        self._admin_key = key_in(settings.admin_key_file)
         self.closing = False
         self.url = ""
         self._tasks: list[asyncio.Task[None]] = []
         self._checks: list[asyncio.Task[None]] = []
+
+    def _new_journal(self) -> Journal | None:
+        chosen = self.settings.journal
+        if not chosen.url:
+            return None
+        counters = self.dispatcher.counters
+        return Journal(
+            Database(chosen.url), prompts=chosen.prompts, max_rows=chosen.max_rows, counters=counters
+        )
 
     def app(self) -> web.Application:
         """Return the routes as an application."""
@@ -56,6 +74,9 @@ class Gateway:
         add("GET", "/health", self._health)
         add("GET", "/ready", self._ready)
         add("GET", "/metrics", self._metrics)
+        if self._admin_key:
+            add("GET", "/sooner/v1/admin/backends", self._admin(self._list))
+            add("POST", "/sooner/v1/admin/backends/{name}/{what:drain|resume}", self._admin(self._turn))
         return app
 
     @asynccontextmanager
@@ -72,6 +93,9 @@ class Gateway:
         )
         await runner.setup()
         try:
+            if self.keys is not None:
+                await asyncio.to_thread(self.keys.read)
+                self._tasks.append(asyncio.create_task(self._read_keys(self.keys), name="gateway-keys"))
             await self._check_all()
             self._tasks.append(asyncio.create_task(self._tick(), name="gateway-tick"))
             self._checks = [asyncio.create_task(self._check(one)) for one in self.dispatcher.backends]
@@ -103,6 +127,8 @@ class Gateway:
         for backend in self.dispatcher.backends:
             backend.close()
         await asyncio.to_thread(self.dispatcher.close)
+        if self._journal is not None:
+            await asyncio.to_thread(self._journal.close)
 
     def reload(self, read: Callable[[], GatewaySettings]) -> None:
         """Take new engines, classes, tenants and bounds; what runs goes on where it is.
@@ -128,6 +154,8 @@ class Gateway:
 
     def _finished(self, record: Finished) -> None:
         """Take note of a request that is over."""
+        if self._journal is not None:
+            self._journal.add(record)
 
     # Regular work
 
@@ -140,6 +168,14 @@ class Gateway:
                 self.proxy.expire(loop.time())
             except Exception as error:  # one bad round must not end the rounds
                 self.dispatcher.counters.warn("hook_errors", "the regular work failed: %r", error)
+
+    async def _read_keys(self, keys: KeyBook) -> None:
+        while True:
+            await asyncio.sleep(_KEYS_EVERY)
+            try:
+                await asyncio.to_thread(keys.read)
+            except SoonerError as error:  # those that are known stay good
+                self.dispatcher.counters.warn("hook_errors", "the keys cannot be read: %s", error)
 
     async def _check_all(self) -> None:
         now = time.monotonic()
@@ -180,11 +216,20 @@ class Gateway:
         Without keys only this machine is served, and no web page is: a browser names the page's
         origin, and the host it was told to reach.
         """
-        origin = urlsplit(request.headers.get("Origin", ""))
-        host = urlsplit("//" + request.headers.get("Host", ""))
-        if not _local(host.hostname) or (origin.hostname and not _local(origin.hostname)):
-            return answers.error(403, "without keys only this machine is served", "forbidden")
-        return Caller(request.headers.get("x-sooner-tenant", "default")[:64])
+        if self.keys is not None:
+            tenant = self.keys.tenant(bearer(request.headers.get("Authorization")))
+            if tenant is None:
+                return answers.error(
+                    401, "no key, or one that is not good", "invalid_api_key", kind="authentication_error"
+                )
+        else:
+            origin = urlsplit(request.headers.get("Origin", ""))
+            host = urlsplit("//" + request.headers.get("Host", ""))
+            if not _local(host.hostname) or (origin.hostname and not _local(origin.hostname)):
+                return answers.error(403, "without keys only this machine is served", "forbidden")
+            tenant = request.headers.get("x-sooner-tenant", "default")[:64]
+        known = next((one for one in self.settings.tenants if one.name == tenant), None)
+        return Caller(tenant, known.classes if known else ())
 
     async def _generate(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         return await self.proxy.generate(request, caller)
@@ -233,6 +278,36 @@ class Gateway:
             eta = self.dispatcher.eta(waiting, position)
             found |= {"position": position, "eta_ms": None if eta is None else round(eta * 1000)}
         return answers.as_json(found)
+
+    def _admin(self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Handler:
+        """Let only the admin key in; it is no tenant's."""
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            given = bearer(request.headers.get("Authorization"))
+            if not hmac.compare_digest(given.encode(), self._admin_key.encode()):
+                return answers.error(401, "not the admin key", "invalid_api_key", kind="authentication_error")
+            return await handler(request)
+
+        return guarded
+
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        now = time.monotonic()
+        return answers.as_json([
+            {"name": one.name, "kind": one.settings.kind, "open": one.open(now), "draining": one.draining,
+             "in_flight": one.in_flight, "limit": one.limit, "outstanding_tokens": round(one.outstanding),
+             "waiting_inside": one.waiting_inside, "models": sorted(one.cards)}
+            for one in self.dispatcher.backends
+        ])  # fmt: skip
+
+    async def _turn(self, request: web.Request) -> web.StreamResponse:
+        """Stop sending to an engine, or send to it again; what runs there goes on."""
+        name = request.match_info["name"]
+        found = [one for one in self.dispatcher.backends if one.name == name and not one.retired]
+        if not found:
+            return answers.error(404, f"unknown backend {name[:80]!r}", "backend_not_found")
+        found[0].draining = request.match_info["what"] == "drain"
+        self.dispatcher.pump()
+        return answers.as_json({"name": name, "draining": found[0].draining, "in_flight": found[0].in_flight})
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

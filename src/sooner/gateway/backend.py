@@ -49,7 +49,7 @@ class Backend:
         self.seconds_per_work = Mean(0.02)
         self._prefixes: OrderedDict[int, None] = OrderedDict()
         self._checks = 0
-        self._key = _key(settings.key_file)
+        self._key = key_in(settings.key_file)
         self.head = self._head()
 
     def _head(self) -> bytes:
@@ -167,7 +167,8 @@ class Backend:
         self.connections.close()
 
 
-def _key(path: str) -> str:
+def key_in(path: str) -> str:
+    """Return the key in a file; empty where no file is named. Raises ConfigError."""
     if not path:
         return ""
     try:

@@ -7,97 +7,20 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from sooner.core import Prediction
 from sooner.gateway.backend import Backend
+from sooner.gateway.limits import Limits
+from sooner.gateway.places import COUNTERS, NoBackend, Place, Pool, Refused
 from sooner.gateway.reading import Asked
 from sooner.gateway.room import Room, Waiting
 from sooner.gateway.settings import GatewaySettings
 from sooner.gateway.shares import Shares, work
 from sooner.ordering.client import ScorerClient
 from sooner.ordering.counters import Counters
-from sooner.ordering.order import Mean, Order, uses_predictions
+from sooner.ordering.order import Order, uses_predictions
 
 logger = logging.getLogger("sooner.gateway")
-
-COUNTERS = {
-    "requests": "Requests that came to a generating endpoint",
-    "finished": "Requests whose reply was handed on to its end",
-    "refused_full": "Requests refused because the waiting room, or the tenant's part of it, was full",
-    "refused_wait": "Requests refused because they would wait too long",
-    "refused_deadline": "Requests refused because their deadline was out of reach",
-    "refused_down": "Requests refused because no engine for their model was up",
-    "refused_limit": "Requests refused because of their tenant's limits",
-    "client_gone": "Requests whose client left before the end",
-    "retries": "Requests sent to another engine before their first byte",
-    "upstream_errors": "Failures of engines, one for each try",
-    "cut_streams": "Replies that an engine broke off after the first byte",
-    "journal_lost": "Finished requests that could not be written to the journal",
-    "scored": "Requests whose score came while they waited",
-    "scorer_timeouts": "Requests that kept their neutral place because no score came in time",
-    "scorer_failures": "Scores that the ranker could not give",
-    "scorer_restarts": "Times the scorer process was started again",
-    "policy_errors": "Keys that the policy could not give; such a request takes its arrival's place",
-    "hook_errors": "Exceptions that were caught",
-}
-
-
-class Refused(Exception):
-    """A request is turned away: `reason` is a counter's name, `retry_after` [s] None where unknown."""
-
-    def __init__(self, reason: str, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.retry_after = retry_after
-
-
-class NoBackend(Exception):
-    """No engine serves the model, or none is up."""
-
-    def __init__(self, message: str, known: bool) -> None:
-        super().__init__(message)
-        self.known = known
-
-
-@dataclass(slots=True, eq=False)
-class Place:
-    """A request's way through the gateway, kept as `Waiting.host`."""
-
-    asked: Asked
-    pool: Pool
-    granted: asyncio.Future[Backend] | None = None
-    tried: set[str] = field(default_factory=set)
-    rank: int = 0  # where it stood when it came, 1 is next; 0: it never waited
-    scored: bool = False
-    charged: float = 0.0
-
-
-@dataclass(slots=True, eq=False)
-class Pool:
-    """The engines that serve `model` and its like, and who waits for them."""
-
-    model: str
-    backends: Sequence[Backend]
-    room: Room
-    service: Mean = field(default_factory=lambda: Mean(0.02))  # seconds that a request runs
-    cost: Mean = field(default_factory=lambda: Mean(0.02))  # its work
-
-    @property
-    def capacity(self) -> int:
-        """How many may run at once."""
-        now = time.monotonic()
-        return sum(one.limit for one in self.backends if one.open(now))
-
-    def free(self, now: float) -> bool:
-        """Return whether an engine takes another request."""
-        return any(one.open(now) and one.in_flight < one.limit for one in self.backends)
-
-    def seconds(self, amount: float) -> float | None:
-        """Return how long the engines need for `amount` of work, None while unknown (Little's law)."""
-        if not self.cost.value or not self.capacity:
-            return None
-        return amount * self.service.value / self.cost.value / self.capacity
 
 
 class Dispatcher:
@@ -112,6 +35,7 @@ class Dispatcher:
         self.backends = list(backends)
         self._pools: dict[tuple[str, ...], Pool] = {}
         self.waiting: dict[str, Waiting] = {}  # by request id, until the reply has ended
+        self.limits = Limits(settings.tenants)
         self._tenants = {one.name: one for one in settings.tenants}
         self._loop = asyncio.get_running_loop()
         self._scorer: ScorerClient | None = None
@@ -135,9 +59,11 @@ class Dispatcher:
         gone = [one for one in self.backends if one not in backends]
         for one in gone:
             one.retired = one.draining = True
+        if settings.tenants != self.settings.tenants:
+            self.limits.take(settings.tenants)
+        self.shares.take({one.name: one.weight for one in settings.tenants})
         self.settings = settings
         self._tenants = {one.name: one for one in settings.tenants}
-        self.shares.take({one.name: one.weight for one in settings.tenants})
         self.backends = [*backends, *gone]
         for pool in self._pools.values():
             pool.room.take(settings.queue)
@@ -177,6 +103,7 @@ class Dispatcher:
         self._expect(request)
         try:
             self._admit(request, now)
+            self._limit(request, now)
         except Refused:
             self.order.leave(id)
             raise
@@ -206,6 +133,13 @@ class Dispatcher:
             )  # fmt: skip
         if request.ticket.deadline - request.service < now:
             raise Refused("refused_deadline", "the deadline is out of reach")
+
+    def _limit(self, request: Waiting, now: float) -> None:
+        """Take from the tenant's limits. Raises Refused where nothing is left."""
+        request.host.admitted = request.work
+        wait = self.limits.admit(request.tenant, request.work, now)
+        if wait:
+            raise Refused("refused_limit", f"tenant {request.tenant!r} is over its limit", wait)
 
     def _share(self, tenant: str) -> float:
         found = self._tenants.get(tenant)
@@ -267,11 +201,14 @@ class Dispatcher:
         backend.ended(place.charged)
         self.shares.charge(request.tenant, (served or 0.0) - place.charged)
         place.charged = 0.0
+        place.served += served or 0.0
         self.pump()
 
     def leave(self, request: Waiting) -> None:
         """Forget a request, however it ended."""
-        request.host.pool.room.remove(request)
+        place: Place = request.host
+        place.pool.room.remove(request)
+        self.limits.correct(request.tenant, place.served - place.admitted)
         self.order.leave(request.id)
         self.waiting.pop(request.id, None)
 

@@ -16,8 +16,9 @@ from aiohttp import web
 from sooner.core import EngineError, UnknownName
 from sooner.gateway import answers, reading, relay
 from sooner.gateway.backend import Backend
-from sooner.gateway.dispatch import Dispatcher, NoBackend, Place, Refused
+from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.http1 import Head
+from sooner.gateway.places import NoBackend, Place, Refused
 from sooner.gateway.priority import with_priority
 from sooner.gateway.reading import Asked, BadRequest
 from sooner.gateway.room import Waiting

@@ -176,8 +176,9 @@ class GatewaySettings:
 
     `parameters` are the policy's own. `ranker` is as for the plugin: "default", a folder,
     "module:name", or "" for none. `client_scores` lets requests bring their own numbers. `keys` is
-    the database of keys; empty: no keys, and then only clients on this machine are served. `admin_key_file` opens the admin routes. `aliases` maps a
-    model's name as clients say it to a name that the engines know.
+    the database of keys; empty: no keys, and then only clients on this machine are served.
+    `admin_key_file` opens the admin routes. `aliases` maps a model's name as clients say it to a
+    name that the engines know.
     """
 
     host: str = "127.0.0.1"

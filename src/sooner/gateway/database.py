@@ -1,0 +1,114 @@
+"""The tables of the gateway, their migrations, and errors in our words; SQLite or PostgreSQL by URL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sooner.core import ConfigError, EngineError, MissingExtra
+
+try:
+    import sqlalchemy as sa
+except ImportError as error:
+    raise MissingExtra("sqlalchemy", "gateway") from error
+
+METADATA = sa.MetaData()
+
+VERSION = sa.Table("sooner_version", METADATA, sa.Column("version", sa.Integer, nullable=False))
+
+REQUESTS = sa.Table(
+    "sooner_requests",
+    METADATA,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(64), nullable=False),
+    sa.Column("tenant", sa.String(64), nullable=False),
+    sa.Column("model", sa.String(256), nullable=False),
+    sa.Column("backend", sa.String(256), nullable=False),
+    sa.Column("arrival_time", sa.Float, nullable=False),  # Unix time
+    sa.Column("wait", sa.Float, nullable=False),  # the times that follow: seconds
+    sa.Column("first_byte", sa.Float, nullable=False),
+    sa.Column("total", sa.Float, nullable=False),
+    sa.Column("prompt_len", sa.Integer, nullable=False),
+    sa.Column("output_len", sa.Integer, nullable=False),
+    sa.Column("counted", sa.Boolean, nullable=False),  # by the engine, else estimated here
+    sa.Column("status", sa.Integer, nullable=False),  # 0: the reply was cut off
+    sa.Column("stream", sa.Boolean, nullable=False),
+    sa.Column("max_tokens", sa.Integer, nullable=False),
+    sa.Column("score", sa.Float),
+    sa.Column("predicted_len", sa.Float),
+    sa.Column("prompt", sa.Text),
+)
+
+KEYS = sa.Table(
+    "sooner_keys",
+    METADATA,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("tenant", sa.String(64), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),  # SHA-256 of the whole key, hexadecimal
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("revoked", sa.Float),
+)
+
+_MIGRATIONS = (
+    # each takes the database from the version that is its place in this list to the next
+    lambda connection: METADATA.create_all(connection),
+    lambda connection: connection.execute(
+        sa.text("CREATE INDEX IF NOT EXISTS sooner_requests_arrival ON sooner_requests (arrival_time)")
+    ),
+)
+
+
+class Unavailable(EngineError):
+    """The database cannot be used now."""
+
+
+class Database:
+    """One database, brought to the present version when it is first used."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            made = sa.make_url(url if "://" in url else f"sqlite:///{url}")
+            self._sqlite = made.get_backend_name() == "sqlite"
+            options = {"timeout": 5.0} if self._sqlite else {"connect_timeout": 5}
+            self._engine = sa.create_engine(made, connect_args=options, pool_pre_ping=not self._sqlite)
+        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
+            raise ConfigError(
+                f"database {url!r}: {error}; allowed: sqlite:///file, postgresql://..."
+            ) from error
+        self._lock = threading.Lock()
+        self._ready = False
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """Give a connection in a transaction. Raises Unavailable, and then nothing was written."""
+        try:
+            with self._lock:
+                if not self._ready:
+                    self._migrate()
+                    self._ready = True
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.SQLAlchemyError as error:
+            reason = str(error.args[0] if error.args else error)[:300]
+            raise Unavailable(f"database {self._engine.url.render_as_string()}: {reason}") from error
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._engine.dispose()
+
+    def _migrate(self) -> None:
+        if self._sqlite:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        with self._engine.begin() as connection:
+            VERSION.create(connection, checkfirst=True)
+            version = connection.execute(sa.select(sa.func.max(VERSION.c.version))).scalar() or 0
+            if version > len(_MIGRATIONS):
+                raise ConfigError(
+                    f"the database has version {version}, allowed: at most {len(_MIGRATIONS)}; "
+                    "it was written by a newer sooner"
+                )
+            for number in range(version, len(_MIGRATIONS)):
+                _MIGRATIONS[number](connection)
+                connection.execute(VERSION.insert().values(version=number + 1))

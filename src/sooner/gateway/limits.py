@@ -1,0 +1,65 @@
+"""What one tenant may ask for in a minute: requests, and tokens counted as fairness counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sooner.gateway.settings import TenantSettings
+
+
+class Bucket:
+    """A token bucket that holds a minute's worth; its level may fall below 0, and is then paid back first."""
+
+    def __init__(self, per_minute: float, now: float) -> None:
+        self._rate = per_minute / 60.0
+        self._full = per_minute
+        self._level = per_minute
+        self._at = now
+
+    def wait(self, amount: float, now: float) -> float:
+        """Return how long it takes until `amount` may be taken [s]; 0: now."""
+        self._level = min(self._full, self._level + (now - self._at) * self._rate)
+        self._at = now
+        return max(0.0, (min(amount, self._full) - self._level) / self._rate)
+
+    def take(self, amount: float) -> None:
+        """Take it, or give back where `amount` is negative."""
+        self._level = min(self._full, self._level - amount)
+
+
+class Limits:
+    """The buckets of every tenant that has limits."""
+
+    def __init__(self, tenants: Sequence[TenantSettings]) -> None:
+        self._requests: dict[str, Bucket] = {}
+        self._tokens: dict[str, Bucket] = {}
+        self.take(tenants)
+
+    def take(self, tenants: Sequence[TenantSettings]) -> None:
+        """Take new limits; every tenant starts with a full minute."""
+        self._requests = {
+            one.name: Bucket(one.requests_per_minute, 0.0) for one in tenants if one.requests_per_minute
+        }
+        self._tokens = {
+            one.name: Bucket(one.tokens_per_minute, 0.0) for one in tenants if one.tokens_per_minute
+        }
+
+    def admit(self, tenant: str, tokens: float, now: float) -> float:
+        """Take one request and its expected `tokens`, and return 0; or return how long to wait [s]."""
+        requests, spent = self._requests.get(tenant), self._tokens.get(tenant)
+        wait = max(
+            requests.wait(1.0, now) if requests else 0.0,
+            spent.wait(tokens, now) if spent else 0.0,
+        )
+        if wait == 0.0:
+            if requests:
+                requests.take(1.0)
+            if spent:
+                spent.take(tokens)
+        return wait
+
+    def correct(self, tenant: str, tokens: float) -> None:
+        """Charge what a request took beyond what was expected; negative: give back."""
+        spent = self._tokens.get(tenant)
+        if spent is not None:
+            spent.take(tokens)
