@@ -7,6 +7,7 @@ where a log holds several replies to a prompt, how much they differ can be measu
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ def evaluate(ranker: Ranker, data: train.Dataset, *, refit: int = 0, seed: int =
     """Return how well `ranker` orders `data`, whose repeated prompts are merged first.
 
     With `refit`, that many rows of other conversations fit the ranker to the served model first, and the
-    rest judge it; `refit` of the result compares before and after. Raises DataError where there are too
-    few rows, or for a ranker that cannot be refitted.
+    rest judge it; `refit` of the result compares before and after. A figure that cannot be had is None.
+    Raises DataError where there are too few rows, or for a ranker that cannot be refitted.
     """
     ceiling = noise_ceiling(data)
     rows = train.merged(data)
@@ -35,7 +36,17 @@ def evaluate(ranker: Ranker, data: train.Dataset, *, refit: int = 0, seed: int =
         before = ranker.predict(rows.prompts, context=rows.context)
         ranker = _refitted(ranker, known)
         more["refit"] = {"rows": len(known.prompts), "kendall_tau_before": kendall_tau(before, rows.lengths)}
-    return {**train.evaluate(ranker, rows, seed=seed), **more}
+    found: dict[str, Any] = _plain({**train.evaluate(ranker, rows, seed=seed), **more})
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """The value with None for every NaN, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _apart(rows: train.Dataset, count: int, seed: int) -> tuple[train.Dataset, train.Dataset]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from sooner.metrics import kendall_tau
 from sooner.rankers import Context, conformance, encoding, get, learned
 from sooner.report import ranker as page
 from sooner.report import terms as terms_page
+
+SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 
 
 def made(n: int = 400, start: int = 0) -> train.Dataset:
@@ -65,6 +68,32 @@ def test_repeated_prompts_count_once() -> None:
     result = evaluation.evaluate(get("prompt_length")().fit(data.prompts, data.lengths), twice)
     assert (result["rows"], result["n"]) == (200, len(set(data.prompts)))
     assert result["noise_ceiling"]["kendall_tau_of_two_replies"] == pytest.approx(1.0)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not beside this checkout")
+def test_the_ceiling_of_four_replies_to_each_of_ten_thousand_prompts() -> None:
+    """Vicuna-7B: a ranker that knew three replies orders the fourth better than one reply orders another."""
+    path = SHARED / "seqsched_vicuna7b_alpaca_train10k_lengths.csv.gz"
+    lengths = np.genfromtxt(path, delimiter=",", skip_header=1)[:, -4:]
+    prompts = [f"p{i}" for i in range(len(lengths))]
+    data = train.Dataset(prompts * 4, lengths.T.reshape(-1), [Context()] * lengths.size, prompts * 4)
+    ceiling = evaluation.noise_ceiling(data)
+    assert ceiling is not None
+    pairs = [kendall_tau(lengths[:, a], lengths[:, b]) for a, b in itertools.combinations(range(4), 2)]
+    assert ceiling["kendall_tau_of_two_replies"] == pytest.approx(np.mean(pairs), abs=0.01)
+    three = [kendall_tau(np.delete(lengths, a, 1).mean(axis=1), lengths[:, a]) for a in range(4)]
+    assert max(pairs) < ceiling["kendall_tau_of_a_perfect_ranker"]
+    assert np.mean(three) < ceiling["kendall_tau_of_a_perfect_ranker"] < np.mean(three) + 0.1
+
+
+def test_a_lone_conversation_gives_no_verdict_to_trust() -> None:
+    data = made(40)._replace(groups=["one"] * 40)
+    result = evaluation.evaluate(get("prompt_length")().fit(data.prompts, data.lengths), data)
+    assert result["kendall_tau_se"] is None
+    assert not result["verdict"]["switch_on"]
+    assert "one conversation" in result["verdict"]["reason"]
+    assert "NaN" not in json.dumps(result)
+    assert "<svg" in page.html(result)
 
 
 def test_rankers_without_a_last_layer_refuse_a_refit() -> None:

@@ -49,7 +49,9 @@ def judge(scores: ArrayLike, lengths: ArrayLike, tau: float, tau_se: float, *, s
         f"expected to cut the mean wait by {100 * verdict.cut:.0f} % at load {LOAD} "
         f"(a perfect order: {100 * (1 - waits[2] / waits[0]) if waits[0] else 0:.0f} %)"
     )
-    if not sure:
+    if tau_se != tau_se:
+        reason = "one conversation says nothing of how sure the tau is: collect more, or keep arrival order"
+    elif not sure:
         reason = (
             f"tau {tau:.3f} ± {tau_se:.3f} is not clearly above 0: collect more rows, or keep arrival order"
         )

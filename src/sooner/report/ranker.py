@@ -102,7 +102,7 @@ def _coverage(coverage: Mapping[str, float]) -> str:
 
 def _parts(result: Mapping[str, Any]) -> str:
     taus = {str(result["ranker"]): result["kendall_tau"], **result["tau_by_ranker_part"]}
-    known = {name: tau for name, tau in taus.items() if math.isfinite(tau)}
+    known = {name: tau for name, tau in taus.items() if tau is not None and math.isfinite(tau)}
     if (before := (result.get("refit") or {}).get("kendall_tau_before")) is not None:
         known["before the refit"] = before
     ceiling = (result.get("noise_ceiling") or {}).get("kendall_tau_of_a_perfect_ranker")
