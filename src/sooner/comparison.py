@@ -25,7 +25,7 @@ class Arm(NamedTuple):
     settings: Mapping[str, Any] = {}
     encoded: bool = False  # takes the comparison's encoder
     paper: str = ""
-    reported: str = ""  # the paper's own figures, with their data
+    reported: str = ""  # figures that the paper, its release or a rerun gives, with their data
 
 
 class Row(NamedTuple):
@@ -62,14 +62,24 @@ ARMS: dict[str, Arm] = {
     "buckets 100": Arm("buckets", {"size": 100}, True, _LTR, _BUCKET.format("28.1 %", 0.49)),
     "buckets 10": Arm("buckets", {"size": 10}, True, _LTR, _BUCKET.format("4.7 %", 0.46)),
     "buckets 1": Arm("buckets", {"size": 1}, True, _LTR, _BUCKET.format("1.0 %", 0.32)),
-    "pars": Arm("pars", {}, True, _PARS, "LMSYS, in another's rerun with BERT: tau 0.596 (ListMLE: 0.559)"),
+    "pars": Arm(
+        "pars", {}, True, _PARS, "LMSYS, BERT, an independent rerun: tau 0.596 (ListMLE on OPT: 0.559)"
+    ),
     "ssjf regression l1": Arm("ssjf", {"task": "regression", "distance": "l1"}, True, _SSJF),
     "ssjf regression mse": Arm("ssjf", {"task": "regression", "distance": "mse"}, True, _SSJF),
     "ssjf classes3": Arm(
-        "ssjf", {"task": "classes3"}, True, _SSJF, "LMSYS, Vicuna-13B, BERT: accuracy 80.7 %, tau 0.567"
+        "ssjf",
+        {"task": "classes3"},
+        True,
+        _SSJF,
+        "LMSYS, Vicuna-13B, BERT, released predictions: accuracy 80.7 %, tau 0.567",
     ),
     "ssjf classes5": Arm(
-        "ssjf", {"task": "classes5"}, True, _SSJF, "LMSYS, Vicuna-13B, BERT: accuracy 60.0 %, tau 0.635"
+        "ssjf",
+        {"task": "classes5"},
+        True,
+        _SSJF,
+        "LMSYS, Vicuna-13B, BERT, released predictions: accuracy 60.0 %, tau 0.635",
     ),
     "ssjf ordinal3": Arm("ssjf", {"task": "ordinal3"}, True, _SSJF),
     "ssjf ordinal5": Arm("ssjf", {"task": "ordinal5"}, True, _SSJF),

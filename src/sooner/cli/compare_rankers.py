@@ -70,8 +70,8 @@ def _print(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("ranker", "tau", "accuracy", "RMSE", "train CPU s", "ms a request", "its paper reports"):
-        table.add_column(name, justify="left" if name in ("ranker", "its paper reports") else "right")
+    for name in ("ranker", "tau", "accuracy", "RMSE", "train CPU s", "ms a request", "known of it"):
+        table.add_column(name, justify="left" if name in ("ranker", "known of it") else "right")
     for row in result["arms"]:
         accuracy = row["class_accuracy"]
         table.add_row(
