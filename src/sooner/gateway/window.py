@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 _TOLERANCE = 2.0  # a first token may take this many times the best before it counts as queueing
+_FORGET = 1.00001  # for each first byte: an engine that became slower is believed after some 10,000
 
 
 class Window:
@@ -39,7 +40,7 @@ class Window:
 
     def latency(self, first_byte: float, in_flight: int, hungry: bool) -> None:
         """Take in the time to a first byte [s], for an engine that does not say how many wait."""
-        self._best = min(self._best * 1.0005, max(first_byte, 1e-4))
+        self._best = min(self._best * _FORGET, max(first_byte, 1e-4))
         gradient = min(1.0, max(0.5, _TOLERANCE * self._best / max(first_byte, 1e-4)))
         if gradient == 1.0 and not (hungry and in_flight >= int(self._limit)):
             return  # no queueing, and no need for more

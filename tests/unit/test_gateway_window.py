@@ -1,0 +1,162 @@
+"""The bound of requests in flight, the breaker, priorities, buckets and settings."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sooner.core import ConfigError, UnknownName
+from sooner.gateway import settings
+from sooner.gateway.limits import Bucket
+from sooner.gateway.priority import KINDS, Quantiles, gauge, with_priority
+from sooner.gateway.reading import BadRequest, read, renamed
+from sooner.gateway.upstream import Address
+from sooner.gateway.window import Breaker, Window
+
+
+def test_the_window_finds_an_engine_that_runs_40() -> None:
+    window = Window(0, 1, 1024)
+    for _ in range(200):
+        in_flight = window.limit
+        window.engine(max(0, in_flight - 40), in_flight, hungry=True)
+    assert 40 <= window.limit <= 46
+
+
+def test_the_window_finds_it_from_latency_too() -> None:
+    window = Window(0, 1, 1024)
+    seen = []
+    for _ in range(4000):
+        in_flight = window.limit
+        first_byte = 0.05 * max(1.0, in_flight / 40)  # requests beyond 40 wait for their first byte
+        window.latency(first_byte, in_flight, hungry=True)
+        seen.append(window.limit)
+    assert 40 <= sum(seen[-500:]) / 500 <= 120
+
+
+def test_the_window_does_not_grow_while_nobody_waits() -> None:
+    window = Window(0, 1, 1024)
+    for _ in range(100):
+        window.engine(0, window.limit, hungry=False)
+        window.latency(0.05, 1, hungry=False)
+    assert window.limit == 16
+    assert Window(3, 1, 1024).limit == 3
+
+
+def test_the_breaker_opens_after_three_and_for_longer_each_time() -> None:
+    breaker = Breaker()
+    breaker.failed(0.0)
+    breaker.failed(0.0)
+    assert not breaker.open(0.0)
+    breaker.failed(0.0)
+    assert breaker.open(0.9)
+    assert not breaker.open(1.0)
+    breaker.failed(1.0)
+    assert breaker.open(2.9)
+    breaker.ok()
+    assert not breaker.open(2.9)
+    breaker.failed(5.0, at_once=True)
+    assert breaker.open(5.5)
+
+
+@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.priority])
+def test_an_earlier_key_is_served_earlier_by_each_kind(kind: str) -> None:
+    priority = KINDS[kind].priority
+    assert priority is not None
+    lower_first = kind in ("vllm", "litellm")
+    early, late = priority(10.0, 0.1), priority(20.0, 0.9)
+    assert (early < late) == lower_first
+    if kind == "sglang":
+        assert all(0 <= priority(0.0, q / 100) <= 9 for q in range(101))
+    if kind == "tensorrt-llm":
+        assert all(0 <= priority(0.0, q / 100) <= 1 for q in range(101))
+
+
+def test_quantiles_are_of_the_recent_keys() -> None:
+    quantiles = Quantiles(4)
+    assert [quantiles.place(key) for key in (5.0, 6.0, 4.0)] == [0.5, 1.0, 0.0]
+    for _ in range(4):
+        quantiles.place(100.0)
+    assert quantiles.place(6.0) == 0.0
+
+
+def test_a_priority_is_put_in_and_nothing_else_changed() -> None:
+    body = b' {"model": "m", "messages": [{"a": "{"}]}'
+    changed = with_priority(body, -3)
+    assert json.loads(changed) == {"priority": -3, **json.loads(body)}
+    assert changed.endswith(body[2:])
+    assert json.loads(renamed('{"model":"a","x":"é"}'.encode(), "a", "b")) == {"model": "b", "x": "é"}
+
+
+def test_gauges_are_summed_over_labels() -> None:
+    text = '# HELP q x\nq{model="a"} 2.0\nq{model="b"} 3\nqq 9\nother 1\n'
+    assert gauge(text, "q") == 5.0
+    assert gauge(text, "nothing") is None
+
+
+def test_a_bucket_pays_back_before_it_gives() -> None:
+    bucket = Bucket(60.0, 0.0)
+    assert bucket.wait(60.0, 0.0) == 0.0
+    bucket.take(120.0)
+    assert bucket.wait(1.0, 0.0) == pytest.approx(61.0)
+    assert bucket.wait(1.0, 61.0) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"model": 5}', "{}".encode("utf-16"), b"[" * 100_000])
+def test_bodies_that_are_no_request_are_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        read(body, client_scores=True, deadline_ms=None)
+
+
+def test_what_is_read_of_a_request() -> None:
+    body = {"model": "m", "stream": True, "max_tokens": 7, "stream_options": {"include_usage": True},
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image"}]}],
+            "vllm_xargs": {"sooner_predicted_len": 3}}  # fmt: skip
+    asked = read(json.dumps(body).encode(), client_scores=True, deadline_ms="250")
+    assert (asked.model, asked.stream, asked.max_tokens, asked.counted) == ("m", True, 7, True)
+    assert "hi" in asked.text
+    assert asked.given.predicted_len == 3
+    assert asked.given.deadline_ms == 250
+    assert read(json.dumps(body).encode(), client_scores=False, deadline_ms=None).given.predicted_len is None
+    with pytest.raises(BadRequest, match="deadline"):
+        read(b"{}", client_scores=False, deadline_ms="soon")
+
+
+def test_settings_are_read_and_wrong_ones_refused_with_the_nearest_name() -> None:
+    chosen = settings.read(
+        {
+            "policy": "ltr",
+            "queue": {"max_waiting": 5},
+            "backend": [{"url": "http://a:1/v1", "kind": "sglang", "models": ["x"]}],
+            "class": [{"name": "batch", "level": 2}],
+            "tenant": [{"name": "t", "classes": ["batch"]}],
+        },
+        "test",
+    )
+    assert chosen.backends[0].title == "a:1"
+    assert chosen.backends[0].models == ("x",)
+    assert chosen.queue.max_waiting == 5
+    for wrong, nearest in (
+        ({"polcy": "ltr"}, "policy"),
+        ({"policy": "ltrr"}, "ltr"),
+        ({"queue": {"max_wating": 5}}, "max_waiting"),
+        ({"backend": [{"url": "http://a", "kid": "vllm"}]}, "kind"),
+        ({"backend": [{"url": "http://a", "kind": "vlm"}]}, "vllm"),
+        ({"tenant": [{"name": "t", "classes": ["bath"]}], "class": [{"name": "batch"}]}, "batch"),
+    ):
+        with pytest.raises(UnknownName, match=f"did you mean '{nearest}'"):
+            settings.read(wrong, "test")
+    for bad in ({"backend": [{"url": "ftp://a"}]}, {"host": "0.0.0.0"}, {"queue": {"overdue": 0}},
+                {"backend": [{"url": "http://a"}, {"url": "http://a/v1"}]}, {"backend": 3}):  # fmt: skip
+        with pytest.raises(ConfigError):
+            settings.read(bad, "test")
+
+
+def test_backends_in_flags() -> None:
+    assert settings.backend("vllm=http://a:1").kind == "vllm"
+    assert settings.backend("http://a:1").kind == "openai"
+    assert Address.of("https://api.example.com/v1") == ("api.example.com", 443, True, "", "api.example.com")
+    assert Address.of("http://h/proxy/v1/").base == "/proxy"
+    for wrong in ("http://user:key@h", "h:1", "http://h:x", "http://h/?a=b"):
+        with pytest.raises(ConfigError):
+            Address.of(wrong)
