@@ -168,3 +168,102 @@ def boost(q: View, now: float, *, gamma: float = 0.05, seconds_per_token: float 
     size = np.maximum(q.predicted_len, 1.0) * seconds_per_token
     late: Number = np.log(-np.expm1(-np.maximum(gamma, 1e-9) * size)) / np.maximum(gamma, 1e-9)
     return q.arrival_time + late
+
+
+@policy()
+def hrrn_prompt(q: View, now: float) -> Number:
+    """Highest response ratio next on the prompt alone, wait / prompt tokens, as proposed for SGLang.
+
+    Needs no prediction. Guarantee: the ratio of a waiting request grows without bound, so no
+    newcomer, whose ratio is 0, ever passes it.
+    """
+    return -(now - q.arrival_time) / np.maximum(q.prompt_len, 1.0)
+
+
+LEVEL = 1e10
+"""Far above any arrival time [s]: a queue level, or what has been announced, decides before arrival does."""
+
+
+@policy(timeless=True, preemptive=True)
+def mlfq(
+    q: View, now: float, *, quantum_s: float = 0.01, growth: float = 2.0, seconds_per_token: float = 0.02
+) -> Number:
+    """Multi-level feedback queue: a level for each `growth`-fold of attained service, FCFS inside one.
+
+    Level p holds requests served up to quantum_s * growth**p; needs no prediction. As in vllm-ltr's
+    comparison (Fu et al., NeurIPS 2024), with service counted in tokens of `seconds_per_token`.
+    """
+    served = q.attained * seconds_per_token / np.maximum(quantum_s, 1e-9)
+    level = np.ceil(np.log(np.maximum(served, 1.0)) / np.log(np.maximum(growth, 1.01)) - 1e-9)
+    key: Number = level * LEVEL + q.arrival_time
+    return key
+
+
+@policy(timeless=True, preemptive=True)
+def fastserve(
+    q: View,
+    now: float,
+    *,
+    quantum_s: float = 0.01,
+    growth: float = 2.0,
+    seconds_per_token: float = 0.02,
+    prompt_token_s: float = 5e-5,
+) -> Number:
+    """FastServe's skip-join MLFQ (Wu et al., 2023): `mlfq`, joined at the level of the first iteration.
+
+    The first iteration takes the prompt's `prompt_token_s` a token, so a long prompt skips the
+    levels whose quantum it would outlast. FastServe's promotion of the starved is the host's guard.
+    """
+    served = q.prompt_len * prompt_token_s + q.attained * seconds_per_token
+    level = np.log(np.maximum(served / np.maximum(quantum_s, 1e-9), 1.0)) / np.log(np.maximum(growth, 1.01))
+    key: Number = np.ceil(level - 1e-9) * LEVEL + q.arrival_time
+    return key
+
+
+@policy(timeless=True, preemptive=True)
+def po(q: View, now: float, *, announce_tokens: float = 15.0) -> Number:
+    """Perception only: first come, first served until a request has said its own length, then shortest.
+
+    The model announces its reply's length in its first `announce_tokens` tokens, which `predicted_len`
+    holds; whoever still announces goes before whoever has (vllm-ltr's PO arm).
+    """
+    announced = np.minimum(np.floor(q.attained / np.maximum(announce_tokens, 1.0)), 1.0)
+    key: Number = announced * (LEVEL + q.predicted_len) + (1.0 - announced) * q.arrival_time
+    return key
+
+
+@policy(timeless=True, preemptive=True)
+def boost_blind(q: View, now: float, *, gamma: float = 0.05, seconds_per_token: float = 0.02) -> Number:
+    """`boost` without predictions: the boost of the size attained so far, in the spirit of UniBoost (2026).
+
+    A newcomer has the whole boost and loses it token by token, so replies that prove long yield.
+
+    Guarantee: a request is overtaken only by requests that arrive less than boost(one token)
+    seconds after it, so nobody starves.
+    """
+    size = (q.attained + 1.0) * seconds_per_token
+    late: Number = np.log(-np.expm1(-np.maximum(gamma, 1e-9) * size)) / np.maximum(gamma, 1e-9)
+    return q.arrival_time + late
+
+
+_STOPS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.15, 1.3, 1.5, 1.7, 1.9, 2.1, 2.33)
+"""Where Gittins may stop, in multiples of the prediction: its best stop is never beyond 2.33 times."""
+
+
+@policy(timeless=True, preemptive=True)
+def gittins(q: View, now: float) -> Number:
+    """Gittins' index for a prediction that is wrong by a factor: least work per chance to end, tokens.
+
+    The length is log-logistic around `predicted_len` m with shape 2, P(S > x) = 1 / (1 + (x / m)^2), a
+    smooth law with a heavy tail; the index is the least over stops b of
+    E[min(S, b) - a | S > a] / P(S <= b | S > a), a = attained (Gittins, 1979).
+    """
+    m = np.maximum(q.predicted_len, 1.0)
+    u = q.attained / m
+    best: Number = (1.0 + u * u) / np.maximum(2.0 * u, 1e-9)
+    for stop in _STOPS:
+        w = np.maximum(u + 0.01, stop)
+        work = np.arctan(w) - np.arctan(u)
+        best = np.minimum(best, work * (1.0 + u * u) * (1.0 + w * w) / ((w - u) * (w + u)))
+    index: Number = m * best
+    return index

@@ -177,3 +177,59 @@ def test_a_policy_that_needs_numpy_keeps_it() -> None:
 
     chosen = policies.Policy("clipped", clipped, {}, True, True, False)
     assert scalar_key(chosen) == chosen.key
+
+
+@given(views, st.floats(0, 1e5), st.floats(1.0, 1e5))
+def test_hrrn_on_prompts_never_lets_a_newcomer_pass(view: View, wait: float, length: float) -> None:
+    now = float(view.arrival_time) + wait
+    newcomer = view._replace(arrival_time=now, prompt_len=length)
+    assert not overtakes("hrrn_prompt", newcomer, view, now)
+
+
+@pytest.mark.parametrize("name", ["mlfq", "fastserve"])
+@given(a=views, b=views)
+def test_a_level_decides_before_arrival(name: str, a: View, b: View) -> None:
+    base, growth, token, prompt = 0.01, 2.0, 0.02, 5e-5 if name == "fastserve" else 0.0
+
+    def level(view: View) -> int:
+        served, p = float(view.prompt_len) * prompt + float(view.attained) * token, 0
+        while base * growth**p < served * (1 - 1e-9):
+            p += 1
+        return p
+
+    if level(a) != level(b):
+        assert overtakes(name, a, b, 0.0) == (level(a) < level(b))
+    elif abs(float(a.arrival_time) - float(b.arrival_time)) > 1e-3:
+        assert overtakes(name, a, b, 0.0) == (a.arrival_time < b.arrival_time)
+
+
+@given(views, views)
+def test_po_serves_the_announcers_first_then_the_shortest(a: View, b: View) -> None:
+    said_a, said_b = a.attained >= 15, b.attained >= 15
+    if said_a != said_b:
+        assert overtakes("po", a, b, 0.0) == bool(said_b)
+    elif not said_a:
+        assert overtakes("po", a, b, 0.0) == bool(a.arrival_time < b.arrival_time)
+    elif abs(float(a.predicted_len) - float(b.predicted_len)) > 1e-3:
+        assert overtakes("po", a, b, 0.0) == bool(a.predicted_len < b.predicted_len)
+
+
+@given(views, views, st.floats(1e-3, 10), st.floats(1e-4, 1))
+def test_blind_boost_is_overtaken_only_within_one_tokens_boost(
+    late: View, early: View, gamma: float, seconds: float
+) -> None:
+    one_token = -math.log(-math.expm1(-gamma * seconds)) / gamma
+    assume(late.arrival_time >= early.arrival_time + one_token + SLACK)
+    assert not overtakes("boost_blind", late, early, 1e7, gamma=gamma, seconds_per_token=seconds)
+
+
+@given(st.floats(1, 1e4), st.floats(0, 5))
+def test_gittins_is_the_least_work_per_chance_over_all_stops(predicted: float, progress: float) -> None:
+    stop = np.concatenate([np.geomspace(1e-4, 1, 2000), np.linspace(1, 100, 2000)])
+    tail = 1 / (1 + progress**2)
+    work = (np.arctan(progress + stop) - np.arctan(progress)) / tail
+    chance = (tail - 1 / (1 + (progress + stop) ** 2)) / tail
+    found = policies.get("gittins").key(
+        View(0.0, predicted_len=predicted, attained=progress * predicted), 0.0
+    )
+    assert found == pytest.approx(predicted * float((work / chance).min()), rel=0.01)
