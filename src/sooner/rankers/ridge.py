@@ -98,6 +98,8 @@ def solve(
     gradient = design.transposed_times(residual).plus(-damping, w)
     direction, size = gradient, gradient.squared()
     enough = 1e-6 * design.transposed_times(target).squared()
+    noise = 1e-13 * float(design.value @ design.value) * float(target @ target)  # of single precision
+    enough = max(enough, noise)  # steps along a gradient that is noise would lead away
     for _ in range(steps):
         if size <= enough:
             break
