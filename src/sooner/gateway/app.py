@@ -20,6 +20,7 @@ from sooner.gateway import answers, telemetry
 from sooner.gateway.backend import Backend, key_in
 from sooner.gateway.database import Database
 from sooner.gateway.dispatch import Dispatcher
+from sooner.gateway.door import Door
 from sooner.gateway.journal import Journal
 from sooner.gateway.keys import KeyBook, bearer
 from sooner.gateway.places import COUNTERS
@@ -47,6 +48,7 @@ class Gateway:
         self.keys = KeyBook(Database(settings.keys)) if settings.keys else None
         self._journal = self._new_journal()
         self._admin_key = key_in(settings.admin_key_file)
+        self._door = Door(settings.limits.head_time)
         self.closing = False
         self.url = ""
         self._tasks: list[asyncio.Task[None]] = []
@@ -71,9 +73,9 @@ class Gateway:
         add("GET", "/v1/models/{id:.+}", self._guarded(self._model))
         add("GET", "/sooner/v1/requests/{id}", self._guarded(self._request))
         add("*", "/v1/{rest:.*}", self._guarded(self._other))
-        add("GET", "/health", self._health)
-        add("GET", "/ready", self._ready)
-        add("GET", "/metrics", self._metrics)
+        add("GET", "/health", self._open(self._health))
+        add("GET", "/ready", self._open(self._ready))
+        add("GET", "/metrics", self._open(self._metrics))
         if self._admin_key:
             add("GET", "/sooner/v1/admin/backends", self._admin(self._list))
             add("POST", "/sooner/v1/admin/backends/{name}/{what:drain|resume}", self._admin(self._turn))
@@ -97,7 +99,7 @@ class Gateway:
                 await asyncio.to_thread(self.keys.read)
                 self._tasks.append(asyncio.create_task(self._read_keys(self.keys), name="gateway-keys"))
             await self._check_all()
-            self._tasks.append(asyncio.create_task(self._tick(), name="gateway-tick"))
+            self._tasks.append(asyncio.create_task(self._tick(runner), name="gateway-tick"))
             self._checks = [asyncio.create_task(self._check(one)) for one in self.dispatcher.backends]
             site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=4096)
             await site.start()
@@ -159,13 +161,15 @@ class Gateway:
 
     # Regular work
 
-    async def _tick(self) -> None:
+    async def _tick(self, runner: web.AppRunner) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_TICK)
             try:
                 self.dispatcher.sweep()
                 self.proxy.expire(loop.time())
+                if runner.server is not None:
+                    self._door.close_silent(runner.server, loop.time())
             except Exception as error:  # one bad round must not end the rounds
                 self.dispatcher.counters.warn("hook_errors", "the regular work failed: %r", error)
 
@@ -194,6 +198,7 @@ class Gateway:
         """Let only those in who may be, and turn a body that is too large into an error of ours."""
 
         async def guarded(request: web.Request) -> web.StreamResponse:
+            self._door.asked(request)
             if self.closing:
                 return answers.error(
                     503, "the gateway is shutting down", "shutting_down",
@@ -207,6 +212,12 @@ class Gateway:
             except web.HTTPRequestEntityTooLarge:
                 most = self.settings.limits.max_body
                 return answers.error(413, f"the body is larger than {most} bytes", "body_too_large")
+            except (web.HTTPException, ConnectionError):
+                raise
+            except Exception:  # ours, and no client's business
+                logger.exception("a request failed")
+                self.dispatcher.counters.add("hook_errors")
+                return answers.error(500, "the gateway failed", "internal_error")
 
         return guarded
 
@@ -279,10 +290,20 @@ class Gateway:
             found |= {"position": position, "eta_ms": None if eta is None else round(eta * 1000)}
         return answers.as_json(found)
 
-    def _admin(self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Handler:
+    def _open(self, handler: Handler) -> Handler:
+        """Let everyone in."""
+
+        async def opened(request: web.Request) -> web.StreamResponse:
+            self._door.asked(request)
+            return await handler(request)
+
+        return opened
+
+    def _admin(self, handler: Handler) -> Handler:
         """Let only the admin key in; it is no tenant's."""
 
         async def guarded(request: web.Request) -> web.StreamResponse:
+            self._door.asked(request)
             given = bearer(request.headers.get("Authorization"))
             if not hmac.compare_digest(given.encode(), self._admin_key.encode()):
                 return answers.error(401, "not the admin key", "invalid_api_key", kind="authentication_error")

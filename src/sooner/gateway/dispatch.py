@@ -15,7 +15,7 @@ from sooner.gateway.places import COUNTERS, NoBackend, Place, Pool, Refused
 from sooner.gateway.reading import Asked
 from sooner.gateway.room import Room, Waiting
 from sooner.gateway.settings import GatewaySettings
-from sooner.gateway.shares import Shares, work
+from sooner.gateway.shares import Shares
 from sooner.ordering.client import ScorerClient
 from sooner.ordering.counters import Counters
 from sooner.ordering.order import Order, uses_predictions
@@ -266,11 +266,11 @@ class Dispatcher:
             pool.seconds(pool.room.work),
         )
 
-    def finished(self, request: Waiting, seconds: float, output_len: float) -> None:
-        """Learn from a reply that ended: how long such work takes."""
-        pool: Pool = request.host.pool
-        pool.service.add(seconds)
-        pool.cost.add(max(1.0, work(request.ticket.prompt_len, output_len)))
+    def finished(self, request: Waiting, seconds: float) -> None:
+        """Learn from a reply that ended how long its predicted work took; biased predictions cancel out."""
+        place: Place = request.host
+        place.pool.service.add(seconds)
+        place.pool.cost.add(max(1.0, place.charged))
 
     def eta(self, request: Waiting, position: int) -> float | None:
         """Return how long a waiting request is expected to wait still [s]."""

@@ -75,7 +75,7 @@ class Pool:
     backends: Sequence[Backend]
     room: Room
     service: Mean = field(default_factory=lambda: Mean(0.02))  # seconds that a request runs
-    cost: Mean = field(default_factory=lambda: Mean(0.02))  # its work
+    cost: Mean = field(default_factory=lambda: Mean(0.02))  # its predicted work
 
     @property
     def capacity(self) -> int:

@@ -278,7 +278,7 @@ class Proxy:
         prompt_len = ticket.prompt_len if used.prompt_len is None else used.prompt_len
         now = time.monotonic()
         if 200 <= status < 300:
-            self.dispatcher.finished(waiting, now - sent.began, used.output_len)
+            self.dispatcher.finished(waiting, now - sent.began)
             self.dispatcher.counters.add("finished")
             if place.asked.stream and sent.backend.waiting_inside is None:
                 hungry = self.dispatcher.queued > 0
