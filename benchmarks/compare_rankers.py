@@ -59,8 +59,9 @@ def main() -> None:
 
 def table(result: dict[str, Any]) -> str:
     """Return the arms and the claims as Markdown."""
+    rows = f"{result['train_rows']:,} training rows, {result['test_rows']} test rows"
     lines = [
-        f"{result['train_rows']:,} training rows, {result['test_rows']} test rows; encoder `{result['encoder']}`.",
+        f"{rows}; encoder: `{result['encoder']}`, not trained.",
         "",
         "| ranker | tau | accuracy | RMSE [tokens] | training [CPU s] | CPU ms a request | known of it |",
         "|---|---|---|---|---|---|---|",

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sooner import train
+from sooner import evaluation, train
 from sooner.core import NotFittedError, RankerFileError
-from sooner.rankers import Context, conformance, encoding, get
+from sooner.rankers import Context, Ranker, conformance, encoding, get
 from sooner.rankers.examples import FILE, Examples
 from sooner.rankers.explain import Term, explain, pieces, shapley
 
@@ -60,6 +60,44 @@ def test_terms_add_up_for_every_ranker(name: str, prompt: str) -> None:
         assert made.exact == (name not in ("pars", "magnus"))
     assert made.predicted_len <= 30
     assert max(made.quantiles.values()) <= 30
+
+
+@pytest.fixture(scope="module")
+def blend(tmp_path_factory: pytest.TempPathFactory) -> Ranker:
+    for name in ("torch", "transformers", "onnxruntime"):
+        pytest.importorskip(name, reason="a blend is fine-tuned with torch and runs on ONNX Runtime")
+    from tiny_encoder import RECIPE, build, rows
+
+    prompts, lengths = rows(200)
+    known = [Context(turn=i % 3, reply_lens=(30.0,) * (i % 3)) for i in range(200)]
+    settings = RECIPE | {"epochs": 2, "encoder": str(build(tmp_path_factory.mktemp("encoder")))}
+    return get("blend")(**settings).fit(prompts, lengths, context=known)
+
+
+@pytest.mark.parametrize("prompt", ["please write a poem", "", "essay " * 300])
+def test_terms_of_a_blend_add_up_before_and_after_a_refit(blend: Ranker, prompt: str) -> None:
+    from tiny_encoder import rows
+
+    known = Context(turn=1, reply_lens=(40.0,))
+    for ranker in (blend, blend.refit(*rows(60, seed=3))):
+        made = explain(ranker, prompt, known)
+        assert sum(term.amount for term in made.terms) == pytest.approx(made.score, abs=1e-6)
+        assert any(term.kind == "transformer" for term in made.terms) == bool(prompt)
+        assert not made.exact
+        plain = explain(ranker, prompt, known, sampled=False)
+        assert sum(term.amount for term in plain.terms) == pytest.approx(plain.score, abs=1e-6)
+
+
+def test_a_refit_of_a_blend_is_judged(blend: Ranker) -> None:
+    from tiny_encoder import rows
+
+    prompts, lengths = rows(150, seed=5)
+    data = train.Dataset(prompts, lengths, [Context()] * 150, [str(i) for i in range(150)])
+    result = evaluation.evaluate(blend, data, refit=50)
+    assert result["refit"]["rows"] >= 50
+    assert result["n"] + result["refit"]["rows"] == len(set(prompts))
+    assert result["kendall_tau"] > result["refit"]["kendall_tau_before"] - 0.1
+    assert set(result["tau_by_ranker_part"]) == {"transformer", "lexical"}
 
 
 def test_shapley_values_of_a_sum_are_its_summands() -> None:
