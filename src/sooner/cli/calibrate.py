@@ -41,7 +41,8 @@ def calibrate(
 
     A run has a line for each request with its lengths, its arrival and the times of its first and
     last token: LLMServingSim's benchmark of vLLM, or what `sooner replay` writes, plain or .gz.
-    Several runs at different loads are fitted together and determine more.
+    Several runs at different loads are fitted together and determine more. For each coefficient it
+    is said how far it can move, the others following, before the fit gets 5 % worse.
 
     Example: sooner calibrate run_requests.jsonl.gz --meta run_meta.json --out engine.toml
     """
@@ -75,10 +76,7 @@ def calibrate(
     engine = dataclasses.replace(
         found.engine, name=stem, source="fitted to " + ", ".join(run.name for run in runs)
     )
-    notes = "".join(
-        f"# {name}: relative standard error {error:.3g}{', NOT determined' if error >= 0.3 else ''}\n"
-        for name, error in found.uncertainty.items()
-    )
+    notes = "".join(f"# {name}: +-{error:.2g}, {held(error)}\n" for name, error in found.uncertainty.items())
     out.write_text(notes + engine.to_toml(), encoding="utf-8")
     if as_json:
         coefficients = dict(zip(found.uncertainty, engine.coefficients, strict=True))
@@ -86,14 +84,13 @@ def calibrate(
         click.echo(json.dumps(report | {"uncertainty": found.uncertainty, "rms_s": found.rms_s}))
         return
     rows = [
-        (
-            name,
-            f"{value:.4g}",
-            f"{error:.2g}" if error < 0.3 else f"{error:.2g}: not determined by these runs",
-        )
+        (name, f"{value:.4g}", f"{error:.2g}", held(error))
         for (name, error), value in zip(found.uncertainty.items(), engine.coefficients, strict=True)
     ]
-    table(("coefficient", "value [s]", "relative standard error"), rows)
-    click.echo(
-        f"typical error of one time: {found.rms_s:.3f} s; KV blocks: {engine.num_blocks}; {out} written"
-    )
+    table(("coefficient", "value [s]", "can move by +-", "these runs"), rows)
+    click.echo(f"error of one time: {found.rms_s:.3f} s; KV blocks: {engine.num_blocks}; wrote {out}")
+
+
+def held(error: float) -> str:
+    """Say how well a coefficient is determined that can move by `error` of itself."""
+    return "hold it" if error < 0.1 else "hold it loosely" if error < 1 else "do not determine it"
