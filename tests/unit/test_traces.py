@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sooner import config
 from sooner.core import DataError, SoonerError, UnknownName
 from sooner.metrics import kendall_tau
 from sooner.workloads import named, servegen, traces
@@ -185,10 +186,11 @@ def test_a_name_that_does_not_ship_says_where_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOONER_DATA", str(tmp_path))
+    assert config.data_folder() == tmp_path
     with pytest.raises(DataError, match="HPMLL/BurstGPT"):
-        named.load("burstgpt")
+        named.load("burstgpt", folder=tmp_path)
     write(tmp_path, "burstgpt.csv", BURSTGPT)
-    assert len(named.load("burstgpt")) == 2
+    assert len(named.load("burstgpt", folder=tmp_path)) == 2
     with pytest.raises(UnknownName, match="did you mean 'mooncake'"):
         named.load("moncake")
     with pytest.raises(DataError, match="is not there"):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sooner import metrics, policies
+from sooner import config, metrics, policies
 from sooner.core import ConfigError
 from sooner.policies import Policy
 from sooner.rankers.contract import Ranker
@@ -81,7 +81,7 @@ def prepare(study: Study, ranker: Ranker | None = None) -> Prepared:
     if ranker is not None:
         _check_told(study.order)
     rng = np.random.default_rng(study.seed)
-    trace = named.load(study.workload, study.shape.requests, study.seed)
+    trace = named.load(study.workload, study.shape.requests, study.seed, folder=config.data_folder())
     workload, rows = build(trace, study.shape, rng)
     if ranker is not None:
         told = predictions.ranked(ranker, trace, rows, workload)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sooner import config
 from sooner.core import DataError, UnknownName
 from sooner.workloads import traces
 from sooner.workloads.traces import Column, Trace
@@ -54,16 +53,17 @@ def names() -> tuple[str, ...]:
     return (*SHIPPED, *FETCHED)
 
 
-def load(name: str, n: int | None = None, seed: int = 0) -> Trace:
+def load(name: str, n: int | None = None, seed: int = 0, *, folder: Path | None = None) -> Trace:
     """Return the workload called `name`, or the one in the file of that name.
 
-    `n` and `seed` matter only where requests are drawn from a distribution. Raises UnknownName for
+    `n` and `seed` matter only where requests are drawn from a distribution; `folder` is where files of
+    workloads that do not ship are looked for. Raises UnknownName for
     what is neither, DataError for a named file that is not there or cannot be read.
     """
     if name in SHIPPED:
         return _shipped(name, DRAWN if n is None else n, seed)
     if name in FETCHED:
-        return traces.read(_find(name))
+        return traces.read(_find(name, folder or Path()))
     path = Path(name)
     if not path.exists():
         if len(path.parts) > 1 or path.suffix:
@@ -72,8 +72,8 @@ def load(name: str, n: int | None = None, seed: int = 0) -> Trace:
     return traces.read(path)
 
 
-def _find(name: str) -> Path:
-    source, folder = FETCHED[name], config.data_folder()
+def _find(name: str, folder: Path) -> Path:
+    source = FETCHED[name]
     for file in source.files:
         if (folder / file).is_file():
             return folder / file
