@@ -1,6 +1,7 @@
 """How fast the simulator is, and how that grows: prints JSON; every number is CPU time of one thread.
 
     python benchmarks/simulator_speed.py > benchmarks/results/simulator_speed.json
+    python benchmarks/simulator_speed.py --table benchmarks/results/simulator_speed.json  # for docs/simulator.md
 
 Lengths are lognormal (prompt 207, reply 203 tokens in the mean), as in the published measurement of
 vidur, 540 requests per CPU second on the same lengths. Compilation is left out: every case runs once
@@ -17,6 +18,7 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -170,6 +172,32 @@ def main() -> None:
     print(json.dumps(report, indent=1))
 
 
+def table(report: dict[str, Any]) -> str:
+    """Return what the documentation shows of a report."""
+    names = {
+        "plain": "KV memory to spare",
+        "kv_pressure": "chunked prefill, KV block by block, recompute",
+        "time_dependent": "hrrn; starvation guard; hrrn near saturation",
+        "iteration_level": "reordered at every iteration",
+        "growth_with_requests": "growth with the number of requests",
+        "growth_with_depth": "growth with the queue: everything at once",
+        "growth_with_instances": "growth with instances",
+    }
+    lines = [
+        "| case | policy | requests | rate [req/s] | evictions | requests per CPU second |",
+        "|---|---|---|---|---|---|",
+    ]
+    for group, name in names.items():
+        for row in report[group]:
+            where = f"{name}, {row['instances']} {row['router']}" if "instances" in row else name
+            rate = "burst" if row["rate"] is None else f"{row['rate']:.1f}"
+            lines.append(
+                f"| {where} | {row['policy']} | {row['requests']:,} | {rate} | {row['preemptions']:,} "
+                f"| {row['requests_per_cpu_second']:,} |"
+            )
+    return "\n".join(lines)
+
+
 def _cpu() -> str:
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "")
@@ -178,5 +206,7 @@ def _cpu() -> str:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--memory"]:
         print(memory(int(sys.argv[2])))
+    elif sys.argv[1:2] == ["--table"]:
+        print(table(json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))))
     else:
         main()
