@@ -30,6 +30,8 @@ def evaluate(ranker: Ranker, data: train.Dataset, *, refit: int = 0, seed: int =
     """
     ceiling = noise_ceiling(data)
     rows = train.merged(data)
+    if len(rows.prompts) < 2:
+        raise DataError(f"{len(rows.prompts)} prompt to judge on, repeated ones merged; allowed: at least 2")
     more: dict[str, Any] = {"rows": len(data.prompts), "noise_ceiling": ceiling}
     if refit:
         known, rows = _apart(rows, refit, seed)

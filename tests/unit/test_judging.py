@@ -212,3 +212,39 @@ def test_a_comparison_leaves_leaks_out_and_knows_its_arms() -> None:
         comparison.compare(data, data, arms=["parz"])
     result = comparison.compare(data, made(50, 80), arms=["prompt_length"], encoder=encoding.HASHED)
     assert result["test_rows"] == 30
+
+
+POOR = {
+    "twenty rows": lambda: made(20),
+    "one class": lambda: made(60)._replace(lengths=np.full(60, 7.0)),
+    "one prompt": lambda: made(60)._replace(prompts=["same"] * 60),
+    "one conversation": lambda: made(60)._replace(groups=["c"] * 60),
+    "odd prompts": lambda: made(60)._replace(prompts=[*conformance.ODD_PROMPTS, *made(60).prompts][:60]),
+    "replies of no tokens": lambda: made(60)._replace(lengths=np.zeros(60)),
+}
+
+
+@pytest.mark.parametrize("kind", POOR)
+@pytest.mark.parametrize("name", ["lexical", "boosted", "prompt_length", "buckets", "ssjf", "magnus"])
+def test_poor_logs_give_a_ranker_and_an_honest_verdict(name: str, kind: str, tmp_path: Path) -> None:
+    for needed in {
+        "boosted": ["lightgbm"],
+        "magnus": ["lightgbm"],
+        "buckets": ["torch"],
+        "ssjf": ["torch"],
+    }.get(name, []):
+        pytest.importorskip(needed, reason=f"{name} is trained with {needed}")
+    log = write(tmp_path / "a.jsonl", POOR[kind]())
+    more = ["--set", "encoder=hashed"] if name in ("buckets", "ssjf", "magnus") else []
+    done = run("train", log, "--ranker", name, "--out", str(tmp_path / "r"), *more)
+    facts = json.loads(done.stdout, parse_constant=pytest.fail)
+    if kind != "odd prompts" and kind != "twenty rows":
+        assert not facts.get("verdict", {"switch_on": False})["switch_on"] or kind == "one conversation"
+    told = run("explain", str(tmp_path / "r"), "list 3 code", "--json").stdout
+    assert np.isfinite(json.loads(told)["score"])
+    if kind == "one prompt":
+        with pytest.raises(DataError, match="1 prompt to judge on"):
+            run("evaluate", str(tmp_path / "r"), log)
+    else:
+        judged = run("evaluate", str(tmp_path / "r"), log, "--json").stdout
+        assert json.loads(judged, parse_constant=pytest.fail)["n"] >= 2
