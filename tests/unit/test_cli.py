@@ -16,7 +16,18 @@ PAGES = "\n".join(
     page.read_text(encoding="utf-8")
     for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 )
-HEAVY = ("numba", "torch", "vllm", "aiohttp", "sqlalchemy", "onnxruntime", "lightgbm", "scipy", "numpy", "rich")
+HEAVY = (
+    "numba",
+    "torch",
+    "vllm",
+    "aiohttp",
+    "sqlalchemy",
+    "onnxruntime",
+    "lightgbm",
+    "scipy",
+    "numpy",
+    "rich",
+)
 
 
 def command(name: str) -> click.Command:
