@@ -1,8 +1,8 @@
 """The published results of the field, run again: ours beside theirs, each claim held or not, with the reason.
 
 result.py    what a reproduction says: rows, claims, figures, settings
-page.py      one as an HTML page, and as JSON
-ltr.py       vllm-ltr's figures 2 and 3, table 3, synthetic data and fairness
+page.py      one as an HTML page; plots.py draws its figures
+ltr.py       vllm-ltr's figures 2 and 3; ltr_burst.py its table 3, synthetic data and fairness
 ssjf.py      SSJF's table of orders, predictors and batching modes
 scls.py      SCLS's ladder from SLS to slices
 magnus.py    Magnus's ladder from VS to HRRN
@@ -21,9 +21,9 @@ NAMES = {
     # name: (module, function)
     "ltr-fig2": ("ltr", "fig2"),
     "ltr-fig3": ("ltr", "fig3"),
-    "ltr-table3": ("ltr", "table3"),
-    "ltr-synthetic": ("ltr", "synthetic"),
-    "ltr-fairness": ("ltr", "fairness"),
+    "ltr-table3": ("ltr_burst", "table3"),
+    "ltr-synthetic": ("ltr_burst", "synthetic"),
+    "ltr-fairness": ("ltr_burst", "fairness"),
     "ssjf-table": ("ssjf", "table"),
     "scls-ladder": ("scls", "ladder"),
     "magnus-ladder": ("magnus", "ladder"),

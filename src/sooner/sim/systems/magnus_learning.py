@@ -121,7 +121,7 @@ class LengthPredictor:
         *,
         limit: int,
         history: int = 0,
-        trees: int = 30,
+        trees: int = 12,
         seed: int = 0,
     ) -> None:
         """`history` prompts come before those to be served: row 0 is the first served, -1 the one before."""
@@ -160,14 +160,17 @@ class LengthPredictor:
         return np.clip(np.rint(predicted), 1, self.limit).astype(np.int64)
 
     def _group(self, rows: Counts) -> Counts:
-        return np.asarray(self.prompts.app[rows] if self.variant == "RAFT" else np.zeros_like(rows))
+        group: Counts = np.zeros(rows.shape[0], dtype=np.int64)
+        return group if self.variant != "RAFT" else np.asarray(self.prompts.app[rows], dtype=np.int64)
 
     def _forest(self) -> Any:
         try:
             from sklearn.ensemble import RandomForestRegressor
         except ImportError as error:
             raise MissingExtra("scikit-learn", "train") from error
-        return RandomForestRegressor(self.trees, min_samples_leaf=3, random_state=self.seed, n_jobs=1)
+        return RandomForestRegressor(
+            self.trees, min_samples_leaf=3, max_features=0.5, random_state=self.seed, n_jobs=1
+        )
 
 
 class TimeEstimator:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sooner.core import UnknownName
 from sooner.sim.static import Column, Counts
+from sooner.sim.systems.lengths import spoiled
 
 CLASS_EDGES = {"cls": (141, 503), "multi": (42, 141, 294, 503)}
 """Class edges [tokens] of vicuna-13b: below p50 / p99, and below p25 / p50 / p75 / p99."""
@@ -65,12 +66,6 @@ class Jobs:
         if predictor not in self._said:
             raise UnknownName("SSJF predictor", predictor, self._said)
         return self._said[predictor]
-
-
-def spoiled(normal: Column, tau: float, noise: Column) -> Column:
-    """Return normal scores whose Kendall tau with `normal` is `tau`: r = sin(pi tau / 2)."""
-    r = math.sin(math.pi * tau / 2)
-    return r * normal + math.sqrt(1 - r * r) * noise
 
 
 def azure_gaps_s() -> Column:
