@@ -157,7 +157,7 @@ class LengthPredictor:
             member = group == one
             if member.any():
                 predicted[member] = forest.predict(self.prompts.features(self.variant, rows[member]))
-        return np.clip(np.rint(predicted), 1, self.limit).astype(np.int64)
+        return np.asarray(np.clip(np.rint(predicted), 1, self.limit), dtype=np.int64)
 
     def _group(self, rows: Counts) -> Counts:
         group: Counts = np.zeros(rows.shape[0], dtype=np.int64)
