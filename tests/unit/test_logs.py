@@ -244,6 +244,15 @@ def test_csv_with_json_in_its_cells(tmp_path: Path) -> None:
     assert [(row.output_len, row.conversation) for row in log.rows] == [(7, "t")]
 
 
+def test_text_that_looks_like_something_else_stays_text(tmp_path: Path) -> None:
+    log = logs.read(write(tmp_path / "x.csv", "prompt,output_len\n123,7\n"))
+    assert [(row.messages[0]["content"], row.output_len) for row in log.rows] == [("123", 7)]
+    record = {"type": "GENERATION", "traceId": "t", "input": '{"a": 1}', "output": "[1, 2, 3, 4]"}
+    row = logs.read(write(tmp_path / "y.jsonl", json.dumps(record))).rows[0]
+    assert row.messages[0]["content"] == '{"a": 1}'
+    assert row.output_len == 3
+
+
 def test_a_folder_is_all_of_its_logs(tmp_path: Path) -> None:
     (tmp_path / "day 2").mkdir()
     write(tmp_path / "day 1.jsonl", json.dumps({"prompt": "a", "output_len": 1}))

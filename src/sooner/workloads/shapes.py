@@ -40,6 +40,7 @@ _WRAPPED = ("standard_logging_object", "standard_logging_payload")
 _AS_TEXT = (
     *("messages", "response", "request", "body", "input", "output", "usage", "usageDetails", "usage_details"),
     *("modelParameters", "model_parameters", "proxy_server_request", "metadata", "conversation"),
+    *("conversations", "choices", "tools", "response_format"),
 )
 """Columns in which databases and exports keep JSON as text."""
 
@@ -82,10 +83,21 @@ def _decoded(record: Mapping[str, Any]) -> Mapping[str, Any]:
         value = record.get(name)
         if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
             try:
-                read[name] = json.loads(value)
+                found = json.loads(value)
             except json.JSONDecodeError:
                 continue
+            if name not in ("input", "output", "response") or _is_chat(found):
+                read[name] = found  # else JSON is what was said
     return {**record, **read} if read else record
+
+
+def _is_chat(value: object) -> bool:
+    """Whether decoded text is part of a chat, and not JSON that a user or a model wrote."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, Mapping) and role_of(one) for one in value)
+    return isinstance(value, Mapping) and any(
+        name in value for name in ("messages", "prompt", "choices", "usage", "role", "content")
+    )
 
 
 def _unusable(record: Mapping[str, Any]) -> str | None:

@@ -27,6 +27,10 @@ HUB = "hf:"
 _KINDS = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".parquet", ".log", ".log.gz")
 
 
+_TEXTS = ("prompt", "input", "output", "generated", "completion", "response", "reply", "content", "id")
+"""Columns of a CSV that are text even where they look like a number."""
+
+
 def records(path: str | Path, report: Report) -> Iterator[Mapping[str, Any]]:
     """Yield the records of a file, of the files of a folder in the order of their names, or of the hub.
 
@@ -131,24 +135,22 @@ def _lines(text: str, path: str, report: Report) -> Iterator[Any]:
 
 
 def _table(text: str, path: str) -> Iterator[Mapping[str, Any]]:
-    """Rows of a CSV with a header; cells that hold JSON or a number are read as such."""
+    """Rows of a CSV with a header, numbers as numbers; `shapes` reads the JSON in their cells."""
     limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
         for row in csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline="")):
-            yield {str(name): _cell(value) for name, value in row.items() if value not in (None, "")}
+            yield {
+                str(name): _cell(str(name), value) for name, value in row.items() if value not in (None, "")
+            }
     except csv.Error as error:
         raise DataError(f"{path!r} is not a CSV with a header: {error}") from error
     finally:
         csv.field_size_limit(limit)
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, str) and (value[:1] in ("{", "[", '"') or re.fullmatch(r"-?\d+(\.\d+)?", value)):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            return value
-    return value
+def _cell(name: str, value: Any) -> Any:
+    number = isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value)
+    return float(value) if number and name not in _TEXTS else value
 
 
 def _parquet(path: str | Path) -> Iterator[Mapping[str, Any]]:
