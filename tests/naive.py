@@ -86,6 +86,10 @@ class Instance:
         )
         return (not job.promoted, float(self.policy.key(view, now)), not job.running, job.id)
 
+    def pace(self) -> int:
+        a, _, c, _ = coefficient_ticks(self.engine)
+        return a // self.engine.max_num_seqs + c
+
     def busy(self) -> bool:
         return bool(self.waiting or self.running)
 
@@ -277,7 +281,9 @@ def choose(instances: list[Instance], router: str, count: int, job: Job, prefix:
     for instance in instances:
         here = [j for j in instance.waiting + instance.running if j.cancel is None or j.cancel >= job.ready]
         there = here + (instance.just_ended if instance.now > job.ready else [])
-        loads.append(len(there) if router == "least-requests" else sum(int(j.predicted) for j in there))
+        work = sum(int(j.predicted) for j in there)
+        pace = instance.pace() if router == "max-min" else 1
+        loads.append(len(there) if router == "least-requests" else work * pace)
     return loads.index(min(loads))
 
 

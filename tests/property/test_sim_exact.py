@@ -17,7 +17,7 @@ from sooner.sim.engine import ROUTERS, Options, simulate
 from sooner.workloads.columns import Workload
 
 CASES = settings(
-    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 
 

@@ -149,9 +149,10 @@ def test_a_cluster_of_unlike_engines_sends_work_where_it_is_done() -> None:
     fast, slow = Engine(), Engine(iteration_s=0.03)
     load_ = workload([50] * n, [100] * n, np.linspace(0.0, 20.0, n).tolist())
     shares = {}
-    for router in ("round-robin", "least-requests", "least-work"):
+    for router in ("round-robin", "least-requests", "least-work", "max-min"):
         outcome = simulate(load_, [fast, slow], FCFS, predicted_len=np.full(n, 100.0), router=router)
         shares[router] = float(np.mean(outcome.instance == 0))
     assert shares["round-robin"] == 0.5
     assert shares["least-requests"] > 0.7
     assert shares["least-work"] > 0.7
+    assert shares["max-min"] > shares["least-work"]

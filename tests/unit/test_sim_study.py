@@ -117,7 +117,7 @@ def test_an_oracle_fed_policy_takes_no_predictions() -> None:
 
 def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     out = tmp_path / "sweep.jsonl"
-    studies = cases(study(policy="fcfs"), ["fcfs", "ltr", "sjf"], [10.0, 20.0], [0.3, 0.9], 2)
+    studies = cases(study(policy="fcfs"), ["fcfs", "ltr", "sjf"], 2, rates=[10.0, 20.0], taus=[0.3, 0.9])
     assert len(studies) == (2 + 2 + 1) * 2 * 2  # an oracle-fed policy has no tau
     seen: list[tuple[int, int]] = []
     rows = sweep(studies, out, progress=lambda done, n: seen.append((done, n)))
@@ -138,13 +138,16 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 def test_a_sweep_in_processes_gives_the_same_rows(tmp_path: Path) -> None:
-    studies = cases(study(), ["fcfs", "ltr"], [20.0], [], 1)
+    studies = cases(study(shape=Shape(requests=400)), ["fcfs", "ltr"], 1, rates=[20.0], loads=[0.9])
     alone = sweep(studies, tmp_path / "a.jsonl")
     together = sweep(studies, tmp_path / "b.jsonl", processes=2)
     assert [row["mean_e2e_s"] for row in alone] == [row["mean_e2e_s"] for row in together]
-    for bad in ({"processes": 0}, {"seeds": 0}):
-        with pytest.raises(ConfigError, match="at least 1"):
-            sweep(cases(study(), ["fcfs"], [], [], bad.get("seeds", 1)), tmp_path / "c.jsonl", **bad)  # type: ignore[arg-type]
+    groups = [(policy, arrivals) for policy, arrivals, *_ in averages(alone, "mean_e2e_s")]
+    assert groups == [(name, where) for name in ("fcfs", "ltr") for where in ("20/s", "load 0.9")]
+    with pytest.raises(ConfigError, match="processes=0"):
+        sweep(studies, tmp_path / "c.jsonl", processes=0)
+    with pytest.raises(ConfigError, match="0 seeds"):
+        cases(study(), ["fcfs"], 0)
 
 
 def invoke(*arguments: str) -> str:
@@ -173,7 +176,7 @@ def test_simulate_prints_the_contract() -> None:
 
 def test_simulate_says_what_is_wrong() -> None:
     for arguments, says in (
-        (("simulate", "sharegpt"), "no arrival times"),
+        (("simulate", "sharegpt", "--load", "0.5", "--burst"), "without a rate or a burst"),
         (("simulate", "sharegpt", "--burst", "--policy", "sprtp"), "did you mean 'sprpt'"),
         (("simulate", "sharegpt", "--burst", "--param", "beta"), "NAME=NUMBER"),
         (("simulate", "sharegpt", "--burst", "--engine", "h100"), "unknown engine"),
@@ -204,6 +207,19 @@ def test_sweep_prints_a_table(tmp_path: Path) -> None:
     assert rows[1]["mean_e2e_s"] < rows[0]["mean_e2e_s"]
     bad = CliRunner().invoke(root, [*common, "--measure", "mean_e2e"])
     assert "unknown measure" in str(bad.exception)
+
+
+def test_a_load_is_a_share_of_what_the_engines_can_do() -> None:
+    shape = Shape(requests=2_000)
+    usual, half = run(study(shape=shape)), run(study(shape=shape, load=0.4))
+    assert half["rate"] == pytest.approx(usual["rate"] / 2)
+    assert half["throughput_rps"] == pytest.approx(half["rate"], rel=0.1)
+    twice = run(study(shape=shape, load=0.4, instances=2))
+    assert twice["rate"] == pytest.approx(2 * half["rate"])
+    over = run(study(shape=shape, load=2.0))
+    assert over["throughput_rps"] == pytest.approx(usual["rate"] / 0.8, rel=0.1)
+    with pytest.raises(ConfigError, match="more num_blocks"):
+        run(study(engine=replace(TIGHT, num_blocks=1), load=0.5))
 
 
 def test_options_reach_the_engine() -> None:

@@ -94,7 +94,7 @@ def study_options(command: Command) -> Command:
             "--router",
             default="round-robin",
             show_default=True,
-            help="round-robin, least-requests, least-work or prefix-affinity.",
+            help="round-robin, least-requests, least-work, max-min or prefix-affinity.",
         ),
         click.option("--instances", default=1, show_default=True, help="Engines behind the router."),
         click.option("--prefix-cache", default=0, show_default=True, help="Size of a prefix cache [tokens]."),
@@ -108,6 +108,7 @@ def study_options(command: Command) -> Command:
         click.option(
             "--cv", default=1.0, show_default=True, help="Burstiness of --rate: the gaps' CV; 1 is Poisson."
         ),
+        click.option("--load", type=float, help="A rate as a share of what the engines can do, such as 0.8."),
         click.option("--burst", is_flag=True, help="Everything arrives at once."),
         click.option("--requests", type=click.IntRange(min=1), help="How many requests; else all there are."),
         click.option(
@@ -134,6 +135,7 @@ def study_of(
     rate: float | None,
     requests: int | None,
     burst: bool,
+    load: float | None,
     cv: float,
     time_scale: float,
     cancel_after: float | None,
@@ -152,7 +154,8 @@ def study_of(
     seed: int,
 ) -> Study:
     """Return the study the options of `study_options` describe."""
-    from sooner.sim.cost import changed, load
+    from sooner.sim.cost import changed
+    from sooner.sim.cost import load as engine_of
     from sooner.sim.engine import Options
     from sooner.sim.study import Study
     from sooner.workloads.build import Shape
@@ -161,7 +164,7 @@ def study_of(
         workload=workload,
         policy=policy,
         parameters=numbers(params),
-        engine=changed(load(engine), numbers(limits)),
+        engine=changed(engine_of(engine), numbers(limits)),
         shape=Shape(
             requests=requests,
             rate=rate,
@@ -183,6 +186,7 @@ def study_of(
         ),
         instances=instances,
         router=router,
+        load=load,
         tau=tau,
         seed=seed,
     )

@@ -31,8 +31,8 @@ def simulate(ranker: str | None, as_json: bool, **given: Any) -> None:
 
     WORKLOAD is a name (sharegpt, azure-conv, azure-code, mooncake, lognormal, burstgpt, servegen,
     arxiv-summarization) or a file: a trace with lengths (JSONL or CSV, .gz) or a log with prompts.
-    Without --rate or --burst its own arrival times are replayed. Presets are approximate: see
-    `sooner calibrate` for an engine of your own.
+    Without --rate, --load or --burst its own arrival times are replayed, or, where it has none, it
+    comes at a load of 0.8. Presets are approximate: see `sooner calibrate` for an engine of your own.
 
     Example: sooner simulate sharegpt --policy aged --engine llama3-8b-a100 --requests 100000 --rate 20 --json
     """

@@ -20,6 +20,7 @@ from sooner.cli.options import progress_bar, study_of, study_options, table
 @click.option(
     "--rates", default="", help="Comma-separated mean arrivals [req/s]; none: recorded times, or --burst."
 )
+@click.option("--loads", default="", help="Comma-separated rates as shares of what the engines can do.")
 @click.option("--taus", default="", help="Comma-separated qualities of prediction; none: the truth.")
 @click.option("--seeds", default=1, show_default=True, help="Runs of each combination.")
 @click.option("--processes", default=1, show_default=True, help="How many run at once.")
@@ -31,6 +32,7 @@ def sweep(
     out: Path,
     policies: str,
     rates: str,
+    loads: str,
     taus: str,
     seeds: int,
     processes: int,
@@ -38,12 +40,12 @@ def sweep(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Simulate every combination of policies, rates, taus and seeds on WORKLOAD.
+    """Simulate every combination of policies, rates or loads, taus and seeds on WORKLOAD.
 
     Each row goes to OUT when it is done; the same command, run again after an interruption, goes on
     where it stopped.
 
-    Example: sooner sweep sharegpt --policies fcfs,aged,sjf --rates 20,30 --requests 20000 --out s.jsonl
+    Example: sooner sweep sharegpt --policies fcfs,aged,sjf --loads 0.7,0.9 --requests 20000 --out s.jsonl
     """
     from sooner.core import UnknownName
     from sooner.sim.study import REPORTED
@@ -62,17 +64,24 @@ def sweep(
         seed=0,
         **given,
     )
-    studies = cases(base, names, _numbers("--rates", rates), _numbers("--taus", taus), seeds)
+    studies = cases(
+        base,
+        names,
+        seeds,
+        rates=_numbers("--rates", rates),
+        loads=_numbers("--loads", loads),
+        taus=_numbers("--taus", taus),
+    )
     with progress_bar("sweeping") as progress:
         rows = run(studies, out, processes=processes, progress=progress)
     if as_json:
         click.echo(json.dumps(rows))
         return
     table(
-        ("policy", "rate", "tau", measure, "runs"),
+        ("policy", "arrivals", "tau", measure, "runs"),
         [
-            (policy, _shown(rate), _shown(tau), f"{value:,.4g}", str(count))
-            for policy, rate, tau, value, count in averages(rows, measure)
+            (policy, arrivals, _shown(tau), f"{value:,.4g}", str(count))
+            for policy, arrivals, tau, value, count in averages(rows, measure)
         ],
     )
 

@@ -13,7 +13,14 @@ from sooner.policies import Policy
 from sooner.sim import _bind, _kernel
 from sooner.sim._state import DYNAMIC, END, HEAP, INSTANCE, LISTED, OPTION, REQUEST, World
 from sooner.sim.cost import TICKS_PER_SECOND, Engine, ticks
-from sooner.sim.engine import LONGEST_RUN_S, Options, coefficient_ticks, ready_ticks, static_keys
+from sooner.sim.engine import (
+    LONGEST_RUN_S,
+    Options,
+    coefficient_ticks,
+    pace,
+    ready_ticks,
+    static_keys,
+)
 from sooner.workloads.columns import Workload
 
 IDLE = policies.get("fcfs")
@@ -53,6 +60,7 @@ def instances(engines: Sequence[Engine]) -> Any:
         block=[engine.block_size for engine in engines],
         blocks=blocks,
         free=blocks,
+        pace=[pace(engine) for engine in engines],
         watermark=[engine.watermark_blocks for engine in engines],
         part=-1,
         root=-1,

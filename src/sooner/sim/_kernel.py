@@ -15,7 +15,7 @@ from sooner.sim import _running, _waiting
 from sooner.sim._closed import blocks, span, steps_until
 from sooner.sim._jit import compiled, entered
 from sooner.sim._pressure import squeeze
-from sooner.sim._state import AFFINITY, FOREVER, HEAP, LEAST_WORK, REJECTED, ROUND_ROBIN, WAITS
+from sooner.sim._state import AFFINITY, FOREVER, HEAP, LEAST_REQUESTS, MAX_MIN, REJECTED, ROUND_ROBIN, WAITS
 
 
 @compiled
@@ -172,10 +172,12 @@ def _route(w: Any, i: Any, now: Any, hard: Any, prefix: Any, key_fn: Any) -> Any
         if s.t < now and s.running + s.waiting > 0:
             advance(w, m, now, hard, key_fn)
         ending = s.t > now  # what ends with the step under way is still there
-        if router == LEAST_WORK:
-            work = s.work + (s.ended_work if ending else 0)
-        else:
+        if router == LEAST_REQUESTS:
             work = s.running + s.waiting + (s.ended if ending else 0)
+        else:
+            work = s.work + (s.ended_work if ending else 0)
+            if router == MAX_MIN:
+                work *= s.pace
         if m == 0 or work < least:
             best, least = m, work
     return best

@@ -12,7 +12,7 @@ import numpy as np
 
 FOREVER = np.int64(2**62)
 WAITS, CANCELLED, REJECTED = -1, -2, -3  # in `finish`, where there is no time
-ROUND_ROBIN, LEAST_REQUESTS, LEAST_WORK, AFFINITY = range(4)
+ROUND_ROBIN, LEAST_REQUESTS, LEAST_WORK, AFFINITY, MAX_MIN = range(5)
 HEAP, LISTED, DYNAMIC = range(
     3
 )  # the queue: by key; a list by key and promotion; a list by a key that changes
@@ -37,6 +37,7 @@ REQUEST = np.dtype(
 
 INSTANCE = np.dtype(
     [(name, "i8") for name in ("a", "b", "c", "d", "seqs", "tokens", "block", "blocks", "watermark")]
+    + [("pace", "i8")]  # of a token in a full batch
     + [
         (name, "i8")
         for name in (

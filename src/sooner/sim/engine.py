@@ -17,7 +17,8 @@ from sooner.sim._state import CANCELLED, REJECTED
 from sooner.sim.cost import TICKS_PER_SECOND, Engine, ticks
 from sooner.workloads.columns import Workload
 
-ROUTERS = {"round-robin": 0, "least-requests": 1, "least-work": 2, "prefix-affinity": 3}
+ROUTERS = {"round-robin": 0, "least-requests": 1, "least-work": 2, "prefix-affinity": 3, "max-min": 4}
+"""`least-work` counts predicted tokens outstanding, `max-min` (SCLS's rule) the time they take there."""
 LONGEST_RUN_S = 2e6
 """Picoseconds must fit 62 bits: about 23 days of simulated time."""
 
@@ -171,6 +172,12 @@ def coefficient_ticks(engine: Engine) -> tuple[int, int, int, int]:
     """The cost coefficients in whole picoseconds; the first is at least 1."""
     a, b, c, d = (ticks(value) for value in engine.coefficients)
     return max(a, 1), b, c, d
+
+
+def pace(engine: Engine) -> int:
+    """Picoseconds that a token takes in a full batch without context: what unlike engines differ in."""
+    a, _, c, _ = coefficient_ticks(engine)
+    return a // engine.max_num_seqs + c
 
 
 def _column(

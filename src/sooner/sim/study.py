@@ -20,8 +20,12 @@ from sooner.sim.engine import Options, Outcome, simulate
 from sooner.workloads import named
 from sooner.workloads.build import Shape, build
 from sooner.workloads.columns import Workload
+from sooner.workloads.traces import Trace
 
 Progress = Callable[[int, int], None]
+USUAL_LOAD = 0.8
+PROBE = 4_000
+"""Requests on which an engine's capacity is measured."""
 REPORTED = (
     "n", "makespan_s", "mean_e2e_s", "p50_e2e_s", "p90_e2e_s", "p99_e2e_s", "mean_ttft_s", "p50_ttft_s",
     "p99_ttft_s", "mean_tpot_s", "mean_normalized_latency", "p90_normalized_latency", "max_wait_s",
@@ -33,7 +37,9 @@ REPORTED = (
 class Study:
     """A workload (a name or a file), a policy, an engine, and what surrounds them.
 
-    `tau` spoils the truth that the policy is told; a ranker's own predictions come in by `run`.
+    `tau` spoils the truth that the policy is told; a ranker's own predictions come in by `prepare`.
+    `load` is a rate as a share of what the engines can do, where the shape has neither rate nor burst;
+    a workload without arrival times comes at `USUAL_LOAD` where nobody says when.
     """
 
     workload: str
@@ -44,12 +50,15 @@ class Study:
     options: Options = field(default_factory=Options)
     instances: int = 1
     router: str = "round-robin"
+    load: float | None = None
     tau: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.instances < 1:
             raise ConfigError(f"instances={self.instances}, allowed: at least 1")
+        if self.load is not None and not (self.load > 0 and self.shape.rate is None and not self.shape.burst):
+            raise ConfigError(f"load={self.load}, allowed: above 0, without a rate or a burst")
         if self.tau is not None:
             _check_told(self.order)
 
@@ -68,10 +77,11 @@ def _check_told(order: Policy) -> None:
 
 
 class Prepared(NamedTuple):
-    """A study's workload and what its policy is told."""
+    """A study's workload, what its policy is told, and its rate [req/s]; None: recorded times or a burst."""
 
     workload: Workload
     told: predictions.Predictions
+    rate: float | None
 
 
 def prepare(study: Study, ranker: Ranker | None = None) -> Prepared:
@@ -82,7 +92,11 @@ def prepare(study: Study, ranker: Ranker | None = None) -> Prepared:
         _check_told(study.order)
     rng = np.random.default_rng(study.seed)
     trace = named.load(study.workload, study.shape.requests, study.seed, folder=config.data_folder())
-    workload, rows = build(trace, study.shape, rng)
+    shape = study.shape
+    if shape.rate is None and not shape.burst and (study.load is not None or trace.arrival_time is None):
+        share = USUAL_LOAD if study.load is None else study.load
+        shape = dataclasses.replace(shape, rate=share * capacity(study, trace))
+    workload, rows = build(trace, shape, rng)
     if ranker is not None:
         told = predictions.ranked(ranker, trace, rows, workload)
     elif study.tau is not None:
@@ -90,7 +104,22 @@ def prepare(study: Study, ranker: Ranker | None = None) -> Prepared:
     else:
         told = predictions.told(trace, rows, workload) or predictions.oracle(workload)
     serve(study, workload.take(np.arange(0)), None)
-    return Prepared(workload, told)
+    return Prepared(workload, told, shape.rate)
+
+
+def capacity(study: Study, trace: Trace) -> float:
+    """Return the throughput of the engines while requests of a trace never run out [req/s].
+
+    Measured on some requests at once in FCFS order, without the time the last ones take alone.
+    """
+    n = min(len(trace), PROBE)
+    workload, _ = build(trace, Shape(requests=n, burst=True), np.random.default_rng(study.seed))
+    outcome = simulate(workload, study.engine, policies.get("fcfs"))
+    ended = np.sort(np.asarray(outcome.completed.finish_time))
+    if ended.size == 0:
+        raise ConfigError("no request fits into the engine's KV memory; allowed: more num_blocks")
+    most = max(ended.size * 3 // 4, 1)
+    return study.instances * most / float(ended[most - 1])
 
 
 def run(study: Study, prepared: Prepared | None = None, progress: Progress | None = None) -> dict[str, Any]:
@@ -98,7 +127,7 @@ def run(study: Study, prepared: Prepared | None = None, progress: Progress | Non
 
     `requests_per_cpu_second` counts the simulation only, not building the workload and compiling.
     """
-    workload, told = prepared or prepare(study)
+    workload, told, rate = prepared or prepare(study)
     start = time.process_time()
     outcome = serve(study, workload, told, progress)
     taken = time.process_time() - start
@@ -110,6 +139,7 @@ def run(study: Study, prepared: Prepared | None = None, progress: Progress | Non
         "predictions": told.kind,
         "kendall_tau": None if np.isnan(told.tau) else told.tau,
         "instances": study.instances,
+        "rate": rate,
         "seed": study.seed,
         **measures(outcome),
         "cancelled": int(outcome.cancelled.size),

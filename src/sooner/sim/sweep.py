@@ -13,22 +13,37 @@ from typing import Any
 
 from sooner.core import ConfigError, DataError
 from sooner.sim.study import Study, run
+from sooner.workloads.build import Shape
 
 Progress = Callable[[int, int], None]
 Row = dict[str, Any]
 
 
 def cases(
-    base: Study, policies: Sequence[str], rates: Sequence[float], taus: Sequence[float | None], seeds: int
+    base: Study,
+    policies: Sequence[str],
+    seeds: int,
+    *,
+    rates: Sequence[float] = (),
+    loads: Sequence[float] = (),
+    taus: Sequence[float] = (),
 ) -> list[Study]:
     """Return every combination; no rates means the base's own arrivals. Oracle-fed policies have no tau."""
     if seeds < 1 or not policies:
         raise ConfigError(f"{len(policies)} policies, {seeds} seeds; allowed: at least 1 of each")
-    shapes = [dataclasses.replace(base.shape, rate=rate) for rate in rates] or [base.shape]
+    arrivals: list[tuple[Shape, float | None]] = [
+        (dataclasses.replace(base.shape, rate=rate), None) for rate in rates
+    ]
+    arrivals += [(base.shape, load) for load in loads]
+    qualities: Sequence[float | None] = taus or [None]
     found = []
-    for policy, shape, tau, seed in itertools.product(policies, shapes, taus or [None], range(seeds)):
+    for policy, (shape, load), tau, seed in itertools.product(
+        policies, arrivals or [(base.shape, base.load)], qualities, range(seeds)
+    ):
         told = None if dataclasses.replace(base, policy=policy, tau=None).order.oracle else tau
-        study = dataclasses.replace(base, policy=policy, shape=shape, tau=told, seed=base.seed + seed)
+        study = dataclasses.replace(
+            base, policy=policy, shape=shape, load=load, tau=told, seed=base.seed + seed
+        )
         if study not in found:
             found.append(study)
     return found
@@ -79,7 +94,7 @@ def _run_all(todo: Sequence[tuple[str, Study]], processes: int) -> Iterator[tupl
 
 
 def _row(study: Study) -> Row:
-    return {"rate": study.shape.rate, "tau": study.tau, **run(study)}
+    return {"tau": study.tau, "load": study.load, "given_rate": study.shape.rate, **run(study)}
 
 
 def _read(out: Path) -> dict[str, Row]:
@@ -100,10 +115,16 @@ def _read(out: Path) -> dict[str, Row]:
     return rows
 
 
-def averages(rows: Iterable[Row], measure: str) -> list[tuple[str, float | None, float | None, float, int]]:
-    """Return (policy, rate, tau, mean of `measure` over seeds, how many) for each combination, in order."""
-    groups: dict[tuple[str, float | None, float | None], list[float]] = {}
+def averages(rows: Iterable[Row], measure: str) -> list[tuple[str, str, float | None, float, int]]:
+    """Return (policy, arrivals, tau, mean of `measure` over seeds, how many) of each combination."""
+    groups: dict[tuple[str, str, float | None], list[float]] = {}
     for row in rows:
         if row.get(measure) is not None:
-            groups.setdefault((row["policy"], row["rate"], row["tau"]), []).append(float(row[measure]))
+            groups.setdefault((row["policy"], _arrivals(row), row["tau"]), []).append(float(row[measure]))
     return [(*group, sum(values) / len(values), len(values)) for group, values in groups.items()]
+
+
+def _arrivals(row: Row) -> str:
+    if row["load"] is not None:
+        return f"load {row['load']:g}"
+    return "-" if row["given_rate"] is None else f"{row['given_rate']:g}/s"
