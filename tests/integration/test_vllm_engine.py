@@ -130,6 +130,6 @@ def scorers() -> list[int]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if b"sooner.vllm.scorer" in command and b"ranker_by_length:Ranker" in command:
+            if b"sooner.ordering.scorer" in command and b"ranker_by_length:Ranker" in command:
                 found.append(int(entry.name))
     return found

@@ -17,8 +17,8 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler as VllmAsync
 from vllm.v1.core.sched.request_queue import RequestQueue
 
 from sooner.core import Prediction, UnknownName
+from sooner.ordering.queue import RankedQueue
 from sooner.vllm import Scheduler
-from sooner.vllm.queue import RankedQueue
 
 pytestmark = [
     pytest.mark.engine,

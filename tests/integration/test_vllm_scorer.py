@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from sooner.core import ConfigError, Prediction
-from sooner.vllm.client import ScorerClient
+from sooner.ordering.client import ScorerClient
+from sooner.ordering.scorer import load_ranker
 from sooner.vllm.counters import Counters
-from sooner.vllm.scorer import load_ranker
 
 RANKER = "ranker_by_length:Ranker"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sooner.vllm.queue import Place, RankedQueue
+from sooner.ordering.queue import Place, RankedQueue
 
 
 class Item:
@@ -145,7 +145,7 @@ def test_places_are_read_anew_once_after_each_tick_and_frozen_between() -> None:
     items[0].key = -99.0
     assert queue.pop_request() is items[3]
     queue.tick()
-    assert list(queue)[0] is items[0]
+    assert next(iter(queue)) is items[0]
     assert reads == [4, 3]
     queue.remove_requests(items)
     queue.tick()

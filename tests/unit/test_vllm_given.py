@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given as cases
 from hypothesis import strategies as st
 
-from sooner.vllm.given import LIMITS, NOTHING, Given, read
+from sooner.ordering.given import LIMITS, NOTHING, Given, read
 
 
 def test_what_is_taken() -> None:

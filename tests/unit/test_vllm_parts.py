@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sooner.core import Prediction
-from sooner.vllm import middleware, plugin, wire
+from sooner.ordering import wire
+from sooner.vllm import middleware, plugin
 from sooner.vllm.counters import COUNTERS, Collector, Counters, Publisher
 
 prompts = st.text(st.characters(exclude_categories=["Cs"])) | st.lists(st.integers(0, 2**32 - 1), max_size=50)

@@ -2,7 +2,7 @@
 
 It holds a heap whose removed entries stay behind as empty shells until they outnumber the living,
 so a removal costs a dictionary look-up and no removed request is kept alive. It imports no vLLM;
-`compat` registers it as a `RequestQueue`.
+`sooner.vllm.compat` registers it as a `RequestQueue`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler as VllmAsyncSchedu
 from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
 
-from sooner.vllm.queue import RankedQueue
+from sooner.ordering.queue import RankedQueue
 
 __all__ = [
     "VllmAsyncScheduler",

@@ -12,10 +12,11 @@ import json
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from sooner.ordering import counters
 
 logger = logging.getLogger("vllm.plugins.sooner")
 
@@ -39,32 +40,13 @@ GAUGES = {
     "pressure_seconds_per_token": "Recent mean wait over recent mean predicted length",
     "mean_predicted_len_tokens": "Recent mean predicted length",
 }
-_QUIET = 30.0  # seconds between two warnings of one kind
 
 
-class Counters:
-    """Counts by name; incremented by the engine's step thread and the scorer's client."""
+class Counters(counters.Counters):
+    """The plugin's counts; its warnings go to a logger that vLLM shows."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, int] = dict.fromkeys(COUNTERS, 0)
-        self._warned: dict[str, float] = {}
-
-    def add(self, name: str, n: int = 1) -> None:
-        """Count `n` more of `name`."""
-        self.counts[name] += n
-
-    def warn(self, name: str, message: str, *arguments: object) -> None:
-        """Count one of `name` and log a warning, of each kind at most one in 30 seconds."""
-        self.counts[name] += 1
-        now = time.monotonic()
-        if now - self._warned.get(name, -_QUIET) >= _QUIET:
-            self._warned[name] = now
-            logger.warning(
-                message + " (%d so far; further ones are counted, not logged, for %d s)",
-                *arguments,
-                self.counts[name],
-                _QUIET,
-            )
+        super().__init__(COUNTERS, logger)
 
 
 class Publisher:

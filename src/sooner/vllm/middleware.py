@@ -18,10 +18,12 @@ from typing import Any, TypeAlias
 
 from sooner import policies
 from sooner.core import Prediction, View
-from sooner.vllm import given, settings
-from sooner.vllm.client import ScorerClient
+from sooner.ordering import given
+from sooner.ordering.client import ScorerClient
+from sooner.ordering.order import Mean
+from sooner.ordering.prompt import LIMITS, rendered
+from sooner.vllm import settings
 from sooner.vllm.counters import Counters
-from sooner.vllm.order import Mean
 
 logger = logging.getLogger("vllm.plugins.sooner")
 
@@ -33,7 +35,6 @@ App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 HEADER = b"x-vllm-priority"
 PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
 EPOCH = 1_735_689_600.0  # 2025-01-01 UTC: the same for every process, so that their numbers compare
-_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _LARGEST_BODY = 32 * 1024 * 1024
 _PATIENCE = 0.05  # seconds a request waits for its score before it goes on with a neutral one
 
@@ -114,7 +115,7 @@ class Priority:
         self._count += 1
         id = str(self._count)
         self._waiting[id] = loop.create_future()
-        limit = next((parsed[name] for name in _LIMITS if name in parsed), None)
+        limit = next((parsed[name] for name in LIMITS if name in parsed), None)
         self._scorer.submit(id, prompt, limit if type(limit) is int else 0)
         try:
             prediction = await asyncio.wait_for(self._waiting[id], _PATIENCE)
@@ -139,31 +140,6 @@ class Priority:
 def milliseconds(key: float) -> int:
     """Return a key [s] as a priority: whole milliseconds since 2025, never negative, within 53 bits."""
     return int(min(max((key - EPOCH) * 1000.0, 0.0), 2.0**53))
-
-
-def rendered(parsed: dict[str, Any]) -> str:
-    """Return the request's text: a prompt as it is, chat messages in ChatML, which the scorer reads."""
-    prompt = parsed.get("prompt", parsed.get("input"))
-    if isinstance(prompt, str):
-        return prompt
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str):
-        return prompt[0]
-    messages = parsed.get("messages", prompt)
-    if not isinstance(messages, list):
-        return ""
-    turns = [
-        f"<|im_start|>{message.get('role', 'user')}\n{_content(message.get('content'))}<|im_end|>\n"
-        for message in messages
-        if isinstance(message, dict)
-    ]
-    return "".join(turns) + "<|im_start|>assistant\n" if turns else ""
-
-
-def _content(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    return "\n".join(str(part["text"]) for part in parts if isinstance(part, dict) and "text" in part)
 
 
 def _obeyed(header: bytes | None, parsed: dict[str, Any]) -> bool:

@@ -16,11 +16,12 @@ from typing import Any, TypeVar, cast
 
 from sooner.core import Prediction
 from sooner.guard import Guard
-from sooner.vllm import compat, given, settings
-from sooner.vllm.client import ScorerClient
+from sooner.ordering import given
+from sooner.ordering.client import ScorerClient
+from sooner.ordering.order import Order, Ticket, uses_predictions
+from sooner.ordering.queue import Place, RankedQueue
+from sooner.vllm import compat, settings
 from sooner.vllm.counters import Counters, Publisher
-from sooner.vllm.order import Order, Ticket, uses_predictions
-from sooner.vllm.queue import Place, RankedQueue
 from sooner.vllm.trace import Trace
 
 logger = logging.getLogger("vllm.plugins.sooner")
