@@ -1,7 +1,7 @@
 """How fast the simulator is, and how that grows: prints JSON; every number is CPU time of one thread.
 
     python benchmarks/simulator_speed.py > benchmarks/results/simulator_speed.json
-    python benchmarks/simulator_speed.py --table benchmarks/results/simulator_speed.json  # for docs/simulator.md
+    python benchmarks/simulator_speed.py --table benchmarks/results/simulator_speed.json  # the docs
 
 Lengths are lognormal (prompt 207, reply 203 tokens in the mean), as in the published measurement of
 vidur, 540 requests per CPU second on the same lengths. Compilation is left out: every case runs once
@@ -177,7 +177,7 @@ def table(report: dict[str, Any]) -> str:
     names = {
         "plain": "KV memory to spare",
         "kv_pressure": "chunked prefill, KV block by block, recompute",
-        "time_dependent": "hrrn; starvation guard; hrrn near saturation",
+        "time_dependent": "time-dependent key (hrrn), guard of 200 steps (ltr)",
         "iteration_level": "reordered at every iteration",
         "growth_with_requests": "growth with the number of requests",
         "growth_with_depth": "growth with the queue: everything at once",
