@@ -124,10 +124,9 @@ def predictions(lengths: Counts, tau: float, width: int, rng: np.random.Generato
     """
     if width < 0:
         raise ConfigError(f"width={width!r}, allowed: >= 0 [tokens]")
-    normal, noise = np.empty(lengths.shape[0]), rng.standard_normal(lengths.shape[0])
-    normal[np.lexsort((rng.random(lengths.shape[0]), lengths))] = np.sort(
-        rng.standard_normal(lengths.shape[0])
-    )
+    n = len(lengths)
+    normal, noise = np.empty(n), rng.standard_normal(n)
+    normal[np.lexsort((rng.random(n), lengths))] = np.sort(rng.standard_normal(n))
     latent = tau if not width else _latent(lengths, tau, width, normal, noise)
     told = _as_lengths(spoiled(normal, latent, noise), lengths)
     return np.floor(np.minimum(told, LONGEST) / width) if width else told
