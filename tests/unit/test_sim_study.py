@@ -219,7 +219,7 @@ def test_a_load_is_a_share_of_what_the_engines_can_do() -> None:
     over = run(study(shape=shape, load=2.0))
     assert over["throughput_rps"] == pytest.approx(usual["rate"] / 0.8, rel=0.1)
     with pytest.raises(ConfigError, match="more num_blocks"):
-        run(study(engine=replace(TIGHT, num_blocks=1), load=0.5))
+        run(study(shape=shape, engine=replace(TIGHT, num_blocks=1), load=0.5))
 
 
 def test_options_reach_the_engine() -> None:
