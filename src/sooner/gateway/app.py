@@ -182,14 +182,13 @@ class Gateway:
                 self.dispatcher.counters.warn("hook_errors", "the keys cannot be read: %s", error)
 
     async def _check_all(self) -> None:
-        now = time.monotonic()
-        await asyncio.gather(*(one.check(False, now) for one in self.dispatcher.backends))
+        await asyncio.gather(*(one.check(hungry=False) for one in self.dispatcher.backends))
 
     async def _check(self, backend: Backend) -> None:
         while not (backend.retired and not backend.in_flight):
             await asyncio.sleep(_CHECK_EVERY)
             with contextlib.suppress(EngineError):
-                await backend.check(self.dispatcher.queued > 0, time.monotonic())
+                await backend.check(hungry=self.dispatcher.queued > 0)
                 self.dispatcher.pump()
 
     # Routes

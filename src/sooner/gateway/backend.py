@@ -16,7 +16,6 @@ from sooner.gateway.priority import KINDS, Quantiles, gauge
 from sooner.gateway.settings import BackendSettings, LimitSettings
 from sooner.gateway.upstream import Address, Connection, Connections
 from sooner.gateway.window import Breaker, Window
-from sooner.ordering.order import Mean
 
 logger = logging.getLogger("sooner.gateway")
 
@@ -46,7 +45,6 @@ class Backend:
         self.kv = 0.0
         self.waiting_inside: float | None = None
         self.cards: dict[str, Mapping[str, Any]] = {}  # its models as it lists them
-        self.seconds_per_work = Mean(0.02)
         self._prefixes: OrderedDict[int, None] = OrderedDict()
         self._checks = 0
         self._key = key_in(settings.key_file)
@@ -120,7 +118,7 @@ class Backend:
             if connection is not None:
                 connection.abort()
 
-    async def check(self, hungry: bool, now: float) -> None:
+    async def check(self, hungry: bool) -> None:
         """Ask whether it lives, how many wait inside it, and now and then which models it has."""
         was = self.healthy
         try:

@@ -32,7 +32,6 @@ class Asked(NamedTuple):
     max_tokens: int
     prefix: int
     prioritised: bool
-    counted: bool  # the client asked for the usage of its stream
     given: Given
 
 
@@ -55,7 +54,6 @@ def read(body: bytes, *, client_scores: bool, deadline_ms: str | None) -> Asked:
     said = given.read(parsed.get("vllm_xargs")) if client_scores else given.NOTHING
     if deadline_ms is not None:
         said = said._replace(deadline_ms=_deadline(deadline_ms))
-    options = parsed.get("stream_options")
     return Asked(
         model,
         parsed.get("stream") is True,
@@ -64,7 +62,6 @@ def read(body: bytes, *, client_scores: bool, deadline_ms: str | None) -> Asked:
         max(limit, 0),
         hash(text[:PREFIX]) if text else 0,
         "priority" in parsed,
-        isinstance(options, Mapping) and options.get("include_usage") is True,
         said,
     )
 
