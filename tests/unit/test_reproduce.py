@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from sooner import reproduce
 from sooner.cli import root
 from sooner.core import UnknownName
-from sooner.reproduce import ltr_published
 from sooner.reproduce.page import html
 from sooner.reproduce.plots import curves, ranks
 from sooner.reproduce.result import Claim, Reproduction, Row
@@ -96,8 +95,7 @@ def test_the_exit_code_says_whether_it_was_reproduced(
     assert json.loads(data.stdout)["reproduced"] is holds
 
 
-def test_figure_2_is_reproduced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ltr_published, "DRAWS", 1)
+def test_figure_2_is_reproduced() -> None:
     result = reproduce.run("ltr-fig2")
     assert result.reproduced, [claim.reason for claim in result.claims if not claim.holds]
-    assert reproduce.run("ltr-fig2").rows == result.rows
+    assert {row.setting for row in result.rows} >= {"16 req/s, tau 0", "16 req/s, tau 1"}

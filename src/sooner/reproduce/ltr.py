@@ -90,7 +90,7 @@ def fig3(seed: int, report: Callable[[str], None]) -> Reproduction:
         chosen = arms(TAU[model, data], predict_s=PREDICT_S[model, data])
         found[model, data] = {
             name: [
-                mean_latency(arm, data, int(rate * ARRIVALS_S), vllm_ltr.machine(model), seed, rate)
+                mean_latency(arm, data, int(rate * ARRIVALS_S), vllm_ltr.machine(model), seed, rate, 1)
                 for rate in RATES
             ]
             for name, arm in chosen.items()

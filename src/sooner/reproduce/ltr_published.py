@@ -64,7 +64,7 @@ SETTINGS: dict[str, Value] = {
     "machine": "; ".join(str(one.coefficients) for one in vllm_ltr.MACHINES.values()),
     "lengths": "lognormal: Llama-3 replies to ShareGPT and LMSYS prompts",
     "class errors": "noise cut into classes",
-    "draws": DRAWS,
+    "draws": f"{DRAWS} a point, 1 in figure 3 and of queues of 10,000",
 }
 NOTES = (
     "One number is fitted a machine: the time a decoding sequence adds, by FCFS on LMSYS at 64 req/s in"
@@ -91,10 +91,18 @@ def latency(done: Completed) -> float:
     return float(np.mean(metrics.normalized_latency(done)))
 
 
-def mean_latency(arm: Arm, data: str, n: int, engine: Engine, seed: int, rate: float | None = None) -> float:
-    """Mean over DRAWS workloads, the same ones for every arm."""
+def mean_latency(
+    arm: Arm,
+    data: str,
+    n: int,
+    engine: Engine,
+    seed: int,
+    rate: float | None = None,
+    draws: int = DRAWS,
+) -> float:
+    """Mean over `draws` workloads, the same ones for every arm."""
     found = []
-    for draw in range(DRAWS):
+    for draw in range(draws):
         rng = np.random.default_rng([seed, n, draw])
         found.append(latency(vllm_ltr.serve(arm, workload(data, n, rng, rate), engine, rng)))
     return float(np.mean(found))
