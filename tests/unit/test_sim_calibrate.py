@@ -157,7 +157,7 @@ def test_a_replay_is_a_run_too(tmp_path: Path) -> None:
             "output_len": 6,
             "first_token_time": 1.0 + i,
             "finish_time": 2.0 + i,
-            "attached": {"sooner_score": float(i)},
+            "attached": {"vllm_xargs": {"sooner_score": float(i)}},
         }
         for i in range(3)
     ] + [

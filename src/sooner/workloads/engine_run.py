@@ -69,7 +69,8 @@ def read(path: Path) -> EngineRun:
             f"or {', '.join(REPLAY_FIELDS)}"
         )
     rows = rows[np.argsort(columns["arrival_time"][rows], kind="stable")]
-    attached = [records[row].get("attached") or {} for row in rows]
+    sent = [records[row].get("attached") or {} for row in rows]
+    attached = [body.get("vllm_xargs", body) for body in sent]
     return EngineRun(
         *_run({name: column[rows] for name, column in columns.items()}),
         _column(attached, "sooner_score"),
