@@ -139,10 +139,10 @@ class EmulatedEngine:
             if not asked.stream:
                 return
             frame = reply.piece(n)
-            if writer:
-                writer[0].write(frame)
-            else:
+            if not writer:
                 frames.append(frame)
+            elif not writer[0].is_closing():  # a client that has left is dropped in a moment
+                writer[0].write(frame)
 
         job = Job(asked.prompt_len, asked.output_len, on_token, asked.priority)
         self.emulator.submit(job)
@@ -165,7 +165,8 @@ class EmulatedEngine:
         assert request.transport is not None  # a client that left cancels this task
         await prepared.write(reply.opening())
         if request.version >= (1, 1):  # from here on, tokens are written in the callback of their iteration
-            request.transport.write(b"".join(frames))
+            if not request.transport.is_closing():
+                request.transport.write(b"".join(frames))
             writer.append(request.transport)
             await job.done.wait()
         else:

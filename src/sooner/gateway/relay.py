@@ -102,7 +102,7 @@ class Relay:
             await connection.finished
         except EngineError as error:
             streaming = "event-stream" in response.headers.get("Content-Type", "")
-            if chunks and streaming and connection.clean:
+            if chunks and streaming and connection.clean and not transport.is_closing():
                 transport.write(cut_event(f"the engine broke off: {type(error).__name__}"))
             response.force_close()
             transport.close()

@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         """
         waiting, self._waiting = self._waiting, []
         self._sink, self._target, self._on_full = sink, target, on_full
-        if waiting:
+        if waiting and not (target is not None and target.is_closing()):
             sink(b"".join(waiting))
         if self._paused:
             if not self._full():
@@ -187,6 +187,8 @@ class Connection(asyncio.Protocol):
             del pieces[0]
         if self._sink is None:
             self._waiting.append(out)
+        elif self._target is not None and self._target.is_closing():
+            return  # the client has left; uvloop would raise, and the abort is on its way
         else:
             self._sink(out)
         if self._full() and not self._paused and self.transport is not None:
