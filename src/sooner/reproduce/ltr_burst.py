@@ -27,6 +27,9 @@ from sooner.sim.systems import vllm_ltr
 from sooner.sim.systems.lengths import LLAMA3_SHAREGPT_REPLY
 from sooner.sim.systems.vllm_ltr import ARRIVALS_S, BURST, RATES, Arm, predictions
 
+NEAR_TIE = 1.15
+"""Published latencies this close may swap: each is a single run, given without an error."""
+
 
 def table3(seed: int, report: Callable[[str], None]) -> Reproduction:
     """Methods of prediction on 70B: latency in a burst of 2000, and the time to 1K samples of 10K queued."""
@@ -88,21 +91,24 @@ def _table3_claims(
     for data, one in burst.items():
         published = {method: entry[1][data][1] for method, entry in TABLE3.items()}
         tau = kendall_tau(list(published.values()), [one[method] for method in published])
-        swapped = [
-            f"{a} and {b}"
+        swapped = {
+            (a, b): published[b] / published[a] <= NEAR_TIE
             for a in published
             for b in published
             if published[a] < published[b] and one[a] >= one[b]
-        ]
+        }
         ours = ", ".join(
             f"{method} {one[method]:.2f}" for method in sorted(published, key=published.__getitem__)
         )
         claims.append(
             Claim(
-                text=f"{data}: arms stand in the paper's order of latency",
-                holds=not swapped,
+                text=f"{data}: arms stand in the paper's order of latency, where over 15 % apart",
+                holds=all(swapped.values()),
                 reason=f"in the paper's order: {ours}; Kendall tau of the two orders {tau:.2f}"
-                + (f"; the other way round: {', '.join(swapped)}" if swapped else ""),
+                + "".join(
+                    f"; the other way round: {a} and {b}, published {published[a]} and {published[b]}"
+                    for a, b in swapped
+                ),
                 source="stated",
             )
         )
@@ -144,6 +150,7 @@ class Samples:
 
 
 def samples(arm: Arm, data: str, engine: Engine, seed: int, n: int = 10_000) -> Samples:
+    """Serve a queue of n prompts; the same one for every arm."""
     rng = np.random.default_rng([seed, n])
     queued = workload(data, n, rng)
     return Samples(vllm_ltr.serve(arm, queued, engine, rng))
