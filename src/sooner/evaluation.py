@@ -38,16 +38,16 @@ def evaluate(ranker: Ranker, data: train.Dataset, *, refit: int = 0, seed: int =
         before = ranker.predict(rows.prompts, context=rows.context)
         ranker = _refitted(ranker, known)
         more["refit"] = {"rows": len(known.prompts), "kendall_tau_before": kendall_tau(before, rows.lengths)}
-    found: dict[str, Any] = _plain({**train.evaluate(ranker, rows, seed=seed), **more})
+    found: dict[str, Any] = plain({**train.evaluate(ranker, rows, seed=seed), **more})
     return found
 
 
-def _plain(value: Any) -> Any:
-    """The value with None for every NaN, which JSON does not know."""
+def plain(value: Any) -> Any:
+    """Return the value with None for every NaN, which JSON does not know."""
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: plain(one) for name, one in value.items()}
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

@@ -69,6 +69,7 @@ def train(
 
     Example: sooner train requests.jsonl --ranker boosted --out my-ranker
     """
+    from sooner import evaluation
     from sooner import train as library
     from sooner.workloads import logs
 
@@ -111,7 +112,7 @@ def train(
             f"{verdict['verdict']['reason']} (on {verdict['n']} held-out requests)",
             err=True,
         )
-    click.echo(json.dumps(facts))
+    click.echo(json.dumps(evaluation.plain(facts)))
 
 
 def _setting(given: str) -> tuple[str, Any]:

@@ -51,8 +51,9 @@ class Boosted(Ranker):
         self.learning_rate = learning_rate
         self.lexical = Lexical(seed=seed)
 
-    def _fit(self, rows: Rows, progress: Progress) -> Floats:
+    def _fit(self, rows: Rows, progress: Progress) -> Floats | None:
         lexical = self.lexical._fit(rows, lambda done, words: progress(0.8 * done, f"lexical: {words}"))
+        folded = lexical is not None
         if lexical is None:  # one conversation: nothing is out of fold
             lexical = self.lexical._score(rows.prompts, rows.context)
         progress(0.8, "topics")
@@ -71,10 +72,10 @@ class Boosted(Ranker):
         self.training_ = {
             **self.lexical.training_,
             "trees": self._booster.num_trees(),
-            **({"kendall_tau_out_of_fold": round(kendall_tau(honest, target), 4)} if len(target) > 1 else {}),
+            **({"kendall_tau_out_of_fold": round(kendall_tau(honest, target), 4)} if folded else {}),
         }
         progress(1.0, "done")
-        return honest
+        return honest if folded else None
 
     def _boost(self, columns: Floats, missing: Floats) -> lightgbm.Booster:
         settings = {

@@ -61,7 +61,7 @@ class Magnus(Ranker):
         self.compression = compression
         self.trees = trees
 
-    def _fit(self, rows: Rows, progress: Progress) -> Floats:
+    def _fit(self, rows: Rows, progress: Progress) -> Floats | None:
         progress(0.0, "encoding prompts")
         instructions, inputs = _split(rows.prompts, rows.context)
         self._learn(instructions, inputs)
@@ -71,8 +71,9 @@ class Magnus(Ranker):
         fold = rows.folds(_FOLDS, self.seed)
         for number in np.unique(fold):
             outside = fold == number
-            inside = outside if outside.all() else ~outside
-            forests = self._forests(x[inside], rows.lengths[inside], keys[inside])
+            if outside.all():  # one conversation: nothing is out of fold
+                break
+            forests = self._forests(x[~outside], rows.lengths[~outside], keys[~outside])
             honest[outside] = _ask(forests, x[outside], keys[outside])
             progress(0.5 + 0.08 * int(number), f"fold {number + 1} of {_FOLDS}")
         self._grown = self._forests(x, rows.lengths, keys)
@@ -83,7 +84,7 @@ class Magnus(Ranker):
             "forests": len(self._grown),
         }
         progress(1.0, "done")
-        return honest
+        return honest if len(np.unique(fold)) > 1 else None
 
     def _learn(self, instructions: Sequence[str], inputs: Sequence[str]) -> None:
         """Open the encoding, and find the directions of a compression by PCA."""

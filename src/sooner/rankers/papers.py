@@ -69,14 +69,16 @@ class Paper(Ranker):
     def _read(self, outputs: NDArray[np.float64]) -> Floats:
         """Return scores (n,) of outputs (n, width), larger = longer reply."""
 
-    def _fit(self, rows: Rows, progress: Progress) -> Floats:
+    def _fit(self, rows: Rows, progress: Progress) -> Floats | None:
         held_out = rows.folds(_HELD_OUT, self.seed) == 0
         if held_out.sum() < 2 or (~held_out).sum() < 2:
             held_out[:] = False
-        known, fresh = np.flatnonzero(~held_out), np.flatnonzero(held_out if held_out.any() else ~held_out)
+        known, fresh = np.flatnonzero(~held_out), np.flatnonzero(held_out)
         train = self._tune if self.tuned else self._train
         schedule = train(rows.take(known), progress)
         self.training_ = {"encoder": self._encoding.name, "encoder_trained": self.tuned, **schedule._asdict()}
+        if not fresh.size:
+            return None
         honest = np.full(len(rows.prompts), np.nan)
         honest[fresh] = self._read(self.outputs([rows.prompts[i] for i in fresh]))
         return honest
