@@ -175,6 +175,20 @@ def test_a_replay_is_a_run_too(tmp_path: Path) -> None:
         read(path)
 
 
+def test_steps_judge_scheduling_alone(tmp_path: Path) -> None:
+    path = tmp_path / "replay.jsonl"
+    lines = [
+        {"arrival_time": 0.0, "prompt_len": 5, "output_len": 4, "first_token_time": 9.0, "finish_time": 99.0,
+         "arrival_step": 1, "first_token_step": 2 + 4 * i, "finish_step": 5 + 4 * i}
+        for i in range(3)
+    ]  # fmt: skip
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    engine = tmp_path / "one.toml"
+    engine.write_text(dataclasses.replace(TRUE, max_num_seqs=1).to_toml(), encoding="utf-8")
+    judged = CliRunner().invoke(root, ["validate", str(path), "--engine", str(engine), "--steps", "--json"])
+    assert json.loads(judged.stdout)["each_e2e_s"] == {"real": 8.0, "simulated": 8.0, "error_pct": 0.0}
+
+
 def test_a_run_whose_requests_do_not_fit_is_refused() -> None:
     with pytest.raises(DataError, match="raise num_blocks"):
         validate(made_by(TRUE, 5.0), dataclasses.replace(TRUE, num_blocks=30), FCFS)

@@ -13,11 +13,15 @@ import click
 @click.option("--engine", required=True, help="A preset, or the TOML file that `sooner calibrate` wrote.")
 @click.option("--policy", default="fcfs", show_default=True, help="The order in which the run was served.")
 @click.option("--part", help="Judge a share of the requests only, such as 0.5:1; all of them are served.")
+@click.option(
+    "--steps", is_flag=True, help="Compare engine steps instead of seconds, where a replay has them."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def validate(run: Path, engine: str, policy: str, part: str | None, as_json: bool) -> None:
+def validate(run: Path, engine: str, policy: str, part: str | None, steps: bool, as_json: bool) -> None:
     """Serve the workload of a real RUN on a simulated engine and print the error of each measure.
 
-    each_e2e_s is the mean error of single requests; the others compare the two runs' statistics.
+    each_e2e_s is the mean error of single requests; the others compare the two runs' statistics. With
+    --steps the values are engine steps, which judges scheduling alone: the machine's load cannot change it.
 
     Example: sooner validate run_requests.jsonl.gz --engine engine.toml --json
     """
@@ -28,8 +32,9 @@ def validate(run: Path, engine: str, policy: str, part: str | None, as_json: boo
     from sooner.sim.validate import validate as judge
     from sooner.workloads.engine_run import read
 
-    real = read(run)
-    compared = judge(real, load(engine), policies.get(policy), part_of(part, len(real.workload)))
+    real = read(run, steps=steps)
+    simulated = load(engine).with_coefficients(1.0, 0.0, 0.0, 0.0) if steps else load(engine)
+    compared = judge(real, simulated, policies.get(policy), part_of(part, len(real.workload)))
     if as_json:
         click.echo(json.dumps({name: row._asdict() for name, row in compared.items()}))
         return

@@ -21,6 +21,11 @@ from sooner.workloads.columns import Workload
 from sooner.workloads.text import lines
 
 ENGINE_FIELDS = ("input_toks", "output_toks", "queued_ts", "first_token_ts", "last_token_ts")
+STEP_FIELDS = {
+    "arrival_time": "arrival_step",
+    "first_token_time": "first_token_step",
+    "finish_time": "finish_step",
+}
 REPLAY_FIELDS = ("arrival_time", "prompt_len", "output_len", "first_token_time", "finish_time")
 
 
@@ -48,8 +53,11 @@ def is_engine_run(record: dict[str, Any]) -> bool:
     return any(all(name in record for name in fields[:2]) for fields in (ENGINE_FIELDS, REPLAY_FIELDS[1:]))
 
 
-def read(path: Path) -> EngineRun:
-    """Return a run. Raises DataError where no request has lengths, an arrival and times."""
+def read(path: Path, *, steps: bool = False) -> EngineRun:
+    """Return a run; with `steps`, its times are engine steps, where a replay has them.
+
+    Raises DataError where no request has lengths, an arrival and times.
+    """
     try:
         records = [json.loads(line) for line in lines(path)]
     except json.JSONDecodeError as error:
@@ -59,6 +67,8 @@ def read(path: Path) -> EngineRun:
         columns = _engine_columns(records)
     else:
         columns = {name: _column(records, name) for name in (*REPLAY_FIELDS, "start_time")}
+    if steps:
+        columns |= {name: _column(records, field) for name, field in STEP_FIELDS.items()}
     known = np.ones(len(records), dtype=np.bool_)
     for name in ("arrival_time", "prompt_len", "output_len"):
         known &= np.isfinite(columns[name])
