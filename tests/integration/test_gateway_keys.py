@@ -45,7 +45,12 @@ def test_keys_open_the_gateway_and_revoked_ones_do_not(tmp_path: Path) -> None:
 def test_without_keys_no_web_page_and_no_other_host_is_served() -> None:
     async def test() -> None:
         async with rig([engine()]) as gateway, client(gateway) as http:
-            for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+            for headers in (
+                {"Host": "evil.example"},
+                {"Host": "[::1"},
+                {"Origin": "https://evil.example"},
+                {"Origin": "null"},
+            ):
                 async with http.get("/v1/models", headers=headers) as response:
                     assert response.status == 403
 

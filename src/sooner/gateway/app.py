@@ -233,9 +233,8 @@ class Gateway:
                     401, "no key, or one that is not good", "invalid_api_key", kind="authentication_error"
                 )
         else:
-            origin = urlsplit(request.headers.get("Origin", ""))
-            host = urlsplit("//" + request.headers.get("Host", ""))
-            if not _local(host.hostname) or (origin.hostname and not _local(origin.hostname)):
+            named = ["//" + request.headers.get("Host", ""), *request.headers.getall("Origin", [])]
+            if not all(_local(url) for url in named):
                 return answers.error(403, "without keys only this machine is served", "forbidden")
             tenant = request.headers.get("x-sooner-tenant", "default")[:64]
         known = next((one for one in self.settings.tenants if one.name == tenant), None)
@@ -345,10 +344,10 @@ class Gateway:
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
-def _local(host: str | None) -> bool:
-    if host == "localhost":
-        return True
+def _local(url: str) -> bool:
+    """Return whether a URL names this machine; an origin of "null" does not."""
     try:
-        return ipaddress.ip_address(host or "").is_loopback
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
