@@ -2,10 +2,11 @@
 
 ssjf.py              SSJF (arXiv 2404.08509): its queue, three batching modes, starvation guard
 ssjf_predictors.py   SSJF's six predictors, by calibrated confusion
-scls.py              SCLS (arXiv 2406.13511): the ladder from SLS to slices, DP batches and max-min offload
-magnus.py            Magnus (arXiv 2406.04785): WMA batches, KNN estimates, HRRN, and its baselines
-magnus_learning.py   Magnus's length predictor and serving-time estimator
+scls.py              SCLS (arXiv 2406.13511): the ladder from SLS to slices; scls_batching.py its DP
+magnus.py            Magnus (arXiv 2406.04785): HRRN over batches; magnus_batching.py its WMA batcher
+magnus_learning.py   Magnus's length predictor and serving-time estimator; magnus_apps.py a service for it
 vllm_ltr.py          vllm-ltr (arXiv 2408.15792): every arm on the continuous engine
+lengths.py           lengths to run them on, and noise of a chosen Kendall tau
 
-Constants that no source confirms carry the word "unconfirmed" in their `Constant`.
+Each module's `UNCONFIRMED` names the constants that no source confirms, and where each comes from.
 """
