@@ -77,11 +77,9 @@ def table(result: dict[str, Any]) -> str:
             arm["reported"],
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    words = {True: "held", False: "**did not hold**", None: "not run"}
     lines += ["", "| paper | claim | here | figures |", "|---|---|---|---|"]
     lines += [
-        f"| {one['paper']} | {one['claim']} | {words[one['held']]} | {one['here']} |"
-        for one in result["claims"]
+        f"| {one['paper']} | {one['claim']} | {one['outcome']} | {one['here']} |" for one in result["claims"]
     ]
     return "\n".join(lines)
 

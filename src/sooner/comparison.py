@@ -42,11 +42,16 @@ class Row(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What a paper says about its arms, and whether it was so here. None: the arms were not run."""
+    """What a paper says about its arms, and what became of it here, in one of the words of `outcome`.
+
+    `held` is None where the arms were not run, and where they differ by less than the larger of their
+    standard errors (of RMSE: by less than 1 %).
+    """
 
     paper: str
     claim: str
     held: bool | None
+    outcome: str  # "held", "did not hold", "too close to call", "not run"
     here: str
 
 
@@ -191,75 +196,82 @@ def _ms(ranker: Ranker, data: train.Dataset) -> float:
 
 
 def claims(rows: Mapping[str, Row]) -> list[Claim]:
-    """Return what the papers claim of these arms, and whether it held here."""
-    tau = {name: row.kendall_tau for name, row in rows.items()}
-    accuracy = {name: row.class_accuracy or 0.0 for name, row in rows.items()}
+    """Return what the papers claim of these arms, and what became of it here."""
     buckets = [f"buckets {size}" for size in (820, 100, 10, 1)]
+    classes = ["ssjf classes5", "ssjf classes3"]
+    forests = ["magnus usin", "magnus inst", "magnus uilo"]
 
-    def claim(
-        paper: str, words: str, needs: Sequence[str], held: Callable[[], bool], here: Callable[[], str]
-    ) -> Claim:
-        run = all(name in rows for name in needs)
-        return Claim(paper, words, held() if run else None, here() if run else "not run")
+    def claim(paper: str, words: str, needs: Sequence[str], *steps: tuple[str, str, str]) -> Claim:
+        """`steps` are (measure, the arm that has more of it, the other)."""
+        if any(name not in rows for name in needs):
+            return Claim(paper, words, None, "not run", "")
+        found = [_more(measure, rows[a], rows[b]) for measure, a, b in steps]
+        held = False if False in found else None if None in found else True
+        outcome = {True: "held", False: "did not hold", None: "too close to call"}[held]
+        return Claim(paper, words, held, outcome, "; ".join(_told(rows[name]) for name in needs))
 
-    def taus(*names: str) -> str:
-        return ", ".join(f"{name} {tau[name]:.3f}" for name in names)
-
+    others = buckets[1:]
     return [
         claim(
             _LTR,
             "ranking orders better than every choice of buckets",
             ["ltr", *buckets],
-            lambda: tau["ltr"] > max(tau[name] for name in buckets),
-            lambda: "tau: " + taus("ltr", *buckets),
+            *(("kendall_tau", "ltr", name) for name in buckets),
         ),
         claim(
             _LTR,
             "ten buckets are the most accurate and order worst",
             buckets,
-            lambda: (
-                accuracy["buckets 820"] == max(accuracy[name] for name in buckets)
-                and tau["buckets 820"] == min(tau[name] for name in buckets)
-            ),
-            lambda: ", ".join(f"{n}: accuracy {accuracy[n]:.1%}, tau {tau[n]:.3f}" for n in buckets),
+            *(("class_accuracy", "buckets 820", name) for name in others),
+            *(("kendall_tau", name, "buckets 820") for name in others),
         ),
         claim(
             _LTR,
-            "of the buckets, those of 100 tokens order best and those of 1 token worse than those of 10",
+            "of the buckets, those of 100 tokens order best",
             buckets,
-            lambda: (
-                tau["buckets 100"] == max(tau[name] for name in buckets)
-                and tau["buckets 1"] < tau["buckets 10"]
-            ),
-            lambda: "tau: " + taus(*buckets),
+            *(("kendall_tau", "buckets 100", name) for name in ("buckets 820", "buckets 10", "buckets 1")),
+        ),
+        claim(
+            _LTR,
+            "buckets of 1 token order worse than those of 10",
+            buckets[2:],
+            ("kendall_tau", "buckets 10", "buckets 1"),
         ),
         claim(
             _PARS,
             "pairs with a margin order better than ListMLE",
             ["pars", "ltr"],
-            lambda: tau["pars"] > tau["ltr"],
-            lambda: "tau: " + taus("pars", "ltr"),
+            ("kendall_tau", "pars", "ltr"),
         ),
         claim(
             _SSJF,
             "five classes order better than three, and are predicted less accurately",
-            ["ssjf classes5", "ssjf classes3"],
-            lambda: (
-                tau["ssjf classes5"] > tau["ssjf classes3"]
-                and accuracy["ssjf classes5"] < accuracy["ssjf classes3"]
-            ),
-            lambda: ", ".join(
-                f"{n}: accuracy {accuracy[n]:.1%}, tau {tau[n]:.3f}"
-                for n in ("ssjf classes5", "ssjf classes3")
-            ),
+            classes,
+            ("kendall_tau", "ssjf classes5", "ssjf classes3"),
+            ("class_accuracy", "ssjf classes3", "ssjf classes5"),
         ),
         claim(
             _MAGNUS,
             "the error falls from length alone, to the instruction's meaning, to the user input's",
-            ["magnus uilo", "magnus inst", "magnus usin"],
-            lambda: rows["magnus usin"].rmse <= rows["magnus inst"].rmse <= rows["magnus uilo"].rmse,
-            lambda: ", ".join(
-                f"{n}: RMSE {rows[n].rmse:.0f} tokens" for n in ("magnus uilo", "magnus inst", "magnus usin")
-            ),
+            forests,
+            ("rmse", "magnus inst", "magnus usin"),
+            ("rmse", "magnus uilo", "magnus inst"),
         ),
     ]
+
+
+def _more(measure: str, a: Row, b: Row) -> bool | None:
+    """Whether `a` has more of a measure than `b`; None where that is too close to call."""
+    x, y = getattr(a, measure), getattr(b, measure)
+    near = {
+        "kendall_tau": max(a.kendall_tau_se, b.kendall_tau_se),
+        "rmse": 0.01 * max(a.rmse, b.rmse),
+        "class_accuracy": 0.01,
+    }[measure]
+    return None if abs(x - y) < near else bool(x > y)
+
+
+def _told(row: Row) -> str:
+    accuracy = "" if row.class_accuracy is None else f", accuracy {row.class_accuracy:.1%}"
+    error = f", RMSE {row.rmse:.0f}" if row.name.startswith("magnus") else ""
+    return f"{row.name}: tau {row.kendall_tau:.3f}{accuracy}{error}"

@@ -197,11 +197,33 @@ def test_the_papers_rankers_in_one_table(tmp_path: Path) -> None:
     assert table["ltr"]["kendall_tau"] > 0.3
     assert table["ltr"]["class_accuracy"] is None
     assert all(row["train_cpu_s"] > 0 and row["ms_per_request"] > 0 for row in table.values())
-    held = {claim["claim"]: claim["held"] for claim in result["claims"]}
-    best = max(row["kendall_tau"] for name, row in table.items() if name != "ltr")
-    assert held["ranking orders better than every choice of buckets"] == (table["ltr"]["kendall_tau"] > best)
-    assert held["pairs with a margin order better than ListMLE"] is None
-    assert "did not hold here" in run(*words).stdout or "held here" in run(*words).stdout
+    outcomes = {claim["claim"]: claim["outcome"] for claim in result["claims"]}
+    assert outcomes["ten buckets are the most accurate and order worst"] == "held"
+    assert outcomes["pairs with a margin order better than ListMLE"] == "not run"
+    printed = run(*words).stdout
+    assert "not run" in printed
+    assert "buckets 820" in printed
+
+
+def test_claims_hold_fail_or_are_too_close() -> None:
+    def row(name: str, tau: float, accuracy: float | None = None, rmse: float = 100.0) -> comparison.Row:
+        return comparison.Row(name, tau, 0.02, (1 + tau) / 2, accuracy, rmse, 1.0, 1.0)
+
+    def outcome(claim: str, *rows: comparison.Row) -> tuple[str, bool | None]:
+        found = comparison.claims({one.name: one for one in rows})
+        return next((one.outcome, one.held) for one in found if claim in one.claim)
+
+    assert outcome("margin", row("pars", 0.40), row("ltr", 0.35)) == ("held", True)
+    assert outcome("margin", row("pars", 0.35), row("ltr", 0.40)) == ("did not hold", False)
+    assert outcome("margin", row("pars", 0.36), row("ltr", 0.35)) == ("too close to call", None)
+    assert outcome("margin", row("pars", 0.36)) == ("not run", None)
+    forests = [
+        row(f"magnus {kind}", 0.1, rmse=error)
+        for kind, error in (("uilo", 190), ("inst", 180), ("usin", 190))
+    ]
+    assert outcome("error falls", *forests) == ("did not hold", False)
+    classes = row("ssjf classes5", 0.30, 0.4), row("ssjf classes3", 0.25, 0.6)
+    assert outcome("five classes", *classes) == ("held", True)
 
 
 def test_a_comparison_leaves_leaks_out_and_knows_its_arms() -> None:

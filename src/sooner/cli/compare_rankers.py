@@ -85,11 +85,9 @@ def _print(result: dict[str, Any]) -> None:
         )
     console = Console()
     console.print(table)
-    words = {True: "held here", False: "did not hold here", None: "not run"}
     for claim in result["claims"]:
-        console.print(
-            f"{claim['paper']}: {claim['claim']}: [bold]{words[claim['held']]}[/bold] ({claim['here']})"
-        )
+        figures = f" ({claim['here']})" if claim["here"] else ""
+        console.print(f"{claim['paper']}: {claim['claim']}: [bold]{claim['outcome']}[/bold]{figures}")
     console.print(
         f"{result['train_rows']} training and {result['test_rows']} test rows; heads on {result['encoder']}, "
         "kept as it was pre-trained, where the papers fine-tune OPT or BERT."
