@@ -179,8 +179,7 @@ def evaluate(ranker: Ranker, data: Dataset, *, seed: int = 0) -> dict[str, Any]:
         "ms_per_request_batch1": single,
         "ms_per_request_batch32": cpu_ms(ranker, data, 32),
         "tau_by_ranker_part": {
-            part: kendall_tau(column, data.lengths)
-            for part, column in _parts(ranker, data, scores).items()
+            part: kendall_tau(column, data.lengths) for part, column in _parts(ranker, data, scores).items()
         },
         "coverage": coverage(ranker, scores, data.lengths),
         "deciles": deciles(ranker, scores, data),
