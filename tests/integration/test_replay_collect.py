@@ -20,7 +20,12 @@ from sooner.replay.collect import Collected, collect
 from sooner.replay.record import meta_path
 from sooner.workloads.prompts import Prompt
 
-_SOONER = "from sooner.cli import main; main()"
+_SOONER = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started without it
+from sooner.cli import main
+main()
+"""
 
 
 def prompt(id: str | int, text: str) -> Prompt:

@@ -27,7 +27,12 @@ from sooner.replay.trace import join_trace
 from sooner.workloads.arrivals import burst
 from sooner.workloads.prompts import Prompt
 
-_SOONER = "from sooner.cli import main; main()"
+_SOONER = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started without it
+from sooner.cli import main
+main()
+"""
 
 
 def prompt(id: str | int, text: str, *, output_len: int | None = None, **fields: Any) -> Prompt:
