@@ -103,6 +103,6 @@ def cache_folder() -> Path:
 
 
 def data_folder() -> Path:
-    """Return where workloads that do not ship are looked for: `SOONER_DATA`, else `data` in the cache folder."""
+    """Return where workloads that do not ship are: `SOONER_DATA`, else `data` in the cache folder."""
     chosen = os.environ.get("SOONER_DATA")
     return Path(chosen) if chosen else cache_folder() / "data"
