@@ -86,11 +86,12 @@ class Blend(Ranker):
         seed: int = 0,
         prior: Ranker | None = None,
         checkpoint: str | Path | None = None,
+        start: str | Path | None = None,
         **recipe: Any,
     ) -> None:
-        """`checkpoint` and `recipe` are those of `Transformer`. Raises TypeError for another prior."""
+        """The rest are the settings of `Transformer`. Raises TypeError for another prior."""
         super().__init__(seed=seed)
-        self.transformer = Transformer(seed=seed, checkpoint=checkpoint, **recipe)
+        self.transformer = Transformer(seed=seed, checkpoint=checkpoint, start=start, **recipe)
         self.lexical = Lexical(seed=seed, prior=prior)
         self.prior = prior if isinstance(prior, Blend) else None
 
@@ -223,8 +224,8 @@ class Blend(Ranker):
         self.refit_ = Refit.from_arrays(arrays)
 
 
-def _tau(scores: Floats, lengths: Floats) -> float:
-    return round(kendall_tau(scores, lengths), 4)
+def _tau(scores: Floats, lengths: Floats) -> float | None:
+    return round(kendall_tau(scores, lengths), 4) if len(scores) > 1 else None
 
 
 def _crossed(

@@ -34,9 +34,10 @@ class Refit(NamedTuple):
     ) -> tuple[Refit, NDArray[np.float64]]:
         """Return the layer for scores (n,), vectors (n, d) and lengths (n,) [tokens], and honest scores (n,).
 
-        A ridge regression. How far the weights may leave zero is chosen by the leave-one-out error, in
-        closed form too (Rasmussen and Williams, 2006, section 5.4.2); the honest scores are the
-        leave-one-out predictions. Costs about min(n, d)^3. Raises DataError below 2 rows.
+        Ridge regressions of several strengths, averaged. How far the weights may leave zero is what a few
+        rows cannot tell, so each strength counts by its leave-one-out error, as a likelihood (closed form:
+        Rasmussen and Williams, 2006, section 5.4.2). The honest scores are the leave-one-out predictions.
+        Costs about min(n, d)^3. Raises DataError below 2 rows.
         """
         n = scores.shape[0]
         if n < 2:
@@ -45,15 +46,16 @@ class Refit(NamedTuple):
         unit = np.sqrt(max(float(wanted.var()), 1e-9) * _NOISE)
         center, spread = float(scores.mean()), max(float(scores.std()), 1e-9)
         columns = np.column_stack([np.ones(n), (scores - center) / spread, vectors])
-        best: tuple[float, NDArray[np.float64], NDArray[np.float64]] | None = None
+        tried = []
         for variance in _VARIANCES:
             scale = np.sqrt(np.r_[_FREE, _FREE, np.full(vectors.shape[1], variance)])
             weights, left_out = _ridge(columns * scale, wanted / unit)
-            error = float(np.mean(left_out**2))
-            if best is None or error < best[0]:
-                best = error, unit * scale * weights, unit * left_out
-        assert best is not None  # there is at least one variance to try
-        _, weights, left_out = best
+            tried.append((scale * weights, left_out))
+        likelihood = np.array([-n / 2 * np.log(max(float(np.mean(e**2)), 1e-12)) for _, e in tried])
+        share = np.exp(likelihood - likelihood.max())
+        share /= share.sum()
+        weights = unit * sum(part * w for part, (w, _) in zip(share, tried, strict=True))
+        left_out = unit * sum(part * e for part, (_, e) in zip(share, tried, strict=True))
         slope = float(weights[1]) / spread
         return cls(float(weights[0]) - slope * center, slope, weights[2:]), wanted - left_out
 

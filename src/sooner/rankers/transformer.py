@@ -61,7 +61,10 @@ class Encoder:
 
 
 class View(NamedTuple):
-    """What the network made of n requests: its scores (n,) and the pooled vectors (n, d), standardised."""
+    """What the network made of n requests: its scores (n,), and vectors (n, d) of length about 1.
+
+    A vector is the encoder's pooled one beside the head's hidden layer, each standardised and half of it.
+    """
 
     scores: Floats
     vectors: NDArray[np.float64]
@@ -79,13 +82,22 @@ class Transformer(Ranker):
     refit_: Refit | None = None
     _replies: Sequence[str] | None = None
 
-    def __init__(self, *, seed: int = 0, checkpoint: str | Path | None = None, **recipe: Any) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        checkpoint: str | Path | None = None,
+        start: str | Path | None = None,
+        **recipe: Any,
+    ) -> None:
         """`recipe` takes the fields of `sooner.rankers.recipe.Recipe`.
 
         With a `checkpoint` folder, training that was broken off goes on after its last finished epoch.
+        `start` is such a folder of an earlier run, whose weights this one begins with.
         """
         super().__init__(seed=seed)
         self.recipe = Recipe(seed=seed, **recipe)
+        self.start = None if start is None else Path(start)
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
 
     def fit(
@@ -139,6 +151,7 @@ class Transformer(Ranker):
             examples.take(np.flatnonzero(~held_out)),
             examples.take(np.flatnonzero(held_out)),
             checkpoint=self.checkpoint,
+            start=self.start,
             progress=progress,
         )
         self._encoder, self._head, self.taus_ = Encoder(tuned.graph), tuned.head, tuned.taus
@@ -146,9 +159,10 @@ class Transformer(Ranker):
         fresh = np.flatnonzero(held_out if held_out.any() else ~held_out)
         part = examples.take(fresh)
         pooled = self._encoder.pool(self._pieces, part.ids)
-        self._spread = Scaling.of(pooled)
+        hidden = self._head.hidden(pooled, part.numbers)
+        self._spread = Scaling.of(np.concatenate([pooled, hidden], axis=1))
         honest = np.full(len(rows.prompts), np.nan)
-        honest[fresh] = _scores(self._head(pooled, part.numbers))
+        honest[fresh] = _scores(self._head.outputs(hidden, part.numbers))
         return honest
 
     def view(self, prompts: Sequence[str], context: Sequence[Context]) -> View:
@@ -156,11 +170,14 @@ class Transformer(Ranker):
         if not hasattr(self, "_encoder"):
             raise NotFittedError(f"this {self.name!r} ranker was not fitted; call fit, or load a saved one")
         if not prompts:
-            return View(np.empty(0), np.empty((0, self._encoder.width)))
+            return View(np.empty(0), np.empty((0, self._spread.mean.shape[0])))
         pooled = self._encoder.pool(self._pieces, [self._pieces.encode(prompt) for prompt in prompts])
-        outputs = self._head(pooled, self._scaling(plain_numbers(prompts, context)))
-        vectors = self._spread(pooled) / math.sqrt(self._encoder.width)
-        return View(_scores(outputs), vectors)
+        numbers = self._scaling(plain_numbers(prompts, context))
+        hidden = self._head.hidden(pooled, numbers)
+        vectors = self._spread(np.concatenate([pooled, hidden], axis=1))
+        vectors[:, : self._encoder.width] /= math.sqrt(2 * self._encoder.width)
+        vectors[:, self._encoder.width :] /= math.sqrt(2 * hidden.shape[1])
+        return View(_scores(self._head.outputs(hidden, numbers)), vectors)
 
     def _score(self, prompts: Sequence[str], context: Sequence[Context]) -> Floats:
         seen = self.view(prompts, context)
@@ -178,7 +195,7 @@ class Transformer(Ranker):
 
     def _state(self) -> State:
         arrays: dict[str, NDArray[Any]] = {f"head.{k}": v for k, v in self._head._asdict().items()}
-        arrays |= self._scaling.arrays("numbers") | self._spread.arrays("pooled")
+        arrays |= self._scaling.arrays("numbers") | self._spread.arrays("vectors")
         arrays |= {} if self.refit_ is None else self.refit_.arrays()
         definition = self._pieces.definition.encode("utf-8")
         settings = {
@@ -197,7 +214,9 @@ class Transformer(Ranker):
         self._encoder = Encoder(state.files["model.onnx"])
         self._head = Head(*(arrays[f"head.{field}"] for field in Head._fields))
         self._scaling = Scaling.from_arrays(arrays, "numbers")
-        self._spread = Scaling.from_arrays(arrays, "pooled")
+        self._spread = Scaling.from_arrays(arrays, "vectors")
+        if self._spread.mean.shape[0] != self._encoder.width + self._head.w1.shape[1]:
+            raise ValueError(f"vectors scaled for {self._spread.mean.shape[0]} columns")
         self.refit_ = Refit.from_arrays(arrays)
         self.taus_ = ()
         self._check()
