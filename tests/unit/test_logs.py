@@ -334,6 +334,7 @@ def test_what_vllm_logs_is_read_back(tmp_path: Path) -> None:
         told.log_outputs("chatcmpl-9", "a reply", [3, 4, 5, 6], "stop")
     finally:
         logger.removeHandler(handler)
+        handler.close()
         logger.setLevel(level)
     row = logs.read(tmp_path / "server.log").rows[0]
     assert row.messages[0]["content"] == 'tell "me"\nnow'
