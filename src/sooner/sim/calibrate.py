@@ -106,7 +106,7 @@ def _fit(
 ) -> Calibration:
     try:
         from scipy.optimize import least_squares
-    except ImportError as missing:  # pragma: no cover
+    except ImportError as missing:
         raise MissingExtra("scipy", "sim") from missing
 
     def residuals(logs: Column) -> Column:

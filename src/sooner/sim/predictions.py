@@ -58,7 +58,7 @@ def _spoil(truth: Column, tau: float, rng: np.random.Generator) -> Column:
         return degrade(truth, tau, rng)
     try:
         from scipy.special import ndtri
-    except ImportError as error:  # pragma: no cover
+    except ImportError as error:
         raise MissingExtra("scipy", "sim") from error
     if not -1 <= tau <= 1:
         raise ConfigError(f"tau={tau!r}, allowed: -1 to 1")
