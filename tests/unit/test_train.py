@@ -120,7 +120,7 @@ def test_commands_train_evaluate_and_score(tmp_path: Path) -> None:
 
 
 def test_the_shipped_ranker_loads_and_is_small() -> None:
-    ranker = train.load("default")
+    ranker = train.load("light")
     assert ranker.name == "lexical"
     folder = Path(train.rankers.__file__).parent / "default"
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 2_000_000
