@@ -250,5 +250,9 @@ def scalar_key(policy: Policy) -> Callable[[View, float], Any]:
 
 def uses_predictions(policy: Policy) -> bool:
     """Return whether a policy's key depends on what a ranker says, so that none is run for nothing."""
-    short = View(100.0, predicted_len=10.0, score=1.0, pressure=1.0)
-    return policy.key(short, 200.0) != policy.key(short._replace(predicted_len=500.0, score=2.0), 200.0)
+    waiting = View(100.0, predicted_len=10.0, score=1.0, pressure=1.0)
+    longer = waiting._replace(predicted_len=500.0, score=2.0)
+    return any(  # a policy may look at them only once a request has run for a while
+        policy.key(waiting._replace(attained=ran), 200.0) != policy.key(longer._replace(attained=ran), 200.0)
+        for ran in (0.0, 100.0)
+    )
