@@ -114,7 +114,8 @@ class Calibration:
         left = np.maximum(right - 1, 0)
         gap = self.knot[right] - self.knot[left]
         share = np.where(gap > 0, (x - self.knot[left]) / np.where(gap > 0, gap, 1.0), 0.0)[:, None]
-        return self.quantile[left] * (1 - share) + self.quantile[right] * share
+        table: NDArray[np.float64] = self.quantile[left] * (1 - share) + self.quantile[right] * share
+        return table
 
 
 def _rising(values: NDArray[np.float64]) -> NDArray[np.float64]:
