@@ -36,6 +36,12 @@ async def cut_before(body: bytes, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Ty")
 
 
+async def cut_after_head(body: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await writer.drain()
+    await asyncio.sleep(0.1)
+
+
 async def garbage(body: bytes, writer: asyncio.StreamWriter) -> None:
     writer.write(b"\x16\x03\x01 not http at all\r\n\r\n")
 
@@ -48,7 +54,13 @@ async def busy(body: bytes, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy")
 
 
-FAULTS = {"cut": cut_before, "garbage": garbage, "silent": nothing, "busy": busy}
+FAULTS = {
+    "cut": cut_before,
+    "cut after the head": cut_after_head,
+    "garbage": garbage,
+    "silent": nothing,
+    "busy": busy,
+}
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, "refuses"])

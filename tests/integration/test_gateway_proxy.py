@@ -139,9 +139,8 @@ def test_a_slow_reader_makes_the_engine_wait_and_loses_nothing() -> None:
 
         async with raw(reply) as url, rig([url]) as gateway, client(gateway) as http:
             response = await http.post("/v1/chat/completions", json=chat())
-            await asyncio.sleep(0.3)
             [connection] = gateway.proxy._active
-            assert connection.paused
+            await until(lambda: connection.paused)
             assert connection.size < len(big)
             assert await response.read() == big
 

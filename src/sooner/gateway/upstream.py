@@ -62,8 +62,10 @@ class Address(NamedTuple):
 class Connection(asyncio.Protocol):
     """One connection to an engine, and the reply that comes over it.
 
-    `begin` sends a request; `head` resolves to the reply's head; `attach` says where the body goes;
-    `finished` resolves when the body has ended. Both fail with Cut or Garbage.
+    `begin` sends a request; `head` resolves to the reply's head once the body's first byte is here,
+    or its end, for engines send a stream's head long before its first token and may still fail;
+    `attach` says where the body goes; `finished` resolves when the body has ended. Both fail with
+    Cut or Garbage.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -79,6 +81,7 @@ class Connection(asyncio.Protocol):
         self._chunks = chunks
         self._buffer: bytes | None = b""
         self._framing: Framing | None = None
+        self._read: Head | None = None
         self._sink: Callable[[bytes], object] | None = None
         self._target: asyncio.WriteTransport | None = None
         self._on_full: Callable[[], None] | None = None
@@ -179,6 +182,7 @@ class Connection(asyncio.Protocol):
     def _hand_on(self, out: bytes) -> None:
         if not self.size:
             self.first_time = self.last_time
+            self._show_head()
         self.size += len(out)
         self.events += out.count(b"data: {")
         pieces = self.pieces
@@ -218,15 +222,19 @@ class Connection(asyncio.Protocol):
         rest, self._buffer = self._buffer or b"", None
         self.keep_alive = head.keep_alive
         self._framing = cutter = framing(head, self._chunks)
-        if not self.head.done():
-            self.head.set_result(head)
+        self._read = head
         out = cutter.feed(rest)
         if out:
             self._hand_on(out)
         if cutter.done:
             self._finish(cutter)
 
+    def _show_head(self) -> None:
+        if self._read is not None and not self.head.done():
+            self.head.set_result(self._read)
+
     def _finish(self, cutter: Framing) -> None:
+        self._show_head()
         self._busy = False
         if cutter.rest or not self.keep_alive:
             self.keep_alive = False
