@@ -163,7 +163,12 @@ class EmulatedEngine:
         prepared = await response.prepare(request)
         assert prepared is not None  # it was this call that prepared it
         assert request.transport is not None  # a client that left cancels this task
-        await prepared.write(reply.opening())
+        opening = reply.opening()
+        flush = getattr(prepared, "send_headers", None)  # before aiohttp 3.12 they have gone already
+        if opening:
+            await prepared.write(opening)
+        elif flush is not None:
+            flush()
         if request.version >= (1, 1):  # from here on, tokens are written in the callback of their iteration
             if not request.transport.is_closing():
                 request.transport.write(b"".join(frames))

@@ -54,16 +54,16 @@ class Reply:
         text = json.dumps(_WORDS[n % len(_WORDS)])
         name = "event: response.output_text.delta\n" if self._api == "responses" else ""
         event = f"{name}data: {self._before}{text}{self._after}\n\n".encode()
+        if n == 1 and self._api == "chat":  # with the first token and no sooner, as vLLM does
+            chunk = self._chunk("")
+            chunk["choices"][0]["delta"] = {"role": "assistant", "content": ""}
+            event = _event(chunk) + event
         return b"%x\r\n%b\r\n" % (len(event), event)
 
     def opening(self) -> bytes:
-        """Return what comes before the first token; a comment where the API has nothing there."""
-        if self._api == "chat":
-            chunk = self._chunk("")
-            chunk["choices"][0]["delta"] = {"role": "assistant", "content": ""}
-            return _event(chunk)
-        if self._api == "completions":
-            return b": sooner\n\n"
+        """Return what comes long before the first token: nothing, except where the API has events there."""
+        if self._api != "responses":
+            return b""
         item = {"id": "msg_" + self._id, "type": "message", "role": "assistant", "status": "in_progress",
                 "content": []}  # fmt: skip
         part = {"type": "output_text", "text": "", "annotations": []}
