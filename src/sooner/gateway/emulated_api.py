@@ -9,7 +9,7 @@ from typing import Any
 
 from sooner.core import ConfigError, MissingExtra
 from sooner.gateway.emulated import CostModel, Emulator, Job, Lengths, counts
-from sooner.gateway.emulated_reply import Asked, Reply
+from sooner.gateway.emulated_reply import Asked, Reply, said
 
 try:
     from aiohttp import web
@@ -28,7 +28,8 @@ class EmulatedEngine:
     """An OpenAI-compatible server whose replies have the lengths and the pace of an engine, and no sense.
 
     The reply's length is `lengths`' for the prompt, cut at the request's limit; with `ignore_eos` it is
-    the limit. As with vLLM, a `priority` other than 0 is refused unless the engine goes `by_priority`.
+    the limit. As with vLLM, a `priority` other than 0 is refused unless the engine goes `by_priority`,
+    and a reply that was cut can be continued from its text.
     """
 
     def __init__(
@@ -119,13 +120,15 @@ class EmulatedEngine:
             raise Refused(f"priority={priority!r}, allowed: 0, since the engine does not go by priority")
         if isinstance(priority, bool) or not isinstance(priority, int | float):
             raise Refused(f"priority={priority!r}, allowed: a number")
-        own = self.lengths.of(prompt)
-        forced = body.get("ignore_eos") is True and limit is not None
-        output = limit if forced and limit is not None else own if limit is None else min(own, limit)
+        prompt, done = _begun(body, prompt)
+        left = self.lengths.of(prompt) - done
+        if limit is not None and body.get("ignore_eos") is True:
+            left = limit + 1
+        output = max(1, left if limit is None else min(left, limit))
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return Asked(
-            api, prompt, prompt_len, output, limit is not None and output == limit,
-            priority, body.get("stream") is True, usage,
+            api, prompt, prompt_len, output, limit is not None and left > limit, priority,
+            body.get("stream") is True, usage, done, left < 1,
         )  # fmt: skip
 
     async def _serve(self, request: web.Request, asked: Asked, reply: Reply) -> web.StreamResponse:
@@ -200,6 +203,28 @@ def _prompt(body: Mapping[str, Any]) -> tuple[str, int]:
     if not isinstance(given, str):
         raise Refused("neither messages nor a prompt; allowed: messages, prompt or input")
     return given, max(1, len(given) // 4)
+
+
+def _begun(body: Mapping[str, Any], prompt: str) -> tuple[str, int]:
+    """Return the prompt without the part of a reply it ends with, and how many tokens that part has.
+
+    So a reply can be continued: a completion by a prompt that ends as our reply began, a chat by a
+    last message of the assistant and `continue_final_message`, as vLLM has it.
+    """
+    messages = body.get("messages")
+    if isinstance(body.get("prompt"), str):
+        done = said(prompt)
+        return prompt[: _cut(prompt, done)], done
+    if body.get("continue_final_message") is not True or not messages or len(messages) < 2:
+        return prompt, 0
+    return _text(messages[-2].get("content")), said(prompt)
+
+
+def _cut(text: str, words: int) -> int:
+    end = len(text)
+    for _ in range(words):
+        end = text.rindex(" ", 0, end)
+    return end
 
 
 def _text(content: object) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 _WORDS = (" the", " of", " and", " to", " in", " a", " is", " that", " for", " it", " as", " was", " with")
+_PLACES = {word[1:]: n for n, word in enumerate(_WORDS)}
 
 
 class Asked(NamedTuple):
@@ -21,6 +22,21 @@ class Asked(NamedTuple):
     priority: float
     stream: bool
     usage: bool
+    done: int = 0  # tokens that came before, where a reply is continued
+    over: bool = False  # those were all there are
+
+
+def said(prompt: str) -> int:
+    """Return how many tokens of a reply of ours a text ends with."""
+    last = _PLACES.get(prompt.rsplit(" ", 1)[-1])
+    if last is None:
+        return 0
+    words, run = prompt.split(" "), 0
+    for n, word in enumerate(reversed(words[1:])):  # before the first word there is no space
+        if word != _WORDS[(last - n) % len(_WORDS)][1:]:
+            break
+        run += 1
+    return max(run - (run - last) % len(_WORDS), 0)
 
 
 class Reply:
@@ -51,7 +67,7 @@ class Reply:
 
     def piece(self, n: int) -> bytes:
         """Return the event of the n-th token, as one HTTP chunk."""
-        text = json.dumps(_WORDS[n % len(_WORDS)])
+        text = json.dumps("" if self._asked.over else _WORDS[(self._asked.done + n) % len(_WORDS)])
         name = "event: response.output_text.delta\n" if self._api == "responses" else ""
         event = f"{name}data: {self._before}{text}{self._after}\n\n".encode()
         if n == 1 and self._api == "chat":  # with the first token and no sooner, as vLLM does
@@ -102,7 +118,9 @@ class Reply:
         return {**self._common, "object": kind, "choices": [choice], "usage": self._usage()}
 
     def _text(self) -> str:
-        return "".join(_WORDS[n % len(_WORDS)] for n in range(1, self._asked.output_len + 1))
+        done = self._asked.done
+        end = done if self._asked.over else done + self._asked.output_len
+        return "".join(_WORDS[n % len(_WORDS)] for n in range(done + 1, end + 1))
 
     def _usage(self) -> dict[str, Any]:
         prompt, output = self._asked.prompt_len, self._asked.output_len

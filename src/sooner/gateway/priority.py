@@ -17,7 +17,8 @@ class Kind(NamedTuple):
 
     `priority` turns a key and its quantile among recent ones, in [0, 1], into the body's `priority`;
     None where the engine has none. `health` is the page that says whether it lives. `waiting`,
-    `running` and `kv` are the names of its Prometheus gauges.
+    `running` and `kv` are the names of its Prometheus gauges. `continues`: a chat's last message can
+    be one of the assistant's that it goes on with.
     """
 
     priority: Callable[[float, float], int | float] | None = None
@@ -25,6 +26,7 @@ class Kind(NamedTuple):
     waiting: str = ""
     running: str = ""
     kv: str = ""
+    continues: bool = False
 
 
 def _vllm(key: float, quantile: float) -> int:
@@ -48,12 +50,14 @@ KINDS = {
         waiting="vllm:num_requests_waiting",
         running="vllm:num_requests_running",
         kv="vllm:kv_cache_usage_perc",
+        continues=True,
     ),
     "sglang": Kind(
         _sglang,
         waiting="sglang:num_queue_reqs",
         running="sglang:num_running_reqs",
         kv="sglang:token_usage",
+        continues=True,
     ),
     "tensorrt-llm": Kind(_tensorrt),
     "litellm": Kind(_vllm, health="/health/liveliness"),

@@ -29,6 +29,11 @@ NOT_FORWARDED = HOP_BY_HOP | _OURS
 _NOT_RETURNED = frozenset(("server", "date", "set-cookie", "alt-svc", "strict-transport-security"))
 
 
+def returned(name: str) -> bool:
+    """Return whether a header of a reply goes to the client."""
+    return name.lower() not in _NOT_RETURNED
+
+
 class Usage(NamedTuple):
     """Lengths of a finished reply [tokens]; `counted` says that they are the engine's own."""
 
@@ -73,7 +78,7 @@ class Relay:
         request, connection = self._request, self._connection
         response = web.StreamResponse(status=head.status, reason=head.reason or None)
         for name, value in head.headers:
-            if name.lower() not in _NOT_RETURNED:
+            if returned(name):
                 response.headers.add(name, value)
         response.headers.update(extra)
         chunks = head.length is None and request.version >= (1, 1)

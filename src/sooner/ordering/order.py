@@ -151,6 +151,16 @@ class Order:
         if self.guard is not None:
             self.guard.stop(id, self.step + 1)
 
+    def again(self, id: str, now: float, prompt_len: int, attained: int) -> None:
+        """Say that a request comes back for more at `now` [s], its prompt grown by what it has attained."""
+        ticket = self.tickets.get(id)
+        if ticket is None:
+            return
+        self.now = now
+        self._entries += 1
+        ticket.arrival_time, ticket.prompt_len, ticket.sequence = now, prompt_len, self._entries
+        ticket.stand(self._key(ticket, attained), ticket.promoted)
+
     def leave(self, id: str) -> Ticket | None:
         """Forget a request; return its ticket."""
         if self.guard is not None:
