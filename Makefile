@@ -16,7 +16,8 @@ help:
 		|| { echo "sooner needs Python 3.11 to 3.13; choose one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python scripts/install_engine.py
-	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[demo,sim,train,logs,gateway,vllm,dev]'
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable packages/sooner-blend \
+		--editable '.[demo,sim,train,logs,gateway,vllm,dev]'
 	@touch $@
 
 demo: .venv/engine.stamp

@@ -35,7 +35,7 @@ def test_gains_are_those_of_the_steps() -> None:
         "ltr": [served(lengths, [1, 0, 2])],  # 10, 40, 60: mean 110 / 3
         "sjf": [served(lengths, [1, 2, 0])],  # 10, 30, 60: mean 100 / 3
     }
-    result = arms.comparison(runs, {"r0": 2.0, "r1": 1.0, "r2": 3.0})
+    result = arms.comparison(runs, {"ltr": {"r0": 2.0, "r1": 1.0, "r2": 3.0}})
     assert result["gain_vs_fcfs"] == pytest.approx(130 / 110)
     assert result["share_of_oracle_gain"] == pytest.approx(20 / 30)
     assert result["normalized_gain_vs_fcfs"] == pytest.approx((1 + 4 + 3) / (40 / 30 + 1 + 3))
@@ -48,6 +48,23 @@ def test_gains_are_those_of_the_steps() -> None:
         "p99_ttft_s", "p99_e2e_s", "output_tokens", "preemptions",
     }  # fmt: skip
     assert all(needed <= arm.keys() for arm in result["arms"])
+
+
+def test_a_second_ranker_is_measured_beside_the_first() -> None:
+    lengths = [30, 10, 20]
+    runs = {
+        "fcfs": [served(lengths, [0, 1, 2])],
+        "ltr": [served(lengths, [1, 2, 0])],
+        arms.BESIDE: [served(lengths, [1, 0, 2])],
+        "sjf": [served(lengths, [1, 2, 0])],
+    }
+    told = {"ltr": {"r0": 3.0, "r1": 1.0, "r2": 2.0}, arms.BESIDE: {"r0": 2.0, "r1": 1.0, "r2": 3.0}}
+    result = arms.comparison(runs, told)
+    assert [arm["policy"] for arm in result["arms"]] == ["fcfs", "ltr", "sjf"]
+    assert result["share_of_oracle_gain"] == pytest.approx(1.0)
+    assert result["beside"]["share_of_oracle_gain"] == pytest.approx(20 / 30)
+    assert result["beside"]["arm"]["policy"] == "ltr"
+    assert result["beside"]["kendall_tau"] == pytest.approx(1 / 3)
 
 
 def test_an_arm_with_a_failed_request_is_not_compared() -> None:
@@ -110,7 +127,7 @@ def test_an_interrupt_leaves_no_process_behind(tiny_model: Path, tmp_path: Path)
 @pytest.mark.engine
 def test_the_demo_end_to_end(tmp_path: Path) -> None:
     scale = run.Scale(max_num_seqs=4, requests=8, bursts=2, max_tokens=32)
-    result = run.run(tmp_path, scale, "lexical", say=lambda words: None, bars=silent)
+    result = run.run(tmp_path, scale, "lexical", beside="prompt_length", say=lambda words: None, bars=silent)
     assert [arm["n"] for arm in result["arms"]] == [16, 16, 16]
     assert len(result["by_burst"]) == 2
     assert result["same_lengths_share"] > 0.7
@@ -120,6 +137,7 @@ def test_the_demo_end_to_end(tmp_path: Path) -> None:
     }
     scored = [json.loads(line) for line in (tmp_path / "ltr.trace.jsonl").read_text().splitlines()]
     assert sum(line["scored"] for line in scored) >= 12
+    assert result["beside"]["arm"]["n"] == 16
     assert "<svg" in page.write(tmp_path, result).read_text(encoding="utf-8")
     assert processes_of(tmp_path) == []
 

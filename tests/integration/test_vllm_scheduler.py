@@ -19,6 +19,7 @@ from vllm.v1.core.sched.request_queue import RequestQueue
 from sooner.core import Prediction, UnknownName
 from sooner.ordering.queue import RankedQueue
 from sooner.vllm import Scheduler
+from sooner.vllm.scheduler import YOUNG
 
 pytestmark = [
     pytest.mark.engine,
@@ -140,6 +141,39 @@ def test_token_counts_are_right_when_rank_and_guard_preempt(bench: Bench, asynch
     assert runner.tokens == {str(i): LENGTHS[i] for i in range(N)}
     assert scheduler.counters.counts["rank_preemptions"] > 0
     assert scheduler.counters.counts["promotions"] > 0
+
+
+@ASYNC
+@pytest.mark.parametrize("second_look", [True, False])
+def test_a_score_that_comes_late_may_send_its_request_back(
+    bench: Bench, second_look: bool, asynchronous: bool
+) -> None:
+    scheduler = bench.ours({"policy": "ltr", "second_look": second_look}, slots=2, asynchronous=asynchronous)
+    runner = harness.Runner(scheduler, 2 if asynchronous else 1)
+    lengths = {"long": 90, "longer": 99, "short": 5, "middle": 20}
+    runner.add(harness.request(name, length) for name, length in lengths.items())
+    runner.run(2)  # the first two run, for no score has come
+    for name, length in lengths.items():
+        scheduler._arrived.append((name, Prediction(float(length), float(length))))
+    runner.run()
+    assert runner.tokens == lengths
+    assert scheduler.counters.counts["second_looks"] == (2 if second_look else 0)
+    assert scheduler.counters.counts["kv_preemptions"] == scheduler.counters.counts["hook_errors"] == 0
+    assert (max(runner.finished["short"], runner.finished["middle"]) < 50) is second_look
+
+
+def test_a_second_look_comes_once_and_only_for_the_young(bench: Bench) -> None:
+    scheduler = bench.ours({"policy": "ltr"}, slots=1)
+    runner = harness.Runner(scheduler)
+    runner.add([harness.request("old", 200), harness.request("short", 5)])
+    runner.run(YOUNG + 2)
+    for name, length in (("old", 200.0), ("short", 5.0)):
+        scheduler._arrived.append((name, Prediction(length, length)))
+    runner.run(2)
+    runner.add([harness.request("told", 5, xargs={"sooner_predicted_len": 5})])
+    runner.run()
+    assert scheduler.counters.counts["second_looks"] == 0
+    assert runner.finished["old"] < runner.finished["short"]
 
 
 @pytest.mark.parametrize("kv_victims", [True, False])

@@ -14,7 +14,13 @@ from sooner.cli.options import progress_bar
 
 @click.command()
 @click.option("--quick", is_flag=True, help="A smaller burst: under 6 minutes on 2 cores.")
-@click.option("--ranker", default="lexical", show_default=True, help="Which kind of ranker to train.")
+@click.option("--ranker", default="blend", show_default=True, help="Which kind of ranker to train.")
+@click.option(
+    "--beside",
+    default="lexical",
+    show_default=True,
+    help="A second kind, served too for comparison (not with --quick); empty for none.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -25,7 +31,7 @@ from sooner.cli.options import progress_bar
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the result here."
 )
-def demo(quick: bool, ranker: str, out: Path, json_file: Path | None) -> None:
+def demo(quick: bool, ranker: str, beside: str, out: Path, json_file: Path | None) -> None:
     """See learned order against arrival order on the real vLLM, on this machine's CPU.
 
     Trains a ranker on SmolLM2-135M's own reply lengths, serves bursts of held-out ShareGPT prompts in
@@ -37,7 +43,8 @@ def demo(quick: bool, ranker: str, out: Path, json_file: Path | None) -> None:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers end with us
     scale = run.QUICK if quick else run.FULL
-    result = run.run(out, scale, ranker, say=_say, bars=progress_bar)
+    second = None if quick or beside in ("", ranker) else beside
+    result = run.run(out, scale, ranker, beside=second, say=_say, bars=progress_bar)
     page.show(result)
     report = page.write(out, result)
     if json_file is not None:

@@ -13,6 +13,9 @@ from sooner.replay.record import Record
 
 ARMS = ("fcfs", "ltr", "sjf")
 
+BESIDE = "ltr-beside"
+"""The label of a second ranker's learned order."""
+
 
 def summary(policy: str, bursts: Sequence[Sequence[Record]]) -> dict[str, Any]:
     """Return the measures of one order over all its bursts; steps are the engine's, times are seconds.
@@ -46,36 +49,45 @@ def together(bursts: Sequence[Sequence[Record]]) -> Completed:
 
 
 def comparison(
-    runs: Mapping[str, Sequence[Sequence[Record]]], predicted: Mapping[Any, float]
+    runs: Mapping[str, Sequence[Sequence[Record]]], predicted: Mapping[str, Mapping[Any, float]]
 ) -> dict[str, Any]:
-    """Compare `fcfs`, `ltr` and `sjf`, each a list of bursts; `predicted` has the ranker's score by id.
+    """Compare `fcfs`, `ltr` and `sjf`, each a list of bursts, and what stands `beside` them, if anything.
 
-    Ratios are above 1 where an order is better than arrival order, and are of engine steps, which
-    the load of the machine cannot change; `..._seconds` are the same of seconds. `by_burst` holds
-    each burst's own, for the spread. `kendall_tau` compares scores with the lengths of the FCFS run.
+    `predicted` has each learned order's scores by id. Ratios are above 1 where an order is better than
+    arrival order, and are of engine steps, which the load of the machine cannot change; `..._seconds`
+    are the same of seconds. `by_burst` holds each burst's own, for the spread. `kendall_tau` compares
+    scores with the lengths of the FCFS run.
     """
-    arms = {policy: summary(policy, runs[policy]) for policy in ARMS}
-    every = _gains(arms)
-    each = [
-        _gains({policy: summary(policy, [runs[policy][i]]) for policy in ARMS})
-        for i in range(len(runs["fcfs"]))
-    ]
+    arms = {label: summary("ltr" if label == BESIDE else label, bursts) for label, bursts in runs.items()}
+    result = {"arms": [arms[policy] for policy in ARMS], **_learned("ltr", arms, runs, predicted["ltr"])}
+    result["capped_share"] = arms["fcfs"]["capped_share"]
+    result["same_lengths_share"] = _agreement(runs)
+    if BESIDE in runs:
+        result["beside"] = {"arm": arms[BESIDE], **_learned(BESIDE, arms, runs, predicted[BESIDE])}
+    return result
+
+
+def _learned(
+    label: str,
+    arms: Mapping[str, Mapping[str, float]],
+    runs: Mapping[str, Sequence[Sequence[Record]]],
+    predicted: Mapping[Any, float],
+) -> dict[str, Any]:
+    """What one learned order brought, over all bursts and in each."""
+    compared = ("fcfs", label, "sjf")
+    every = _gains(*(arms[one] for one in compared))
+    each = [_gains(*(summary(one, [runs[one][i]]) for one in compared)) for i in range(len(runs["fcfs"]))]
     fcfs = [record for burst in runs["fcfs"] for record in burst]
     scores = [predicted[record.id] for record in fcfs]
-    lengths = [record.output_len or 0 for record in fcfs]
     return {
-        "arms": list(arms.values()),
-        "kendall_tau": metrics.kendall_tau(scores, lengths),
+        "kendall_tau": metrics.kendall_tau(scores, [record.output_len or 0 for record in fcfs]),
         **every,
-        "capped_share": arms["fcfs"]["capped_share"],
         "by_burst": each,
         "spread": {name: float(np.ptp([gains[name] for gains in each])) for name in every},
-        "same_lengths_share": _agreement(runs),
     }
 
 
-def _gains(arms: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    fcfs, ltr, sjf = (arms[policy] for policy in ARMS)
+def _gains(fcfs: Mapping[str, float], ltr: Mapping[str, float], sjf: Mapping[str, float]) -> dict[str, float]:
     possible = fcfs["mean_e2e_steps"] - sjf["mean_e2e_steps"]
     return {
         "gain_vs_fcfs": fcfs["mean_e2e_steps"] / ltr["mean_e2e_steps"],
@@ -94,5 +106,5 @@ def _agreement(runs: Mapping[str, Sequence[Sequence[Record]]]) -> float:
 
     Seeds are the same, but a batch of another make-up rounds differently, and a reply may then part ways.
     """
-    lengths = [[record.output_len for burst in runs[policy] for record in burst] for policy in ARMS]
+    lengths = [[record.output_len for burst in bursts for record in burst] for bursts in runs.values()]
     return float(np.mean([len(set(one)) == 1 for one in zip(*lengths, strict=True)]))

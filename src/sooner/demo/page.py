@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sooner.demo.arms import ARMS
+from sooner.demo.arms import ARMS, BESIDE
 from sooner.replay.record import completed, read_run
 from sooner.report import Arm, write_html
 
@@ -25,7 +25,6 @@ _ROWS = (
     ("Preemptions", "", "preemptions", 1.0),
     ("Replies cut at the limit", "%", "capped_share", 100.0),
 )
-_MEANING = {"fcfs": "arrival order", "ltr": "learned order", "sjf": "true lengths"}
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -33,10 +32,11 @@ def show(result: Mapping[str, Any]) -> None:
     console = Console()
     table = Table(title=f"{result['arms'][0]['n']} requests at once on the real vLLM", title_justify="left")
     table.add_column("")
-    for policy in ARMS:
-        table.add_column(f"{policy}\n[dim]{_MEANING[policy]}[/dim]", justify="right")
+    arms = _arms(result)
+    for meaning, arm in arms.values():
+        table.add_column(f"{arm['policy']}\n[dim]{meaning}[/dim]", justify="right")
     for label, unit, key, scale in _ROWS:
-        cells = [f"{arm[key] * scale:,.{_decimals(arm[key] * scale)}f}" for arm in result["arms"]]
+        cells = [f"{arm[key] * scale:,.{_decimals(arm[key] * scale)}f}" for _, arm in arms.values()]
         table.add_row(f"{label} [dim]{unit}[/dim]", *cells)
     console.print(table)
     console.print(sentence(result), highlight=False)
@@ -44,29 +44,45 @@ def show(result: Mapping[str, Any]) -> None:
 
 def sentence(result: Mapping[str, Any]) -> str:
     """Return what the comparison amounts to."""
-    spread = result["spread"]["gain_vs_fcfs"]
-    across = f" (spread over bursts {spread:.2f})" if len(result["by_burst"]) > 1 else ""
+    words = f"Learned order by {result['ranker']!r}: {_brought(result)}"
+    if "beside" in result:
+        words += f" By {result['beside']['ranker']!r}: {_brought(result['beside'])}"
     return (
-        f"Learned order: mean latency {result['gain_vs_fcfs']:.2f} times better than arrival order{across}, "
-        f"per token {result['normalized_gain_vs_fcfs']:.2f} times, counted in engine steps; "
-        f"{result['share_of_oracle_gain']:.0%} of what knowing every length would bring "
-        f"({result['oracle_gain_vs_fcfs']:.2f} times). Kendall tau of the {result['ranker']!r} ranker on "
-        f"these held-out prompts: {result['kendall_tau']:.2f}. "
-        f"{result['capped_share']:.0%} of replies hit the limit."
+        f"{words} Knowing every length would make the mean {result['oracle_gain_vs_fcfs']:.2f} times better. "
+        f"Counted in engine steps. {result['capped_share']:.0%} of replies hit the limit."
+    )
+
+
+def _brought(gains: Mapping[str, Any]) -> str:
+    spread = gains["spread"]["gain_vs_fcfs"]
+    across = f" (spread over bursts {spread:.2f})" if len(gains["by_burst"]) > 1 else ""
+    return (
+        f"mean latency {gains['gain_vs_fcfs']:.2f} times better than arrival order{across}, per token "
+        f"{gains['normalized_gain_vs_fcfs']:.2f} times; {gains['share_of_oracle_gain']:.0%} of what knowing "
+        f"every length would bring; Kendall tau on these held-out prompts {gains['kendall_tau']:.2f}."
     )
 
 
 def write(out: Path, result: Mapping[str, Any]) -> Path:
     """Write the page from the records in `out`; return its path."""
     bursts = range(1, result["scale"]["bursts"] + 1)
-    arms = {
-        policy: Arm(runs=[completed(read_run(out / f"{policy}-{number}.jsonl").records) for number in bursts])
-        for policy in ARMS
-    }
-    meta = {key: value for key, value in result.items() if key not in ("arms", "by_burst")}
+    arms = {}
+    for label, (meaning, arm) in _arms(result).items():
+        runs = [completed(read_run(out / f"{label}-{number}.jsonl").records) for number in bursts]
+        arms[f"{arm['policy']}, {meaning}"] = Arm(runs=runs)
+    meta = {key: value for key, value in result.items() if key not in ("arms", "by_burst", "beside")}
     path = out / "report.html"
     write_html(path, arms, {"in short": sentence(result), **meta}, title="sooner demo: SmolLM2-135M on vLLM")
     return path
+
+
+def _arms(result: Mapping[str, Any]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """What each order means and what it measured, by label, in the order they are shown."""
+    fcfs, ltr, sjf = (dict(zip(ARMS, result["arms"], strict=True))[policy] for policy in ARMS)
+    shown = {"fcfs": ("arrival order", fcfs), "ltr": (f"by {result['ranker']}", ltr)}
+    if "beside" in result:
+        shown[BESIDE] = (f"by {result['beside']['ranker']}", result["beside"]["arm"])
+    return shown | {"sjf": ("true lengths", sjf)}
 
 
 def _decimals(value: float) -> int:

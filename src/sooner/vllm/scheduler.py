@@ -26,6 +26,12 @@ from sooner.vllm.trace import Trace
 
 logger = logging.getLogger("vllm.plugins.sooner")
 
+YOUNG = 64
+"""Tokens up to which a request that was admitted before its score came may be sent back."""
+
+_SECOND_LOOK_GAIN = 1.25
+"""How many times the first waiting one's tokens it must need then: a prompt is computed again for it."""
+
 _Result = TypeVar("_Result")
 
 
@@ -56,6 +62,7 @@ class RankOrder:
         self._arrived: deque[tuple[str, Prediction]] = deque()
         self._first_tokens: dict[str, Ticket] = {}
         self._rank_preempting = False
+        self._blind_until = -1
         self._trace = Trace(Path(self.settings.trace)) if self.settings.trace else None
         self._publisher: Publisher | None = None
         if self.settings.metrics_dir:
@@ -152,6 +159,8 @@ class RankOrder:
             if request is not None and self.order.predicted(id, prediction, request.num_output_tokens):
                 self.counters.add("scored")
                 changed.append(id)
+                if self.order.tickets[id].blind:
+                    self._blind_until = self.order.step + YOUNG
         for queue in self._queues:
             for id in changed:
                 request = host.requests.get(id)
@@ -159,11 +168,12 @@ class RankOrder:
                     queue.move(request)
             queue.tick()
         self._unsorted = self._unsorted or bool(changed) or not self.order.policy.static
-        if self._unsorted and (self.settings.kv_victims or self.settings.preemption):
+        chosen = self.settings
+        if self._unsorted and (chosen.kv_victims or chosen.preemption):
             self._rank_running()
             self._unsorted = False
-        if self.settings.preemption:
-            self._preempt_on_rank()
+        if chosen.preemption or (chosen.second_look and self.order.step <= self._blind_until):
+            self._displace_worst()
 
     def _rank_running(self) -> None:
         """Sort the running requests, so that vLLM's victim, the last of them, is the worst-ranked."""
@@ -172,8 +182,8 @@ class RankOrder:
             self._refresh(running)
         running.sort(key=self._place)
 
-    def _preempt_on_rank(self) -> None:
-        """Displace the worst running request if the first in the queue is expected to be much shorter.
+    def _displace_worst(self) -> None:
+        """Send the worst-ranked running request back where the first in the queue should have its place.
 
         One a step at most: each costs the victim the recomputation of its tokens.
         """
@@ -181,26 +191,34 @@ class RankOrder:
         if len(host.running) < compat.slots(host) or not host.waiting:
             return
         first = self.order.tickets.get(host.waiting.peek_request().request_id)
-        victim = host.running[-1]
+        victim = max(host.running, key=self._place)
         worst = self.order.tickets.get(victim.request_id)
         if first is None or worst is None or not (first.place < worst.place):
             return
-        left = worst.predicted_len - victim.num_output_tokens
-        gains = first.promoted or (
-            first.scored and worst.scored and left >= self.settings.preemption_gain * first.predicted_len
-        )
-        if not gains or worst.rank_preemptions >= self.settings.max_preemptions:
-            return
-        if not compat.can_preempt(host, victim):
+        reason = self._reason_to_displace(worst, first, victim.num_output_tokens)
+        if reason is None or not compat.can_preempt(host, victim):
             return
         host.running.remove(victim)
         worst.rank_preemptions += 1
-        self.counters.add("rank_preemptions")
+        self.counters.add(reason)
         self._rank_preempting = True
         try:
             host._preempt_request(victim, time.monotonic())
         finally:
             self._rank_preempting = False
+
+    def _reason_to_displace(self, worst: Ticket, first: Ticket, attained: int) -> str | None:
+        """Return the counter of what lets `first` take the place of `worst`, or None."""
+        chosen = self.settings
+        known = first.scored and worst.scored
+        left = worst.predicted_len - attained
+        young = worst.blind and attained <= YOUNG and worst.rank_preemptions == 0
+        if chosen.second_look and young and known and left >= _SECOND_LOOK_GAIN * first.predicted_len:
+            return "second_looks"
+        gains = first.promoted or (known and left >= chosen.preemption_gain * first.predicted_len)
+        if chosen.preemption and gains and worst.rank_preemptions < chosen.max_preemptions:
+            return "rank_preemptions"
+        return None
 
     def _before_preemption(self, request: Any) -> None:
         self.order.preempted(request.request_id, request.num_output_tokens)

@@ -22,9 +22,11 @@ class VllmSettings:
     for your own, or "" for none. `scorer_socket` names a scorer shared between engines; without it
     each engine starts its own. `scorer_timeout` [s] is how long a score may take before the request
     stays at its neutral place. `client_scores` lets requests bring their own numbers.
-    `kv_victims` takes the worst-ranked running request when the KV cache is full, where vLLM takes
-    the last admitted. `preemption` lets a waiting request displace a running one that is expected
-    to need at least `preemption_gain` times its tokens, each at most `max_preemptions` times.
+    `second_look` sends a request back that was admitted before its score came and now ranks behind
+    one that waits: once, while it is young. `kv_victims` takes the worst-ranked running request when
+    the KV cache is full, where vLLM takes the last admitted. `preemption` lets a waiting request
+    displace a running one that is expected to need at least `preemption_gain` times its tokens, each
+    at most `max_preemptions` times.
     `trace` is a JSONL file of finished requests; `<trace>.steps` beside it has one line per step.
     `metrics_dir` is where the engine leaves its counters for the API server's `/metrics`.
     """
@@ -38,6 +40,7 @@ class VllmSettings:
     starvation_guard: bool = False
     starvation_threshold: int = 200
     starvation_quantum: int = 10
+    second_look: bool = True
     kv_victims: bool = True
     preemption: bool = False
     preemption_gain: float = 2.0
