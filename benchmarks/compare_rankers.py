@@ -1,6 +1,7 @@
 """The papers' rankers on one log: accuracy beside tau, cost, and which of the papers' claims hold.
 
-    python benchmarks/compare_rankers.py TRAIN TEST [--encoder NAME] [--rows N] [--arm NAME ...] [--out FILE]
+    python benchmarks/compare_rankers.py TRAIN TEST [--encoder NAME] [--rows N] [--arm NAME ...]
+        [--trained DIR ...] [--out FILE]
 
 The same as `sooner compare-rankers TRAIN TEST`, with machine and versions beside the figures. `--table
 FILE` prints a file that was written before as the table of docs/baselines.md.
@@ -30,6 +31,9 @@ def main() -> None:
     parser.add_argument("--encoder", default=DEFAULT_ENCODER)
     parser.add_argument("--rows", type=int, help="at most so many training rows")
     parser.add_argument("--arm", action="append", help="only this arm; may be given several times")
+    parser.add_argument(
+        "--trained", action="append", default=[], help="a trained ranker to judge beside them"
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path)
     args = parser.parse_args()
@@ -43,6 +47,7 @@ def main() -> None:
         known,
         unseen,
         arms=args.arm or comparison.QUICK,
+        trained=args.trained,
         encoder=args.encoder,
         progress=lambda done, words: print(f"{done:4.0%} {words}", file=sys.stderr),
     )
@@ -60,8 +65,9 @@ def main() -> None:
 def table(result: dict[str, Any]) -> str:
     """Return the arms and the claims as Markdown."""
     rows = f"{result['train_rows']:,} training rows, {result['test_rows']} test rows"
+    trained = "trained before" if result["encoder_trained"] else "not trained"
     lines = [
-        f"{rows}; encoder: `{result['encoder']}`, not trained.",
+        f"{rows}; encoder: `{result['encoder']}`, {trained}.",
         "",
         "| ranker | tau | accuracy | RMSE [tokens] | training [CPU s] | CPU ms a request | known of it |",
         "|---|---|---|---|---|---|---|",
@@ -72,7 +78,7 @@ def table(result: dict[str, Any]) -> str:
             f"{arm['kendall_tau']:.3f} ± {arm['kendall_tau_se']:.3f}",
             "" if arm["class_accuracy"] is None else f"{arm['class_accuracy']:.1%}",
             f"{arm['rmse']:.0f}",
-            f"{arm['train_cpu_s']:.0f}",
+            "" if arm["train_cpu_s"] is None else f"{arm['train_cpu_s']:.0f}",
             f"{arm['ms_per_request']:.2f}",
             arm["reported"],
         ]

@@ -37,7 +37,7 @@ class Row(NamedTuple):
     pairwise_accuracy: float
     class_accuracy: float | None
     rmse: float
-    train_cpu_s: float
+    train_cpu_s: float | None
     ms_per_request: float
 
 
@@ -104,13 +104,16 @@ def compare(
     unseen: train.Dataset,
     *,
     arms: Sequence[str] = QUICK,
+    trained: Sequence[str] = (),
     encoder: str = encoding.DEFAULT_ENCODER,
     seed: int = 0,
     progress: Callable[[float, str], None] = lambda done, words: None,
 ) -> dict[str, Any]:
     """Return each arm's figures and the papers' claims; repeated prompts are merged, leaks left out.
 
-    Raises UnknownName for an arm, DataError where nothing is left to test on.
+    `trained` names folders of rankers that are judged as they are, beside the arms; `encoder` may be such a
+    folder too, and the arms then learn heads on its encoder. That neither has seen the test rows is for
+    the caller to know. Raises UnknownName for an arm, DataError where nothing is left to test on.
     """
     for name in arms:
         if name not in ARMS:
@@ -123,14 +126,16 @@ def compare(
     for number, name in enumerate(arms):
         progress(number / len(arms), name)
         rows.append(_run(name, known, unseen, shared, encode_s, seed))
+    rows += [_judged(place, rankers.load(place), unseen, None, None, seed) for place in trained]
     progress(1.0, "done")
+    cited = {row.name: ARMS.get(row.name, Arm("")) for row in rows}
     return {
         "train_rows": len(known.prompts),
         "test_rows": len(unseen.prompts),
         "encoder": encoder,
-        "encoder_trained": False,
+        "encoder_trained": encoding.trained(encoder),
         "arms": [
-            {**row._asdict(), "paper": ARMS[row.name].paper, "reported": ARMS[row.name].reported}
+            {**row._asdict(), "paper": cited[row.name].paper, "reported": cited[row.name].reported}
             for row in rows
         ],
         "claims": [claim._asdict() for claim in claims({row.name: row for row in rows})],
@@ -172,10 +177,21 @@ def _run(
     ranker: Ranker = rankers.create(arm.ranker, seed=seed, **settings)
     ranker.fit(known.prompts, known.lengths, context=known.context, groups=known.groups)
     spent = time.process_time() - start + (encode_s if arm.encoded else 0.0)
-    scores = ranker.predict(unseen.prompts, context=unseen.context)
-    lengths = ranker.predict_len(unseen.prompts, context=unseen.context)
     sorts = isinstance(ranker, Classifier) and arm.settings.get("task") != "regression"
     accuracy = ranker.accuracy(unseen.prompts, unseen.lengths) if sorts else None  # type: ignore[attr-defined]
+    return _judged(name, ranker, unseen, accuracy, spent, seed)
+
+
+def _judged(
+    name: str,
+    ranker: Ranker,
+    unseen: train.Dataset,
+    accuracy: float | None,
+    train_cpu_s: float | None,
+    seed: int,
+) -> Row:
+    scores = ranker.predict(unseen.prompts, context=unseen.context)
+    lengths = ranker.predict_len(unseen.prompts, context=unseen.context)
     return Row(
         name,
         kendall_tau(scores, unseen.lengths),
@@ -183,7 +199,7 @@ def _run(
         pairwise_accuracy(scores, unseen.lengths),
         accuracy,
         float(np.sqrt(np.mean((lengths - unseen.lengths) ** 2))),
-        spent,
+        train_cpu_s,
         _ms(ranker, unseen),
     )
 

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="the papers' heads are trained with 
 pytest.importorskip("lightgbm", reason="Magnus is a forest of LightGBM")
 pytest.importorskip("sklearn", reason="hashed vectors are found with scikit-learn")
 
-from tiny_encoder import build, rows  # noqa: E402
+from tiny_encoder import RECIPE, build, rows  # noqa: E402
 
 from sooner.rankers import objectives  # noqa: E402
 
@@ -69,6 +69,24 @@ def test_a_frozen_encoder_serves_as_vectors(tmp_path: Path) -> None:
     vectors = encoding.Remembered(ranker._encoding)
     np.testing.assert_array_equal(vectors(prompts[:3]), vectors(prompts[:3]))
     assert vectors([]).shape == (0, 64)
+
+
+def test_the_encoder_of_a_trained_ranker_serves_as_vectors(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="the encoder is opened with transformers")
+    pytest.importorskip("onnxruntime", reason="the encoder runs on ONNX Runtime")
+    prompts, lengths = rows(400)
+    place = str(build(tmp_path / "encoder"))
+    get("transformer")(encoder=place, **RECIPE).fit(prompts[:200], lengths[:200]).save(tmp_path / "tuned")
+    tau = {
+        name: kendall_tau(
+            get("pars")(encoder=name).fit(prompts[:300], lengths[:300]).predict(prompts[300:]), lengths[300:]
+        )
+        for name in (place, str(tmp_path / "tuned"))
+    }
+    assert tau[str(tmp_path / "tuned")] > tau[place] + 0.05  # it was trained on lengths
+    get("prompt_length")().fit(prompts, lengths).save(tmp_path / "none")
+    with pytest.raises(ConfigError, match="allowed: transformer or blend"):
+        get("pars")(encoder=str(tmp_path / "none")).fit(prompts, lengths)
 
 
 def test_an_encoder_is_tuned_under_a_papers_objective(tmp_path: Path) -> None:

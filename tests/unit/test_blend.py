@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from sooner.cli import root
 from sooner.core import DataError, NotFittedError, RankerFileError
 from sooner.metrics import kendall_tau
 
@@ -165,3 +168,23 @@ def test_wrong_use_is_refused(encoder: Path, fitted: Blend) -> None:
         fitted.refit(["x", "y"], [np.nan, 2])
     with pytest.raises(DataError, match="2 prompts but 1 replies"):
         Blend(encoder=str(encoder), **RECIPE).fit(["x", "y"], [1, 2], replies=["z"])
+
+
+def test_a_training_that_was_broken_off_goes_on(encoder: Path, tmp_path: Path) -> None:
+    prompts, lengths = rows(120)
+    log = tmp_path / "log.jsonl"
+    pairs = zip(prompts, lengths, strict=True)
+    log.write_text("\n".join(json.dumps({"prompt": p, "output_len": n}) for p, n in pairs))
+    settings = [f"{name}={value}" for name, value in (RECIPE | {"encoder": encoder, "epochs": 2}).items()]
+    words = ["train", str(log), "--ranker", "blend", "--checkpoint", str(tmp_path / "kept")]
+    told = []
+    for out in ("one", "two"):
+        extra = [word for one in settings for word in ("--set", one)]
+        done = CliRunner().invoke(
+            root, [*words, "--out", str(tmp_path / out), *extra], catch_exceptions=False
+        )
+        told.append(json.loads(done.stdout))
+        assert (tmp_path / "kept" / "checkpoint.pt").is_file()
+    scores = [load(tmp_path / out).predict(prompts) for out in ("one", "two")]
+    assert np.array_equal(*scores)  # the second found every epoch finished
+    assert told[0]["held_out_kendall_tau"] == told[1]["held_out_kendall_tau"]

@@ -205,6 +205,18 @@ def test_the_papers_rankers_in_one_table(tmp_path: Path) -> None:
     assert "buckets 820" in printed
 
 
+def test_a_trained_ranker_is_judged_beside_the_papers(tmp_path: Path) -> None:
+    known, unseen = write(tmp_path / "a.jsonl", made()), write(tmp_path / "b.jsonl", made(200, 400))
+    place = str(tmp_path / "mine")
+    run("train", known, "--out", place)
+    words = ["compare-rankers", known, unseen, "--arm", "prompt_length", "--trained", place]
+    table = {row["name"]: row for row in json.loads(run(*words, "--json").stdout)["arms"]}
+    assert set(table) == {"prompt_length", place}
+    assert table[place]["train_cpu_s"] is None
+    assert table[place]["kendall_tau"] > table["prompt_length"]["kendall_tau"]
+    assert place[:20] in run(*words).stdout
+
+
 def test_claims_hold_fail_or_are_too_close() -> None:
     def row(name: str, tau: float, accuracy: float | None = None, rmse: float = 100.0) -> comparison.Row:
         return comparison.Row(name, tau, 0.02, (1 + tau) / 2, accuracy, rmse, 1.0, 1.0)

@@ -119,6 +119,20 @@ def test_commands_train_evaluate_and_score(tmp_path: Path) -> None:
     assert "predicted_len" in run(root, ["score", str(tmp_path / "r"), "--json"], input="one\n").stdout
 
 
+def test_conversations_that_a_file_names_are_left_out(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.jsonl", made(60))
+    names = tmp_path / "names.txt"
+    words = ["train", str(log), "--ranker", "prompt_length", "--out", str(tmp_path / "r")]
+    names.write_text("c0\nc3\nelsewhere\n")
+    done = CliRunner().invoke(root, [*words, "--leave-out", str(names)], catch_exceptions=False)
+    assert json.loads(done.stdout)["rows"] == 56
+    assert json.loads(done.stdout)["data"] == "log.jsonl"
+    assert "4 rows left out" in done.stderr
+    names.write_text(" ".join(f"c{i}" for i in range(30)))
+    none = CliRunner().invoke(root, [*words, "--leave-out", str(names)])
+    assert isinstance(none.exception, DataError) or "leaves no row" in none.stderr
+
+
 def test_the_shipped_ranker_loads_and_is_small() -> None:
     ranker = train.load("light")
     assert ranker.name == "lexical"

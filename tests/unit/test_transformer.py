@@ -151,16 +151,6 @@ def test_a_broken_off_run_goes_on_to_the_same_weights(encoder: Path, tmp_path: P
     assert min(told) < 0.5  # another recipe starts anew
 
 
-def test_training_goes_on_from_the_weights_of_an_earlier_run(encoder: Path, tmp_path: Path) -> None:
-    prompts, lengths = rows(200)
-    tiny(encoder, checkpoint=tmp_path).fit(prompts, lengths)
-    still = {"epochs": 1, "learning_rate": 0.0, "head_learning_rate": 0.0}
-    started = tiny(encoder, start=tmp_path, **still).fit(prompts, lengths)
-    assert kendall_tau(started.predict(prompts), lengths) > 0.85  # it learned nothing more
-    with pytest.raises(DataError, match="of another network"):
-        tiny(encoder, start=tmp_path, hidden=8).fit(prompts, lengths)
-
-
 def test_a_damaged_checkpoint_says_so(encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
     with pytest.raises(DataError, match="delete it"):

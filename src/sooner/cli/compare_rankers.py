@@ -19,7 +19,17 @@ from sooner.cli.options import progress_bar
     multiple=True,
     help="Only this arm; may be given several times. Left out, all but transformer and blend.",
 )
-@click.option("--encoder", help='Encoder of the papers\' heads: a name, a folder, or "hashed" for none.')
+@click.option(
+    "--trained",
+    multiple=True,
+    metavar="DIR",
+    help='A ranker that is trained already ("default": the shipped one), judged beside them as it is.',
+)
+@click.option(
+    "--encoder",
+    help="Encoder of the papers' heads: a name, a folder, that of a trained transformer or blend too, or "
+    '"hashed" for none.',
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @click.option("--tokenizer", help="Counts replies that come as text: a tokenizer.json, folder or name.")
 @click.option("--first-turns", is_flag=True, help="Leave out requests that follow an earlier reply.")
@@ -28,6 +38,7 @@ def compare_rankers(
     train_data: str,
     test_data: str,
     arms: tuple[str, ...],
+    trained: tuple[str, ...],
     encoder: str | None,
     seed: int,
     tokenizer: str | None,
@@ -55,6 +66,7 @@ def compare_rankers(
             known,
             unseen,
             arms=arms or comparison.QUICK,
+            trained=trained,
             encoder=encoder or DEFAULT_ENCODER,
             seed=seed,
             progress=lambda done, words: bar(int(100 * done), 100),
@@ -79,7 +91,7 @@ def _print(result: dict[str, Any]) -> None:
             f"{row['kendall_tau']:.3f} ± {row['kendall_tau_se']:.3f}",
             "" if accuracy is None else f"{accuracy:.1%}",
             f"{row['rmse']:.0f}",
-            f"{row['train_cpu_s']:.0f}",
+            "" if row["train_cpu_s"] is None else f"{row['train_cpu_s']:.0f}",
             f"{row['ms_per_request']:.2f}",
             f"{row['paper']}: {row['reported']}" if row["reported"] else row["paper"],
         )
@@ -88,7 +100,8 @@ def _print(result: dict[str, Any]) -> None:
     for claim in result["claims"]:
         figures = f" ({claim['here']})" if claim["here"] else ""
         console.print(f"{claim['paper']}: {claim['claim']}: [bold]{claim['outcome']}[/bold]{figures}")
+    kept = "trained before" if result["encoder_trained"] else "kept as it was pre-trained"
     console.print(
         f"{result['train_rows']} training and {result['test_rows']} test rows; heads on {result['encoder']}, "
-        "kept as it was pre-trained, where the papers fine-tune OPT or BERT."
+        f"{kept}, where the papers fine-tune OPT or BERT for each."
     )

@@ -27,6 +27,17 @@ if TYPE_CHECKING:
 @click.option("--model", help="Only rows of this served model, in logs of several.")
 @click.option("--first-turns", is_flag=True, help="Leave out requests that follow an earlier reply.")
 @click.option(
+    "--leave-out",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File that names conversations, one a line: nothing is learned from their requests.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that keeps finished epochs (blend, transformer): the same training, started again, goes on "
+    "from there.",
+)
+@click.option(
     "--held-out",
     default=0.1,
     show_default=True,
@@ -57,6 +68,8 @@ def train(
     tokenizer: str | None,
     model: str | None,
     first_turns: bool,
+    leave_out: Path | None,
+    checkpoint: Path | None,
     held_out: float,
     keep_examples: str,
     settings: tuple[str, ...],
@@ -71,14 +84,23 @@ def train(
     """
     from sooner import evaluation
     from sooner import train as library
+    from sooner.core import DataError
     from sooner.workloads import logs
 
     chosen = dict(map(_setting, settings))
+    if checkpoint is not None:
+        chosen["checkpoint"] = checkpoint
     count = logs.tokenizer(tokenizer) if tokenizer else None
     log = logs.read(data, count=count, first_turns=first_turns, model=model)
     click.echo(str(log.report), err=True)
-    rows = library.merged(library.dataset(log.rows))
-    if (twice := len(log.rows) - len(rows.prompts)) > 0:
+    apart = set(leave_out.read_text(encoding="utf-8").split()) if leave_out else set()
+    allowed = [row for row in log.rows if row.conversation not in apart]
+    if leave_out:
+        click.echo(f"{len(log.rows) - len(allowed)} rows left out as {leave_out} says", err=True)
+    if not allowed:
+        raise DataError(f"{str(leave_out)!r} leaves no row of {data!r}; allowed: at least one")
+    rows = library.merged(library.dataset(allowed))
+    if (twice := len(allowed) - len(rows.prompts)) > 0:
         click.echo(f"{twice} rows repeated a prompt and were merged", err=True)
     start = library.load(prior) if prior else None
     with progress_bar(f"training {name}") as bar:
@@ -101,6 +123,8 @@ def train(
         if verdict is None and held_out > 0 and len(set(rows.groups)) >= 20:
             known, unseen = library.split(rows, held_out, seed)
             verdict = library.evaluate(fit(known), unseen, seed=seed)
+    told = {"data": Path(data).name, "tokenizer": Path(tokenizer).name if tokenizer else None}
+    ranker.training_ = {**ranker.training_, **{key: value for key, value in told.items() if value}}
     ranker.save(out)
     _keep(rows, out, keep_examples, seed)
     facts = {"out": str(out), "ranker": name, **ranker.training_}

@@ -1,4 +1,4 @@
-"""The default ranker: a fine-tuned encoder, the lexical ranker and the request's context in one sum."""
+"""The default ranker: a fine-tuned encoder, the lexical ranker, and the request's context in one sum."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sooner.metrics import kendall_tau
-from sooner.rankers import features, ranker
+from sooner.rankers import features, history, ranker
 from sooner.rankers.context import EMPTY, Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
+from sooner.rankers.history import History
 from sooner.rankers.lexical import Lexical
 from sooner.rankers.refit import Refit
 from sooner.rankers.scaling import Scaling, normal_scores
@@ -34,7 +35,7 @@ _FOLDS = 5
 
 
 class Stack(NamedTuple):
-    """A sum of scaled columns: one for each part, then the context numbers."""
+    """A sum of scaled columns: one for each part, the context numbers, those of the earlier turns."""
 
     scaling: Scaling
     weights: NDArray[np.float64]  # (k,)
@@ -67,6 +68,9 @@ class Stack(NamedTuple):
 class Blend(Ranker):
     """Transformer plus lexical plus context, stacked on conversations that the transformer did not train on.
 
+    The context is its plain numbers, and by how much earlier replies were longer than the lexical part
+    would have expected (`sooner.rankers.history`).
+
     The lexical scores of those rows are out-of-fold, so no weight is flattered by a part's own training
     rows. After the stack is known the lexical part is fitted on all rows; the transformer is not, since
     that would double the cost.
@@ -78,6 +82,7 @@ class Blend(Ranker):
     """
 
     refit_: Refit | None = None
+    _history: History | None = None
     _replies: Sequence[str] | None = None
 
     def __init__(
@@ -86,12 +91,11 @@ class Blend(Ranker):
         seed: int = 0,
         prior: Ranker | None = None,
         checkpoint: str | Path | None = None,
-        start: str | Path | None = None,
         **recipe: Any,
     ) -> None:
         """The rest are the settings of `Transformer`. Raises TypeError for another prior."""
         super().__init__(seed=seed)
-        self.transformer = Transformer(seed=seed, checkpoint=checkpoint, start=start, **recipe)
+        self.transformer = Transformer(seed=seed, checkpoint=checkpoint, **recipe)
         self.lexical = Lexical(seed=seed, prior=prior)
         self.prior = prior if isinstance(prior, Blend) else None
 
@@ -124,7 +128,9 @@ class Blend(Ranker):
         )
         fresh = np.flatnonzero(~np.isnan(transformer))
         plain = plain_numbers(rows.prompts, rows.context)[:, _CONTEXT]
-        columns = np.column_stack([transformer, lexical, plain])[fresh]
+        self._history = History.of(rows.context)
+        told = self._history([rows.context[i] for i in fresh], self._without(rows, fresh)._score)
+        columns = np.column_stack([np.column_stack([transformer, lexical, plain])[fresh], told])
         lengths = rows.lengths[fresh]
         self._stack = Stack.fit(columns, lengths)
         honest = np.full(len(rows.prompts), np.nan)
@@ -137,9 +143,16 @@ class Blend(Ranker):
         }
         return honest
 
+    def _without(self, rows: Rows, fresh: NDArray[np.int64]) -> Lexical:
+        """The lexical part as it is without rows `fresh`; itself where these are all, or have no past."""
+        rest = np.setdiff1d(np.arange(len(rows.prompts)), fresh)
+        if not rest.size or not any(rows.context[i].asked for i in fresh):
+            return self.lexical
+        return self.lexical.apart(rows.take(rest))
+
     def _follow(self, prior: Blend, rows: Rows, lexical: Floats) -> Floats:
         """Take the prior's encoder and stack; fit a last layer, given out-of-fold lexical scores (n,)."""
-        self.transformer, self._stack = prior.transformer, prior._stack
+        self.transformer, self._stack, self._history = prior.transformer, prior._stack, prior._history
         columns, vectors = self._columns(rows.prompts, rows.context)
         columns[:, _PARTS.index("lexical")] = lexical
         if len(rows.prompts) < 2:
@@ -166,7 +179,7 @@ class Blend(Ranker):
         known = [EMPTY] * len(prompts) if context is None else context
         columns, vectors = self._columns(prompts, known)
         terms = self._stack.terms(columns)
-        names = (*_PARTS, *(features.NUMBERS[i] for i in _CONTEXT))
+        names = (*_PARTS, *(features.NUMBERS[i] for i in _CONTEXT), *history.NUMBERS)[: terms.shape[1]]
         added = {"level": np.full(len(prompts), self._stack.level), **dict(zip(names, terms.T, strict=True))}
         if self.refit_ is not None:
             shipped = self._stack(columns)
@@ -186,8 +199,10 @@ class Blend(Ranker):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         seen = self.transformer.view(prompts, context)
         lexical = self.lexical._score(prompts, context)
-        plain = plain_numbers(prompts, context)[:, _CONTEXT]
-        return np.column_stack([seen.scores, lexical, plain]), seen.vectors
+        columns = [seen.scores, lexical, plain_numbers(prompts, context)[:, _CONTEXT]]
+        if self._history is not None:
+            columns.append(self._history(context, self.lexical._score))
+        return np.column_stack(columns), seen.vectors
 
     def _score(self, prompts: Sequence[str], context: Sequence[Context]) -> Floats:
         seen = self.view(prompts, context)
@@ -204,6 +219,7 @@ class Blend(Ranker):
             "stack.weights": self._stack.weights,
             "stack.level": np.array([self._stack.level]),
             **self._stack.scaling.arrays("stack"),
+            **({} if self._history is None else self._history.arrays()),
             **({} if self.refit_ is None else self.refit_.arrays()),
         }
         transformer, lexical = self.transformer._state(), self.lexical._state()
@@ -215,7 +231,9 @@ class Blend(Ranker):
         arrays = state.arrays
         weights = arrays["stack.weights"].astype(np.float64)
         self._stack = Stack(Scaling.from_arrays(arrays, "stack"), weights, float(arrays["stack.level"][0]))
-        if weights.shape != (len(_PARTS) + len(_CONTEXT),):
+        self._history = History.from_arrays(arrays)
+        past = 0 if self._history is None else len(history.NUMBERS)
+        if weights.shape != (len(_PARTS) + len(_CONTEXT) + past,):
             raise ValueError(f"stack weights of shape {weights.shape}")
         self.lexical._restore(State(_within("lexical.", arrays), state.settings["lexical"], {}))
         self.transformer._restore(

@@ -134,7 +134,13 @@ def reads_any_text(make: Make) -> None:
     prompts, lengths = rows()
     ranker = make().fit(prompts, lengths)
     context = Context(
-        turn=3, reply_lens=(0.0, 1e6), system="s" * 10_000, max_tokens=1, temperature=0.0, tools=9
+        turn=3,
+        reply_lens=(0.0, 1e6),
+        asked=("", "a" * 10_000),
+        system="s" * 10_000,
+        max_tokens=1,
+        temperature=0.0,
+        tools=9,
     )
     for known in (None, [context] * len(ODD_PROMPTS)):
         assert np.isfinite(ranker.predict(ODD_PROMPTS, context=known)).all(), "a score is not finite"

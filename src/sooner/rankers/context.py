@@ -11,11 +11,13 @@ class Context:
 
     `reply_lens` are the lengths of the earlier replies of the conversation, oldest first, as
     `estimate_tokens` counts them [tokens]: trainer and scheduler both see the text, and only one of
-    them knows the true counts. `max_tokens` [tokens] is the client's limit.
+    them knows the true counts. `asked` are the requests that these replies answer, long ones cut; it may
+    be shorter than `reply_lens`, and is then about the latest. `max_tokens` [tokens] is the client's limit.
     """
 
     turn: int = 0
     reply_lens: tuple[float, ...] = ()
+    asked: tuple[str, ...] = ()
     system: str = ""
     max_tokens: int | None = None
     temperature: float | None = None

@@ -1,18 +1,22 @@
 """Prompts as vectors of one size, for rankers that learn no more than a head on them.
 
-Two kinds: a text encoder kept as it was pre-trained (`Frozen`), and words hashed and turned by an SVD
-(`Hashed`), which needs neither torch nor a download.
+Two kinds: a text encoder kept as it was pre-trained, or as a ranker of ours trained it (`Frozen`), and
+words hashed and turned by an SVD (`Hashed`), which needs neither torch nor a download.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sooner.core import ConfigError
+from sooner.rankers import shipped
 from sooner.rankers.contract import State
+from sooner.rankers.files import MANIFEST
 from sooner.rankers.recipe import DEFAULT_ENCODER, Recipe
 from sooner.rankers.topics import Topics
 from sooner.rankers.wordpiece import Wordpieces
@@ -55,7 +59,7 @@ class Hashed:
 
 
 class Frozen:
-    """A pre-trained encoder as int8 ONNX: its first position beside the mean over positions."""
+    """An encoder that stays as it is, as int8 ONNX: its first position beside the mean over positions."""
 
     def __init__(self, name: str, graph: bytes, pieces: Wordpieces) -> None:
         """Raises ValueError for a graph that cannot be run."""
@@ -76,6 +80,21 @@ class Frozen:
         recipe = Recipe(encoder=name, max_pieces=max_pieces)
         pieces = finetune.wordpieces(recipe)
         return cls(name, finetune.export(quietly_opened(recipe).eval(), pieces), pieces)
+
+    @classmethod
+    def trained(cls, place: str) -> Frozen:
+        """Return the encoder of the `transformer` or `blend` in folder `place` ("default": the shipped one).
+
+        Raises ConfigError for a ranker without one, RankerFileError for a folder that cannot be read.
+        """
+        from sooner import rankers
+        from sooner.rankers.transformer import Transformer
+
+        ranker = rankers.load(place)
+        inner = getattr(ranker, "transformer", ranker)
+        if not isinstance(inner, Transformer):
+            raise ConfigError(f"{place!r} holds a {ranker.name!r} ranker; allowed: transformer or blend")
+        return cls(place, inner._encoder.graph, inner._pieces)
 
     def __call__(self, prompts: Sequence[str]) -> NDArray[np.float64]:
         """Return vectors (n, d)."""
@@ -130,12 +149,20 @@ class Remembered:
 
 
 def start(encoder: str | Encoding, prompts: Sequence[str], *, seed: int) -> Encoding:
-    """Return the encoding called `encoder` (itself where it is one), `HASHED` learned from `prompts`."""
+    """Return the encoding called `encoder` (itself where it is one), `HASHED` learned from `prompts`.
+
+    The folder of a trained `transformer` or `blend`, and "default", name the encoder in it.
+    """
     if not isinstance(encoder, str):
         return encoder
     if encoder == HASHED:
         return Hashed(Topics.fit(prompts, _TOPICS, seed=seed))
-    return Frozen.named(encoder)
+    return Frozen.trained(encoder) if trained(encoder) else Frozen.named(encoder)
+
+
+def trained(encoder: str) -> bool:
+    """Whether `encoder` names a ranker of ours whose encoder is meant."""
+    return encoder == shipped.DEFAULT or (Path(encoder) / MANIFEST).is_file()
 
 
 def restore(state: State) -> Encoding:

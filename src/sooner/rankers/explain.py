@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sooner.core import NotFittedError
-from sooner.rankers import features
+from sooner.rankers import features, history
 from sooner.rankers.context import EMPTY, Context
 from sooner.rankers.contract import Floats, Ranker
 
@@ -126,7 +126,8 @@ def _blended(ranker: Any, prompt: str, context: Context, seed: int, sampled: boo
             )
         else:
             exact = exact and name != "transformer"
-            terms.append(Term("context" if name in features.NUMBERS else name, name, amount))
+            plain = name in features.NUMBERS or name in history.NUMBERS
+            terms.append(Term("context" if plain else name, name, amount))
     return terms, exact
 
 

@@ -24,7 +24,7 @@ FORMAT = 1
 """The number of this layout; raised when older code could no longer read it."""
 
 _ARRAYS = "arrays.npz"
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 
 
 class Saved(NamedTuple):
@@ -51,20 +51,20 @@ def write(
         **facts,
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())},
     }
-    _replace(directory / _MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    _replace(directory / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
     """Return the manifest. Raises RankerFileError when it is missing, damaged or of another version."""
-    path = directory / _MANIFEST
+    path = directory / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RankerFileError(f"no ranker in {str(directory)!r}: {_MANIFEST} is missing") from error
+        raise RankerFileError(f"no ranker in {str(directory)!r}: {MANIFEST} is missing") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise damaged(directory, f"{_MANIFEST} cannot be read: {error}") from error
+        raise damaged(directory, f"{MANIFEST} cannot be read: {error}") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
-        raise damaged(directory, f"{_MANIFEST} names no format")
+        raise damaged(directory, f"{MANIFEST} names no format")
     if manifest["format"] != FORMAT:
         raise RankerFileError(
             f"the ranker in {str(directory)!r} has format {manifest['format']}, written by sooner "
@@ -73,7 +73,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     wanted = {"ranker": str, "training": dict, "settings": dict, "sha256": dict}
     for key, kind in wanted.items():
         if not isinstance(manifest.get(key), kind):
-            raise damaged(directory, f"{_MANIFEST} has no {key!r}")
+            raise damaged(directory, f"{MANIFEST} has no {key!r}")
     return manifest
 
 
@@ -83,7 +83,7 @@ def read(directory: Path) -> Saved:
     contents: dict[str, bytes] = {}
     for name, digest in manifest["sha256"].items():
         if Path(name).name != name:
-            raise damaged(directory, f"{_MANIFEST} names {name!r}, which is not a file of this directory")
+            raise damaged(directory, f"{MANIFEST} names {name!r}, which is not a file of this directory")
         try:
             contents[name] = (directory / name).read_bytes()
         except OSError as error:

@@ -122,24 +122,20 @@ def tune(
     held_out: Examples,
     *,
     checkpoint: Path | None = None,
-    start: Path | None = None,
     progress: Callable[[float, str], None] = lambda done, words: None,
 ) -> Tuned:
     """Fine-tune on `train` and keep the epoch with the best tau on `held_out` (the last, below two rows).
 
     With a `checkpoint` folder, each finished epoch is kept there, and a run of the same recipe on the
-    same rows goes on after it, to the same weights as without the break. `start` is the checkpoint folder
-    of another run: its best weights are where this one begins, and it draws its rows anew. Raises DataError
-    when training diverges or a checkpoint cannot be used, ConfigError for an encoder that cannot be opened.
+    same rows goes on after it, to the same weights as without the break. Raises DataError when training
+    diverges or a checkpoint cannot be used, ConfigError for an encoder that cannot be opened.
     """
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(recipe.seed)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = Network(recipe, train.numbers.shape[1], train.targets.shape[1]).to(device)
-        if start is not None:
-            _begin_at(network, start / _CHECKPOINT)
-        run = _Run(recipe, pieces, network, train, device, draw=recipe.seed + (start is not None))
-        kept = _Checkpoint(checkpoint, recipe, train, start)
+        run = _Run(recipe, pieces, network, train, device)
+        kept = _Checkpoint(checkpoint, recipe, train)
         taus, best = kept.restore(run)
         for epoch in range(len(taus), recipe.epochs):
             if len(taus) - int(np.argmax(taus or [0])) > recipe.patience:
@@ -164,13 +160,7 @@ class _Run:
     """One training run: the network, its optimiser and its place in the schedule."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        pieces: Wordpieces,
-        network: Network,
-        rows: Examples,
-        device: torch.device,
-        draw: int,
+        self, recipe: Recipe, pieces: Wordpieces, network: Network, rows: Examples, device: torch.device
     ) -> None:
         self.recipe, self.pieces, self.network, self.rows, self.device = recipe, pieces, network, rows, device
         self.loss = losses.get(recipe.loss)
@@ -180,7 +170,9 @@ class _Run:
         )
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
         self.sizes = np.array([len(row) for row in rows.ids], dtype=np.int64)
-        self.drawn = draws(self.sizes, rows.later, epochs=recipe.epochs, budget=recipe.budget, seed=draw)
+        self.drawn = draws(
+            self.sizes, rows.later, epochs=recipe.epochs, budget=recipe.budget, seed=recipe.seed
+        )
 
     def epoch(self, number: int) -> Iterator[float]:
         """Train one epoch, drawn by the seed and its number alone; yield the share that is done."""
@@ -276,10 +268,9 @@ def _groups(recipe: Recipe, network: Network) -> list[dict[str, Any]]:
 class _Checkpoint:
     """The last finished epoch, in a folder; nothing where none is named."""
 
-    def __init__(self, folder: Path | None, recipe: Recipe, rows: Examples, start: Path | None) -> None:
+    def __init__(self, folder: Path | None, recipe: Recipe, rows: Examples) -> None:
         self.path = None if folder is None else folder / _CHECKPOINT
         digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
-        digest.update(b"" if start is None else (start / _CHECKPOINT).read_bytes())
         for part in (*rows.ids, rows.numbers, rows.lengths, rows.targets, rows.later):
             digest.update(np.ascontiguousarray(part).tobytes())
         self.of = digest.hexdigest()
@@ -317,13 +308,6 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
     except Exception as error:  # torch has no one error for a damaged file
         raise DataError(f"the checkpoint {str(path)!r} cannot be read: {error}; delete it") from error
     return state
-
-
-def _begin_at(network: Network, path: Path) -> None:
-    try:
-        network.load_state_dict(_read(path, torch.device("cpu"))["best"])
-    except (KeyError, RuntimeError) as error:
-        raise DataError(f"the checkpoint {str(path)!r} is of another network: {error}") from error
 
 
 class _Pooled(nn.Module):  # type: ignore[misc]  # torch is not typed here

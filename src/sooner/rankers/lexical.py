@@ -75,6 +75,12 @@ class Lexical(Ranker):
         progress(1.0, "done")
         return honest
 
+    def apart(self, rows: Rows) -> Lexical:
+        """Return a ranker as strong as this one, fitted on `rows` only: what it knows of others is honest."""
+        other = Lexical(seed=self.seed, prior=self.prior, damping=self.training_["damping"])
+        other._fit(rows._replace(groups=[""] * len(rows.groups)), lambda done, words: None)  # of no folds
+        return other
+
     def _honest(
         self, design: Design, target: Floats, rows: Rows, progress: Progress
     ) -> tuple[Floats | None, float]:

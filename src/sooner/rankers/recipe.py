@@ -36,7 +36,7 @@ class Recipe:
     dropout: float = 0.1
     batch: int = 32
     epochs: int = 4
-    budget: int = 1_300_000  # wordpieces to train on, all epochs together: 10 minutes on one core
+    budget: int = 2_600_000  # wordpieces to train on, all epochs together: 20 minutes on one core
     patience: int = 2  # epochs without a better validation tau before training stops
     warmup: float = 0.06  # share of the steps
     auxiliary: float = 0.3  # weight of the loss on the form of the replies, where these are given

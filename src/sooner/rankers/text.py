@@ -2,7 +2,7 @@
 the rendered prompt of a chat template with its markers, roles and default system prompt.
 
 The text of a request is what came after the last reply: the user's message (and tool results), each
-stripped, joined by an empty line. Earlier replies and the system prompt become `Context`.
+stripped, joined by an empty line. Earlier turns and the system prompt become `Context`.
 `clean(render(messages)) == from_messages(messages)` holds for ChatML (Qwen, SmolLM2, Phi-4), Llama 2,
 3 and 4, Mistral, Gemma, Phi-3, Zephyr, Granite, DeepSeek, Command R, gpt-oss and Vicuna templates, but for
 two: a template that writes the system prompt into the user's turn without a mark (Gemma, Mistral before v7)
@@ -154,6 +154,7 @@ _ROLES = {
     "ipython": "tool",
 }
 _REPLY_TAIL = 8
+_ASKED_HEAD, _ASKED_TAIL = 1200, 600  # characters kept of an earlier request
 
 
 def clean(text: str) -> str:
@@ -227,9 +228,25 @@ def _conversation(turns: Sequence[Turn]) -> Conversation:
     replies = [i for i, turn in enumerate(kept) if turn.role == "assistant"]
     last = replies[-1] if replies else -1
     system = "\n\n".join(turn.text for turn in kept if turn.role == "system" and turn.text)
-    asked = [turn.text for turn in kept[last + 1 :] if turn.role != "system" and turn.text]
-    lens = tuple(estimate_tokens(kept[i].text) for i in replies[-_REPLY_TAIL:])
-    return Conversation("\n\n".join(asked), Context(turn=len(replies), reply_lens=lens, system=system))
+    starts = [0, *(at + 1 for at in replies)]
+    latest = list(zip(starts, replies, strict=False))[-_REPLY_TAIL:]
+    context = Context(
+        turn=len(replies),
+        reply_lens=tuple(estimate_tokens(kept[at].text) for _, at in latest),
+        asked=tuple(_cut(_asked(kept[start:at])) for start, at in latest),
+        system=system,
+    )
+    return Conversation(_asked(kept[last + 1 :]), context)
+
+
+def _asked(turns: Sequence[Turn]) -> str:
+    return "\n\n".join(turn.text for turn in turns if turn.role != "system" and turn.text)
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _ASKED_HEAD + _ASKED_TAIL:
+        return text
+    return f"{text[:_ASKED_HEAD]}\n{text[-_ASKED_TAIL:]}"
 
 
 def _stripped(role: str, text: str) -> str:

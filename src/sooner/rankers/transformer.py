@@ -87,17 +87,14 @@ class Transformer(Ranker):
         *,
         seed: int = 0,
         checkpoint: str | Path | None = None,
-        start: str | Path | None = None,
         **recipe: Any,
     ) -> None:
         """`recipe` takes the fields of `sooner.rankers.recipe.Recipe`.
 
         With a `checkpoint` folder, training that was broken off goes on after its last finished epoch.
-        `start` is such a folder of an earlier run, whose weights this one begins with.
         """
         super().__init__(seed=seed)
         self.recipe = Recipe(seed=seed, **recipe)
-        self.start = None if start is None else Path(start)
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
 
     def fit(
@@ -151,7 +148,6 @@ class Transformer(Ranker):
             examples.take(np.flatnonzero(~held_out)),
             examples.take(np.flatnonzero(held_out)),
             checkpoint=self.checkpoint,
-            start=self.start,
             progress=progress,
         )
         self._encoder, self._head, self.taus_ = Encoder(tuned.graph), tuned.head, tuned.taus
