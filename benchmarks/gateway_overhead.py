@@ -1,13 +1,14 @@
 """What the gateway costs: CPU, time to the first byte, streamed tokens per CPU second, memory, cancellation.
 
-    python benchmarks/gateway_overhead.py [--quick] [--peer NAME=URL@PID ...] [--out FILE]
+    python benchmarks/gateway_overhead.py [--quick] [--peer NAME=URL@PID[@RATE] ...] [--out FILE]
 
 An emulated engine streams 32 tokens a request, each an event of its own; requests go to it directly and
 through `sooner serve` in turns, 100 a second. CPU is the process's own user and system time, which does
 not depend on what else the machine does; times to the first byte do, so look at `load` beside them. The
 ranker scores every prompt in its own process, whose CPU is counted apart. Another proxy in front of the
 same engine is measured with --peer: start it on the engine's port (--engine-port), give its URL and
-process id. Prints JSON; `targets` says which bounds hold.
+process id, whose children count as it does, and a rate for the steady load if it cannot take 100 a
+second. `benchmarks/peers.md` says how each was started. Prints JSON; `targets` says which bounds hold.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -31,6 +33,7 @@ from urllib.parse import urlsplit
 
 TOKENS = 32
 RATE = 100.0
+PATIENCE = 30.0  # seconds that streams have to begin, and an engine to become free
 PLACES = 64  # at the engine whose waiting room is measured
 BODY = {
     "model": "bench",
@@ -52,12 +55,26 @@ num_blocks = 10000000
 
 
 class Arm(NamedTuple):
-    """A way to the engine, and the process that is paid for it (0: none)."""
+    """A way to the engine, and the process that is paid for it (0: none), a peer's with its children."""
 
     name: str
     host: str
     port: int
     pid: int
+    rate: float = RATE
+    peer: bool = False
+
+    @property
+    def processes(self) -> list[int]:
+        return [self.pid, *(descendants(self.pid) if self.peer else [])] if self.pid else []
+
+    def cpu(self) -> float:
+        """Return the CPU seconds it has used."""
+        return sum(map(cpu, self.processes))
+
+    def memory(self) -> float:
+        """Return its resident memory [MB]."""
+        return sum(map(memory, self.processes))
 
 
 class Call(asyncio.Protocol):
@@ -82,7 +99,7 @@ class Call(asyncio.Protocol):
         if not self.first and b"data: " in data:
             self.first = time.perf_counter()
             self.began.set_result(None)
-        self.tokens += data.count(b'"finish_reason":null')
+        self.tokens += data.count(b'"content":"')
         if b"data: [DONE]" in data and not self.done.done():
             self.done.set_result(True)
 
@@ -129,29 +146,30 @@ def memory(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for path in found for child in path.read_text(encoding="ascii").split()]
+def descendants(pid: int) -> list[int]:
+    paths = Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(child) for path in paths for child in path.read_text(encoding="ascii").split()]
+    return [one for child in found for one in (child, *descendants(child))]
 
 
 async def steady(arm: Arm, seconds: float) -> dict[str, Any]:
-    """Send RATE requests a second, evenly; return CPU and times to the first byte."""
-    count = int(seconds * RATE)
-    others = children(arm.pid) if arm.pid else []
-    before = cpu(arm.pid) if arm.pid else 0.0
-    before_others = sum(map(cpu, others))
+    """Send the arm's rate of requests, evenly; return CPU and times to the first byte."""
+    count = int(seconds * arm.rate)
+    others = [] if arm.peer or not arm.pid else descendants(arm.pid)
+    before, before_others = arm.cpu(), sum(map(cpu, others))
     start = time.perf_counter()
     tasks = []
     for n in range(count):
-        await asyncio.sleep(max(0.0, start + n / RATE - time.perf_counter()))
+        await asyncio.sleep(max(0.0, start + n / arm.rate - time.perf_counter()))
         tasks.append(asyncio.create_task(finished(arm)))
     calls = await asyncio.gather(*tasks)
     good = [one for one in calls if one is not None]
-    waits = sorted((one.first - one.sent) * 1000 for one in good)
+    waits = sorted((one.first - one.sent) * 1000 for one in good) or [math.nan]
     return {
+        "rate": arm.rate,
         "requests": count,
         "errors": count - len(good),
-        "cpu_ms_per_request": round(((cpu(arm.pid) if arm.pid else 0.0) - before) * 1000 / count, 3),
+        "cpu_ms_per_request": round((arm.cpu() - before) * 1000 / count, 3),
         "scorer_cpu_ms_per_request": round((sum(map(cpu, others)) - before_others) * 1000 / count, 3),
         "first_byte_ms_p50": round(statistics.median(waits), 3),
         "first_byte_ms_p99": round(waits[int(0.99 * (len(waits) - 1))], 3),
@@ -161,18 +179,21 @@ async def steady(arm: Arm, seconds: float) -> dict[str, Any]:
 async def streams(arm: Arm, n: int, tokens: int) -> dict[str, Any]:
     """Hold n streams open at once; return tokens per CPU second while they run, and the memory."""
     calls = await asyncio.gather(*(call(arm, max_tokens=tokens) for _ in range(n)))
-    await asyncio.gather(*(one.began for one in calls))
-    before, seen, start = cpu(arm.pid), sum(one.tokens for one in calls), time.perf_counter()
+    await asyncio.wait([one.began for one in calls], timeout=PATIENCE)
+    began = sum(bool(one.first) for one in calls)
+    before, seen, start = arm.cpu(), sum(one.tokens for one in calls), time.perf_counter()
     await asyncio.sleep(6.0)
-    used, passed = cpu(arm.pid) - before, sum(one.tokens for one in calls) - seen
+    used, passed = arm.cpu() - before, sum(one.tokens for one in calls) - seen
     took = time.perf_counter() - start
-    held = memory(arm.pid)
-    good = await asyncio.gather(*(one.done for one in calls))
+    held = arm.memory()
+    await asyncio.wait([one.done for one in calls], timeout=2 * PATIENCE)
+    good = [one.done.done() and one.done.result() for one in calls]
     for one in calls:
         if one.transport is not None:
-            one.transport.close()
+            one.transport.abort()
     return {
         "streams": n,
+        "open_at_once": began,
         "errors": sum(not done for done in good),
         "tokens_per_s": round(passed / took),
         "tokens_per_cpu_s": round(passed / used) if used else None,
@@ -183,12 +204,12 @@ async def streams(arm: Arm, n: int, tokens: int) -> dict[str, Any]:
 async def leaving(arm: Arm, engine: Arm, n: int) -> dict[str, Any]:
     """Let n clients leave at once in the middle of their streams; return when the engine had none left."""
     calls = await asyncio.gather(*(call(arm, max_tokens=5000) for _ in range(n)))
-    await asyncio.gather(*(one.began for one in calls))
+    await asyncio.wait([one.began for one in calls], timeout=PATIENCE)
     left = time.perf_counter()
     for one in calls:
         if one.transport is not None:
             one.transport.abort()
-    while await running(engine):
+    while await running(engine) and time.perf_counter() - left < PATIENCE:
         await asyncio.sleep(0.005)
     return {"clients": n, "engine_free_after_ms": round((time.perf_counter() - left) * 1000, 1)}
 
@@ -244,9 +265,10 @@ def serving(*options: str) -> Iterator[Arm]:
 
 def peer(text: str) -> Arm:
     name, _, rest = text.partition("=")
-    url, _, pid = rest.rpartition("@")
+    url, pid, *rate = rest.split("@")
     parts = urlsplit(url)
-    return Arm(name, str(parts.hostname), int(parts.port or 80), int(pid))
+    host, port = str(parts.hostname), int(parts.port or 80)
+    return Arm(name, host, port, int(pid), float(rate[0]) if rate else RATE, peer=True)
 
 
 async def measure(arms: list[Arm], narrow: Arm, quick: bool) -> dict[str, Any]:
@@ -305,7 +327,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer requests, for a busy machine")
     parser.add_argument("--engine-port", type=int, default=0, help="port of the emulated engine, for peers")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=URL@PID")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=URL@PID[@RATE]")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     load = os.getloadavg()[0]
