@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sooner.core import Prediction
 from sooner.gateway.backend import Backend
 from sooner.gateway.limits import Limits
+from sooner.gateway.offload import Offload
 from sooner.gateway.places import COUNTERS, NoBackend, Place, Pool, Refused
 from sooner.gateway.reading import Asked
 from sooner.gateway.room import Room, Waiting
@@ -36,6 +37,7 @@ class Dispatcher:
         self._pools: dict[tuple[str, ...], Pool] = {}
         self.waiting: dict[str, Waiting] = {}  # by request id, until the reply has ended
         self.limits = Limits(settings.tenants)
+        self.offload = Offload()
         self._tenants = {one.name: one for one in settings.tenants}
         self._loop = asyncio.get_running_loop()
         self._scorer: ScorerClient | None = None
@@ -184,6 +186,8 @@ class Dispatcher:
         free = [one for one in fresh if one.in_flight < one.limit]
         if not free:
             return None
+        if self.settings.slices.tokens:
+            return self.offload.choose(free, request)
         asked, amount = place.asked, request.work
         return min(free, key=lambda one: one.cost(amount, asked.prompt_len, asked.prefix))
 
@@ -193,16 +197,24 @@ class Dispatcher:
         self.order.admitted(request.id)
         place.charged = request.work
         self.shares.charge(request.tenant, place.charged)
+        if self.settings.slices.tokens:
+            self.offload.began(request, backend)
         backend.began(place.charged, place.asked.prefix)
 
     def over(self, request: Waiting, backend: Backend, served: float | None = None) -> None:
         """Give the place at an engine back. `served` is the work that was really done, None for none."""
         place: Place = request.host
         backend.ended(place.charged)
+        self.offload.ended(request, backend)
         self.shares.charge(request.tenant, (served or 0.0) - place.charged)
         place.charged = 0.0
         place.served += served or 0.0
         self.pump()
+
+    def again(self, request: Waiting, prompt_len: int, attained: int) -> None:
+        """Let a request come back for its next slice, as one that comes now; it keeps its id and score."""
+        self.order.again(request.id, time.monotonic(), prompt_len + attained, attained)
+        self._expect(request)
 
     def leave(self, request: Waiting) -> None:
         """Forget a request, however it ended."""
@@ -241,6 +253,7 @@ class Dispatcher:
     def over_quietly(self, request: Waiting, backend: Backend) -> None:
         """Take back a place whose client left in the same moment."""
         backend.ended(request.host.charged)
+        self.offload.ended(request, backend)
         self.shares.charge(request.tenant, -request.host.charged)
         request.host.charged = 0.0
 

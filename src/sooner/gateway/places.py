@@ -65,6 +65,8 @@ class Place:
     charged: float = 0.0  # work that its tenant was charged with, while it runs
     admitted: float = 0.0  # work that was taken from its tenant's limit
     served: float = 0.0  # work that was really done
+    slice: int = 0  # tokens at most of its next slice; 0: the whole reply
+    last: str = ""  # the engine of its last slice
 
 
 @dataclass(slots=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import re
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from sooner.core import EngineError, UnknownName
-from sooner.gateway import answers, reading, relay
+from sooner.gateway import answers, reading, relay, slicing
 from sooner.gateway.backend import Backend
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.http1 import Head
@@ -24,6 +25,7 @@ from sooner.gateway.reading import Asked, BadRequest
 from sooner.gateway.room import Waiting
 from sooner.gateway.settings import ClassSettings, GatewaySettings
 from sooner.gateway.shares import work
+from sooner.gateway.stitch import Whole
 from sooner.gateway.telemetry import Telemetry
 from sooner.gateway.upstream import Connection, Cut
 
@@ -107,7 +109,7 @@ class Proxy:
             counters.add(refused.reason)
             return answers.refusal(refused)
         try:
-            return await self._serve(request, waiting, body, time.time())
+            return await self._answer(request, waiting, body, time.time())
         except asyncio.CancelledError:
             counters.add("client_gone")
             raise
@@ -160,6 +162,16 @@ class Proxy:
             return given
         return secrets.token_hex(12)
 
+    async def _answer(
+        self, request: web.BaseRequest, waiting: Waiting, body: bytes, arrival: float
+    ) -> web.StreamResponse:
+        """Serve in slices where that is wanted and can be done, else whole."""
+        cut = slicing.chosen(self, request, waiting, body)
+        if cut is not None:
+            with contextlib.suppress(Whole):
+                return await slicing.Slicer(self, request, waiting, cut, arrival).run()
+        return await self._serve(request, waiting, body, arrival)
+
     async def _serve(
         self, request: web.BaseRequest, waiting: Waiting, body: bytes, arrival: float
     ) -> web.StreamResponse:
@@ -169,7 +181,7 @@ class Proxy:
             backend = await self.dispatcher.place(waiting)
             served: float | None = None
             try:
-                sent = await self._send(request, waiting, backend, headers, body)
+                sent = await self.send(request, waiting, backend, headers, body)
                 if sent.head.status in _ELSEWHERE and tries > 0 and self._another(waiting, backend):
                     self._drop(sent.connection)
                     backend.breaker.failed(time.monotonic())
@@ -194,33 +206,37 @@ class Proxy:
             for one in place.pool.backends
         )
 
-    async def _send(
-        self, request: web.BaseRequest, waiting: Waiting, backend: Backend, headers: bytes, body: bytes
-    ) -> Sent:
-        """Send the request; return once the head of the reply has come. Raises EngineError."""
+    async def send(
+        self, request: web.BaseRequest, waiting: Waiting, backend: Backend, headers: bytes, body: bytes,
+        *, chunks: bool = True,
+    ) -> Sent:  # fmt: skip
+        """Send the request; return once the head of the reply has come. Raises EngineError.
+
+        Without `chunks` the body comes without its chunks' framing.
+        """
         place: Place = waiting.host
         prioritised = backend.hand_on and not place.asked.prioritised
         sent_body = body
         if prioritised and backend.kind.priority is not None:
             key = waiting.ticket.key
             sent_body = with_priority(body, backend.kind.priority(key, backend.quantiles.place(key)))
-        sent = await self._exchange(request, backend, headers, sent_body)
+        sent = await self._exchange(request, backend, headers, sent_body, chunks)
         if prioritised and sent.head.status == 400:
             self._drop(sent.connection)
-            sent = await self._exchange(request, backend, headers, body)
+            sent = await self._exchange(request, backend, headers, body, chunks)
             if sent.head.status != 400:
                 backend.hand_on = False
                 logger.warning("backend %s takes no priority; order is kept here only", backend.name)
         return sent
 
     async def _exchange(
-        self, request: web.BaseRequest, backend: Backend, headers: bytes, body: bytes
+        self, request: web.BaseRequest, backend: Backend, headers: bytes, body: bytes, chunks: bool = True
     ) -> Sent:
         """Send once, and once more where an idle connection turned out to be closed. Raises EngineError."""
         fresh = False
         method = request.method
         whole = relay.request_bytes(method, request.rel_url.raw_path_qs, backend, headers, body)
-        chunks = request.version >= (1, 1)
+        chunks = chunks and request.version >= (1, 1)
         while True:
             now = time.monotonic()
             try:
@@ -248,6 +264,10 @@ class Proxy:
                 self._drop(connection)
                 raise
 
+    def ended(self, connection: Connection) -> None:
+        """Say that nobody waits for a connection's reply any more."""
+        self._active.pop(connection, None)
+
     def _drop(self, connection: Connection) -> None:
         self._active.pop(connection, None)
         connection.abort()
@@ -262,7 +282,7 @@ class Proxy:
         status = sent.head.status
         response: web.StreamResponse | None = None
         try:
-            response = await on.run(sent.head, self._extra(waiting, wait))
+            response = await on.run(sent.head, self.extra(waiting, wait))
             sent.backend.connections.give_back(sent.connection)
         except EngineError as error:
             if not on.started:
@@ -276,26 +296,35 @@ class Proxy:
                 sent.connection.abort()  # the engine sees at once that nobody wants the reply
         used = relay.usage(sent.connection, place.asked.stream)
         prompt_len = ticket.prompt_len if used.prompt_len is None else used.prompt_len
-        now = time.monotonic()
         if 200 <= status < 300:
-            self.dispatcher.finished(waiting, now - sent.began)
+            self.dispatcher.finished(waiting, time.monotonic() - sent.began)
             self.dispatcher.counters.add("finished")
             if place.asked.stream and sent.backend.waiting_inside is None:
                 hungry = self.dispatcher.queued > 0
                 sent.backend.window.latency(sent.first_byte, sent.backend.in_flight, hungry)
+        used = used._replace(prompt_len=prompt_len)
+        self.note(waiting, sent, arrival, ticket.arrival_time, wait, used, status)
+        return response or _gone(), work(prompt_len, used.output_len)
+
+    def note(
+        self, waiting: Waiting, sent: Sent, arrival: float, came: float, wait: float, used: relay.Usage,
+        status: int,
+    ) -> None:  # fmt: skip
+        """Take note of a reply that is over; `came` and `arrival` are both when it came, in two clocks."""
+        ticket, place = waiting.ticket, waiting.host
+        total = time.monotonic() - came
         self.telemetry.wait.add(wait)
         self.telemetry.first_byte.add(sent.first_byte)
-        self.telemetry.total.add(now - ticket.arrival_time)
+        self.telemetry.total.add(total)
         self._finished(
             Finished(
                 waiting.id, waiting.tenant, place.asked, sent.backend.name, arrival, wait, sent.first_byte,
-                now - ticket.arrival_time, prompt_len, used.output_len, used.counted, status,
+                total, used.prompt_len or 0, used.output_len, used.counted, status,
                 ticket.score if place.scored else None, ticket.predicted_len if place.scored else None,
             )
         )  # fmt: skip
-        return response or _gone(), work(prompt_len, used.output_len)
 
-    def _extra(self, waiting: Waiting, wait: float) -> dict[str, str]:
+    def extra(self, waiting: Waiting, wait: float) -> dict[str, str]:
         """Return the headers that say what happened here."""
         extra = {
             "x-sooner-request-id": waiting.id,

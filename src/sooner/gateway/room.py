@@ -126,7 +126,7 @@ class Room:
             return None
         self._promote(now)
         oldest = self._first_in()
-        if now - oldest.ticket.arrival_time >= self._settings.overdue:
+        if self._starves(oldest, now):
             if self._since_overdue + 1 >= self._settings.overdue_every:
                 self._since_overdue = 0
                 self.remove(oldest)
@@ -165,6 +165,11 @@ class Room:
             ):
                 found.append(Late(request, "deadline"))
         return found
+
+    def _starves(self, request: Waiting, now: float) -> bool:
+        waited, bounds = now - request.ticket.arrival_time, self._settings
+        long = bounds.overdue_ratio * request.service
+        return waited >= bounds.overdue or 0.0 < long <= waited
 
     def overdue(self, now: float) -> int:
         """Return how many waited `overdue` seconds."""

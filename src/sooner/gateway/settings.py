@@ -111,14 +111,16 @@ class QueueSettings:
     """The waiting room. Times in seconds.
 
     A request that waited `overdue` takes one of every `overdue_every` places by order of arrival,
-    whatever its class, tenant or length: the bound on waiting. `max_wait` is how long any may wait,
-    and a newcomer that is expected to wait longer is refused at once.
+    whatever its class, tenant or length: the bound on waiting. With `overdue_ratio` so does one that
+    waited that many times what it is expected to run. `max_wait` is how long any may wait, and a
+    newcomer that is expected to wait longer is refused at once.
     """
 
     max_waiting: int = 10_000
     max_wait: float = 300.0
     overdue: float = 60.0
     overdue_every: int = 4
+    overdue_ratio: float = 0.0
     urgent: float = 5.0
 
     def __post_init__(self) -> None:
@@ -128,6 +130,7 @@ class QueueSettings:
             ("max_wait", self.max_wait, self.max_wait > 0, "> 0 [s]"),
             ("overdue", self.overdue, self.overdue > 0, "> 0 [s]"),
             ("overdue_every", self.overdue_every, self.overdue_every >= 1, ">= 1"),
+            ("overdue_ratio", self.overdue_ratio, self.overdue_ratio >= 0, ">= 0; 0 for none"),
             ("urgent", self.urgent, self.urgent >= 0, ">= 0 [s]"),
         )
 
@@ -156,6 +159,16 @@ class LimitSettings:
             value = getattr(self, name)
             _check("limits", (name, value, value > 0, "> 0"))
         _check("limits", ("retries", self.retries, self.retries >= 0, ">= 0"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceSettings:
+    """Replies made a slice of `tokens` at a time, as in SCLS; 0: in one piece."""
+
+    tokens: int = 0
+
+    def __post_init__(self) -> None:
+        _check("slices", ("tokens", self.tokens, self.tokens >= 0, ">= 0; 0 for replies in one piece"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +207,7 @@ class GatewaySettings:
     queue: QueueSettings = field(default_factory=QueueSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     journal: JournalSettings = field(default_factory=JournalSettings)
+    slices: SliceSettings = field(default_factory=SliceSettings)
     backends: tuple[BackendSettings, ...] = ()
     classes: tuple[ClassSettings, ...] = ()
     tenants: tuple[TenantSettings, ...] = ()

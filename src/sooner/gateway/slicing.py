@@ -1,0 +1,261 @@
+"""SCLS, live (arXiv 2406.13511): a reply is made in slices of S tokens, between which it waits its turn.
+
+To the policy each slice is a request of its own that comes when the one before has ended, with what
+was generated as attained service. The client sees one reply, with one usage and one end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from sooner.core import EngineError
+from sooner.gateway import relay
+from sooner.gateway.answers import cut_event
+from sooner.gateway.backend import Backend
+from sooner.gateway.http1 import Head
+from sooner.gateway.places import Place, Refused
+from sooner.gateway.room import Waiting
+from sooner.gateway.shares import work
+from sooner.gateway.stitch import Plan, Stitch, Whole, plan
+from sooner.gateway.upstream import Connection
+
+if TYPE_CHECKING:
+    from sooner.gateway.proxy import Proxy, Sent
+
+_LONGEST_BODY = 256 * 1024  # bytes; a larger request is served whole, for each slice sends it again
+
+
+def chosen(proxy: Proxy, request: web.BaseRequest, waiting: Waiting, body: bytes) -> Plan | None:
+    """Return how a request is cut; None where slices are off, or it or an engine cannot be continued."""
+    if not proxy.settings.slices.tokens or request.version < (1, 1) or len(body) > _LONGEST_BODY:
+        return None
+    place: Place = waiting.host
+    if not all(one.kind.continues for one in place.pool.backends):
+        return None
+    return plan(request.path, body)
+
+
+class Slicer:
+    """One reply in slices."""
+
+    def __init__(
+        self, proxy: Proxy, request: web.BaseRequest, waiting: Waiting, cut: Plan, arrival: float
+    ) -> None:
+        self._proxy = proxy
+        self._request = request
+        self._waiting = waiting
+        self._place: Place = waiting.host
+        self._place.slice = self._most = proxy.settings.slices.tokens
+        if not waiting.ticket.predicted_len:  # without a ranker all that is known is the slice's length
+            waiting.ticket.predicted_len = float(self._most)
+        self._stream = cut.stream
+        self._stitch = Stitch(cut)
+        self._arrival = arrival
+        self._came = waiting.ticket.arrival_time
+        self._prompt_len = waiting.ticket.prompt_len
+        self._headers = relay.forwarded(request)
+        self._response: web.StreamResponse | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._early = b""  # what came before the first text
+        self._drainer: asyncio.Task[None] | None = None
+        self._failed: Exception | None = None
+        self._first: Sent | None = None
+        self._wait = 0.0
+
+    async def run(self) -> web.StreamResponse:
+        """Serve the reply. Raises Whole, EngineError, Refused only while the client has seen nothing."""
+        tries = retries = self._proxy.settings.limits.retries
+        try:
+            while not self._stitch.reason:
+                backend = await self._turn()
+                served: float | None = None
+                try:
+                    served = await self._slice(backend)
+                    tries = retries
+                    self._place.tried.clear()
+                except EngineError as error:
+                    self._proxy.dispatcher.counters.warn(
+                        "upstream_errors", "backend %s: %s", backend.name, error
+                    )
+                    self._place.tried.add(backend.name)
+                    if tries <= 0:
+                        raise
+                    tries -= 1
+                    self._proxy.dispatcher.counters.add("retries")
+                    self._stitch.lose()  # the next slice goes on from what the client has
+                finally:
+                    self._proxy.dispatcher.over(self._waiting, backend, served)
+                if not self._stitch.reason:
+                    self._again()
+            return await self._close()
+        except (EngineError, Refused) as error:
+            if self._response is None:
+                raise
+            return self._broken(self._response, error)
+        except Whole:
+            self._place.slice = 0
+            raise
+        finally:
+            if self._drainer is not None:
+                self._drainer.cancel()
+
+    async def _turn(self) -> Backend:
+        """Wait for a place; a reply that has begun is not given up for having waited."""
+        while True:
+            try:
+                backend = await self._proxy.dispatcher.place(self._waiting)
+            except Refused as refused:
+                if not self._stitch.tokens or refused.reason != "refused_wait":
+                    raise
+                self._again()
+            else:
+                self._wait += time.monotonic() - self._waiting.ticket.arrival_time
+                return backend
+
+    def _again(self) -> None:
+        self._proxy.dispatcher.again(self._waiting, self._prompt_len, self._stitch.tokens)
+
+    async def _slice(self, backend: Backend) -> float:
+        """Serve one slice; return its work. Raises EngineError, Whole."""
+        proxy, stitch = self._proxy, self._stitch
+        first = not stitch.tokens
+        stitch.context = _context(backend, self._place.asked.model)
+        body = stitch.next_slice(self._most)
+        running = backend.in_flight
+        sent = await proxy.send(self._request, self._waiting, backend, self._headers, body, chunks=False)
+        whole = False
+        try:
+            if sent.head.status != 200:
+                if first:
+                    raise Whole(f"the engine answers {sent.head.status}")  # and may say why to the client
+                raise EngineError(f"backend {backend.name} answers {sent.head.status} to a slice")
+            self._first = self._first or sent
+            await (self._hand_on(sent) if self._stream else self._gather(sent.connection))
+            made = stitch.end()
+            whole = True
+        finally:
+            proxy.ended(sent.connection)
+            if whole:
+                backend.connections.give_back(sent.connection)
+            else:
+                sent.connection.abort()
+        seconds = time.monotonic() - sent.began
+        proxy.dispatcher.finished(self._waiting, seconds)
+        proxy.dispatcher.offload.learn(backend, running, self._waiting.ticket.prompt_len, made, seconds)
+        if self._stream and backend.waiting_inside is None:
+            hungry = proxy.dispatcher.queued > 0
+            backend.window.latency(sent.first_byte, backend.in_flight, hungry)
+        return work(self._prompt_len if first else 0, made)  # a prompt counts once, however often it is sent
+
+    async def _gather(self, connection: Connection) -> None:
+        body = bytearray()
+        connection.attach(body.extend)
+        await connection.finished
+        self._stitch.take(bytes(body))
+
+    async def _hand_on(self, sent: Sent) -> None:
+        """Hand a streamed slice on; what comes before the first text is kept until it is there."""
+        connection = sent.connection
+        text: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def take(data: bytes) -> None:
+            self._write(self._fed(connection, data))
+            if (self._stitch.shown or self._failed) and not text.done():
+                text.set_result(None)
+
+        def wait_for_client() -> None:
+            self._drainer = asyncio.get_running_loop().create_task(self._drained(connection))
+
+        if self._response is None:
+            connection.attach(take)
+            await asyncio.wait({connection.finished, text}, return_when=asyncio.FIRST_COMPLETED)
+            if self._stitch.shown and self._failed is None:
+                await self._start(sent.head)
+        connection.attach(take, self._transport, wait_for_client)
+        try:
+            await connection.finished
+        except EngineError:
+            failed, self._failed = self._failed, None
+            if failed is not None:
+                raise failed from None
+            raise
+
+    def _fed(self, connection: Connection, data: bytes) -> bytes:
+        try:
+            return self._stitch.feed(data)
+        except (EngineError, Whole) as error:
+            self._failed = error
+            connection.expire(str(error))
+            return b""
+
+    def _write(self, events: bytes) -> None:
+        if self._transport is None:
+            self._early += events
+        elif events and not self._transport.is_closing():
+            self._transport.write(b"%x\r\n%b\r\n" % (len(events), events))
+
+    async def _drained(self, connection: Connection) -> None:
+        if self._response is not None:
+            await self._response.drain()
+        connection.resume()
+
+    async def _start(self, head: Head) -> web.StreamResponse:
+        response = web.StreamResponse(status=head.status)
+        for name, value in head.headers:
+            if relay.returned(name):
+                response.headers.add(name, value)
+        response.headers.update(self._proxy.extra(self._waiting, self._wait))
+        response.enable_chunked_encoding()
+        writer = await response.prepare(self._request)
+        self._transport = self._request.transport
+        if writer is None or self._transport is None:
+            raise ConnectionResetError("the client has gone")
+        flush = getattr(writer, "send_headers", None)  # before aiohttp 3.12 they have gone already
+        if flush is not None:
+            flush()
+        self._response = response
+        self._write(self._early)
+        return response
+
+    async def _close(self) -> web.StreamResponse:
+        """End the reply."""
+        assert self._first is not None  # a slice has ended
+        self._note(200)
+        if not self._stream:
+            extra = self._proxy.extra(self._waiting, self._wait)
+            return web.Response(body=self._stitch.whole(), headers=extra, content_type="application/json")
+        response = self._response or await self._start(self._first.head)
+        await response.write(self._stitch.closing())
+        await response.write_eof()
+        return response
+
+    def _broken(self, response: web.StreamResponse, error: Exception) -> web.StreamResponse:
+        """End a reply that cannot go on so that it does not look whole."""
+        self._proxy.dispatcher.counters.warn("cut_streams", "a reply in slices: %s", error)
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(cut_event(f"the reply cannot go on: {type(error).__name__}"))
+            self._transport.close()
+        response.force_close()
+        self._note(0)
+        return response
+
+    def _note(self, status: int) -> None:
+        if self._first is None:
+            return
+        if status:
+            self._proxy.dispatcher.counters.add("finished")
+        told = self._stitch.prompt_len
+        self._proxy.note(
+            self._waiting, self._first, self._arrival, self._came, self._wait,
+            relay.Usage(self._prompt_len if told is None else told, self._stitch.tokens, told is not None),
+            status,
+        )  # fmt: skip
+
+
+def _context(backend: Backend, model: str) -> int | None:
+    known = backend.cards.get(model, {}).get("max_model_len")
+    return known if type(known) is int else None
