@@ -271,3 +271,24 @@ def test_scls_frees_the_engine_when_its_client_leaves() -> None:
             assert gateway.dispatcher.counters.counts["client_gone"] == 1
 
     run(test)
+
+
+def test_scls_serves_a_model_that_reasons_whole_and_remembers_it() -> None:
+    async def test() -> None:
+        limits: list[int | None] = []
+
+        async def reason(body: bytes, writer: asyncio.StreamWriter) -> None:
+            limits.append(json.loads(body).get("max_tokens"))
+            choice = {"index": 0, "delta": {"reasoning_content": "well"}, "finish_reason": None}
+            said = b"data: " + json.dumps({"id": "a", "choices": [choice]}).encode() + b"\n\n"
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
+            writer.write(head % len(said) + said)
+
+        cut = SliceSettings(tokens=8)
+        async with raw(reason) as url, live("scls", [url], slices=cut) as gateway, client(gateway) as http:
+            for _ in range(2):
+                async with http.post("/v1/chat/completions", json=chat(stream=True)) as response:
+                    assert events(await response.read())[0]["choices"][0]["delta"]["reasoning_content"]
+        assert limits == [8, None, None]
+
+    run(test)

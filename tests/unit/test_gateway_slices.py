@@ -10,7 +10,7 @@ import pytest
 
 from sooner.gateway.emulated_reply import Asked, Reply, said
 from sooner.gateway.serving_time import ServingTime
-from sooner.gateway.stitch import Odd, Stitch, Whole, plan
+from sooner.gateway.stitch import Odd, Reasons, Stitch, Whole, plan
 
 CHAT = "/v1/chat/completions"
 
@@ -92,8 +92,10 @@ def test_what_cannot_be_continued_is_served_whole_or_told() -> None:
     one = stitch()
     one.next_slice(8)
     one.feed(event("", role="assistant"))
-    with pytest.raises(Whole, match="reasoning_content"):
+    with pytest.raises(Reasons, match="reasoning_content"):
         one.feed(event(None, reasoning_content="let me see"))
+    with pytest.raises(Whole, match="refusal"):
+        one.feed(event(None, refusal="no"))
     other = stitch()
     other.next_slice(8)
     other.feed(event("text"))

@@ -84,6 +84,7 @@ class Proxy:
         self.telemetry = Telemetry()
         self._finished = finished
         self._active: dict[Connection, bool] = {}  # whether the head has come
+        self.uncut: set[str] = set()  # models whose replies cannot be continued
         self.take(settings)
 
     def take(self, settings: GatewaySettings) -> None:

@@ -20,7 +20,7 @@ from sooner.gateway.http1 import Head
 from sooner.gateway.places import Place, Refused
 from sooner.gateway.room import Waiting
 from sooner.gateway.shares import work
-from sooner.gateway.stitch import Plan, Stitch, Whole, plan
+from sooner.gateway.stitch import Odd, Plan, Reasons, Stitch, Whole, plan
 from sooner.gateway.upstream import Connection
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def chosen(proxy: Proxy, request: web.BaseRequest, waiting: Waiting, body: bytes
     if not proxy.settings.slices.tokens or request.version < (1, 1) or len(body) > _LONGEST_BODY:
         return None
     place: Place = waiting.host
-    if not all(one.kind.continues for one in place.pool.backends):
+    if place.asked.model in proxy.uncut or not all(one.kind.continues for one in place.pool.backends):
         return None
     return plan(request.path, body)
 
@@ -57,7 +57,8 @@ class Slicer:
         self._arrival = arrival
         self._came = waiting.ticket.arrival_time
         self._prompt_len = waiting.ticket.prompt_len
-        self._headers = relay.forwarded(request)
+        lines = relay.forwarded(request).splitlines(keepends=True)
+        self._headers = b"".join(one for one in lines if not one.lower().startswith(b"accept-encoding:"))
         self._response: web.StreamResponse | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._early = b""  # what came before the first text
@@ -96,8 +97,10 @@ class Slicer:
             if self._response is None:
                 raise
             return self._broken(self._response, error)
-        except Whole:
+        except Whole as why:
             self._place.slice = 0
+            if isinstance(why, Reasons):
+                self._proxy.uncut.add(self._place.asked.model)
             raise
         finally:
             if self._drainer is not None:
@@ -137,6 +140,11 @@ class Slicer:
             await (self._hand_on(sent) if self._stream else self._gather(sent.connection))
             made = stitch.end()
             whole = True
+        except Odd:
+            raise
+        except EngineError:
+            backend.breaker.failed(time.monotonic())
+            raise
         finally:
             proxy.ended(sent.connection)
             if whole:
@@ -176,13 +184,11 @@ class Slicer:
             if self._stitch.shown and self._failed is None:
                 await self._start(sent.head)
         connection.attach(take, self._transport, wait_for_client)
-        try:
-            await connection.finished
-        except EngineError:
-            failed, self._failed = self._failed, None
-            if failed is not None:
-                raise failed from None
-            raise
+        await asyncio.wait({connection.finished})
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+        await connection.finished
 
     def _fed(self, connection: Connection, data: bytes) -> bytes:
         try:
@@ -206,7 +212,7 @@ class Slicer:
     async def _start(self, head: Head) -> web.StreamResponse:
         response = web.StreamResponse(status=head.status)
         for name, value in head.headers:
-            if relay.returned(name):
+            if relay.returned(name) and name.lower() != "content-length":
                 response.headers.add(name, value)
         response.headers.update(self._proxy.extra(self._waiting, self._wait))
         response.enable_chunked_encoding()

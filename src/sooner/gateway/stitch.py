@@ -21,11 +21,17 @@ _SAFE = frozenset(
 )  # fmt: skip
 _NEUTRAL = {"n": 1, "best_of": 1, "echo": False, "logprobs": False, "presence_penalty": 0,
             "frequency_penalty": 0, "repetition_penalty": 1}  # fmt: skip
+_REASONING = frozenset(("reasoning_content", "reasoning"))
+_STRANGE = (*_REASONING, "tool_calls", "function_call", "refusal", "audio")
 _LOST = "\ufffd"  # what a decoder puts where a slice ends within a letter
 
 
 class Whole(Exception):
     """This reply cannot be cut, and nothing of it has been shown: it has to be served in one piece."""
+
+
+class Reasons(Whole):
+    """No reply of this model can be cut: it reasons first, which is no part of the text."""
 
 
 class Odd(EngineError):
@@ -153,13 +159,13 @@ class Stitch:
     def _text_of(self, said: object) -> str:
         """Return the text in a message or its piece, without half a letter at its end."""
         fields = said if isinstance(said, dict) else {}
-        strange = [name for name in ("tool_calls", "reasoning_content", "reasoning", "refusal", "audio",
-                                     "function_call") if fields.get(name)]  # fmt: skip
+        strange = [name for name in _STRANGE if fields.get(name)]
         text = fields.get("content" if self._plan.chat else "text") or ""
         if strange or not isinstance(text, str):
             if self.shown:
                 raise Odd(f"a slice brought {strange or 'content that is no text'}")
-            raise Whole(f"{strange or 'content that is no text'} cannot be continued")
+            kind = Reasons if _REASONING & set(strange) else Whole
+            raise kind(f"{strange or 'content that is no text'} cannot be continued")
         if text:
             self._pieces += 1
             self.shown = True
