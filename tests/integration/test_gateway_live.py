@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ RANKER = "ranker_by_length:Ranker"
 
 
 @asynccontextmanager
-async def live(name: str, engines: list[EmulatedEngine], **changes: Any) -> AsyncIterator[Gateway]:
+async def live(name: str, engines: Sequence[EmulatedEngine | str], **changes: Any) -> AsyncIterator[Gateway]:
     """Serve `deploy/NAME.toml` in front of engines, with a ranker that tells each prompt's length."""
     chosen = read_with(DEPLOY / f"{name}.toml", {})
     names = ("policy", "parameters", "queue", "slices")
@@ -292,3 +292,38 @@ def test_scls_serves_a_model_that_reasons_whole_and_remembers_it() -> None:
         assert limits == [8, None, None]
 
     run(test)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_scls_continues_replies_of_the_real_vllm(path: str, plain_server: str) -> None:
+    """Thirty tokens, eight at a time: vLLM counts four requests, and the text is the one it gives at once."""
+
+    async def served(http: aiohttp.ClientSession) -> float:
+        async with http.get(f"{plain_server}/metrics") as response:
+            lines = (await response.text()).splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:request_success_total"))
+
+    async def test() -> None:
+        said = "word1 word2 word3"
+        body: dict[str, Any] = {"model": "tiny", "max_tokens": 30, "temperature": 0, "ignore_eos": True}
+        body |= {"prompt": said} if path == "completions" else {"messages": chat(said)["messages"]}
+        found = []
+        for tokens in (0, 8):
+            cut = SliceSettings(tokens=tokens)
+            async with live("scls", [plain_server], slices=cut) as gateway, client(gateway) as http:
+                before = await served(http)
+                reply = await ask(http, body, path)
+                assert await served(http) - before == (4 if tokens else 1)
+                async with http.post(f"/v1/{path}", json={**body, "stream": True}) as response:
+                    chunks = events(await response.read())[:-1]
+            choice = reply["choices"][0]
+            parts = [one["choices"][0] for one in chunks]
+            streamed = [one["delta"].get("content") or "" if "delta" in one else one["text"] for one in parts]
+            text = choice["message"]["content"] if "message" in choice else choice["text"]
+            assert "".join(streamed) == text
+            assert [one["finish_reason"] for one in parts[-2:]] == [None, "length"]
+            found.append((text, choice["finish_reason"], reply["usage"]["completion_tokens"]))
+        assert found[0] == found[1]
+
+    run(test, 120)

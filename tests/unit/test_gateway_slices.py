@@ -121,6 +121,15 @@ def test_a_slice_without_an_end_is_no_slice() -> None:
     assert (one.text, one.tokens, one.reason) == ("half", 1, "")
 
 
+def test_a_slice_that_broke_off_at_the_limit_was_the_last() -> None:
+    one = stitch(max_tokens=2)
+    one.next_slice(8)
+    one.feed(event("a") + event(" b"))
+    one.lose()
+    closing = [json.loads(line[6:]) for line in one.closing().split(b"\n") if line.startswith(b"data: {")]
+    assert closing[0]["choices"] == [{"index": 0, "delta": {}, "finish_reason": "length"}]
+
+
 def test_a_slice_that_brings_nothing_ends_the_reply() -> None:
     one = stitch()
     one.next_slice(1)

@@ -181,7 +181,10 @@ class Stitch:
         else:
             part = {"text": text}
         kept = {name: value for name, value in choice.items() if name not in ("delta", "text")}
-        made = {**(self._base or {}), "choices": [{**kept, **part, "finish_reason": reason or None}]}
+        made = {
+            **(self._base or {}),
+            "choices": [{"index": 0, **kept, **part, "finish_reason": reason or None}],
+        }
         return _data({**made, "usage": None} if self._nulls else made)
 
     def take(self, body: bytes) -> None:
@@ -200,6 +203,8 @@ class Stitch:
     def lose(self) -> None:
         """Keep what came of a slice that broke off; what is told of its length is a count of pieces."""
         self.tokens += self._pieces
+        if self._plan.limit is not None and self.tokens >= self._plan.limit:
+            self.reason = "length"
 
     def end(self) -> int:
         """End the slice; return its tokens. `reason` is set where it was the last. Raises Odd."""
