@@ -32,9 +32,10 @@ class RoomMachine(RuleBasedStateMachine):
         self.room = Room(self.order, Shares({"a": 2.0}), self.bounds)
         self.inside: dict[str, Waiting] = {}
         self.left: set[str] = set()
-        self.starts_due: dict[str, int] = {}  # overdue requests: further starts within which each must go
+        self.starts_due: dict[str, int] = {}  # overdue requests: further starts of its tenant until it goes
         self.now = 0.0
         self.count = 0
+        self.passed_over = 0  # starts in a row that went to who was not served least, for the sake of classes
 
     @rule(tenant=st.sampled_from("abc"), level=st.integers(0, 1), deadline=st.none() | st.floats(1, 60))
     def push(self, tenant: str, level: int, deadline: float | None) -> None:
@@ -78,22 +79,47 @@ class RoomMachine(RuleBasedStateMachine):
 
     @rule()
     def pop(self) -> None:
-        overdue = sorted(
-            (one for one in self.inside.values() if self.now - one.ticket.arrival_time >= OVERDUE),
-            key=lambda one: one.ticket.sequence,
-        )
-        for ahead, one in enumerate(overdue):
-            allowed = EVERY * (ahead + 1)
-            self.starts_due[one.id] = min(self.starts_due.get(one.id, allowed), allowed)
+        ahead: dict[str, int] = {}
+        for one in sorted(self.inside.values(), key=lambda one: one.ticket.sequence):
+            if self.now - one.ticket.arrival_time >= OVERDUE:
+                ahead[one.tenant] = ahead.get(one.tenant, 0) + 1
+                allowed = EVERY * ahead[one.tenant]
+                self.starts_due[one.id] = min(self.starts_due.get(one.id, allowed), allowed)
+        waited = list(self.inside.values())
+        counters = self.turns(waited)
         request = self.room.pop(self.now)
         if request is None:
             assert not self.inside
             return
         assert request.id in self.inside
         self.gone(request.id)
+        self.who_was_served_least(request, waited, counters, bool(ahead))
         for id in self.starts_due:
-            self.starts_due[id] -= 1
+            self.starts_due[id] -= self.inside[id].tenant == request.tenant
             assert self.starts_due[id] > 0, "an overdue request waited for more starts than the bound allows"
+        self.room.shares.charge(request.tenant, request.work)
+
+    def turns(self, waited: list[Waiting]) -> dict[str, tuple[bool, float]]:
+        """Return of each tenant whether it asks for more than its allowance, and its counter."""
+        work, shares = dict.fromkeys([one.tenant for one in waited], 0.0), self.room.shares
+        for one in waited:
+            work[one.tenant] += one.work
+        return {name: (n > shares.allowance(name, work) + 1e-6, shares[name]) for name, n in work.items()}
+
+    @rule(seconds=st.floats(0, 5), pace=st.floats(0, 200))
+    def refill(self, seconds: float, pace: float) -> None:
+        self.room.shares.refill(seconds, pace, 10.0, self.room.by_tenant)
+
+    def who_was_served_least(
+        self, request: Waiting, waited: list[Waiting], counters: dict[str, tuple[bool, float]], overdue: bool
+    ) -> None:
+        best = min(one.level for one in waited)
+        beside = [counters[one.tenant] for one in waited if one.level == best]
+        of_all = counters[request.tenant] == min(counters.values())
+        assert of_all or counters[request.tenant] == min(beside)
+        if overdue and any(one.level > best for one in waited):
+            self.passed_over = 0 if of_all else self.passed_over + 1
+            assert self.passed_over < EVERY, "a class was passed over for more starts than the bound allows"
 
     def gone(self, id: str) -> None:
         assert id not in self.left
@@ -112,6 +138,10 @@ class RoomMachine(RuleBasedStateMachine):
         assert math.isclose(
             self.room.work, sum(one.work for one in self.inside.values()), rel_tol=1e-6, abs_tol=1e-3
         )
+        for tenant in "abc":
+            ahead = self.room.ahead(tenant, 1)
+            own = sum(one.work for one in self.inside.values() if one.tenant == tenant or one.level == 0)
+            assert own - 1e-3 <= ahead <= self.room.work + 1e-3
         for one in self.inside.values():
             assert 1 <= self.room.position(one) <= len(self.inside)
 
@@ -145,3 +175,18 @@ def test_who_comes_back_has_saved_nothing_up() -> None:
     shares.charge("a", 1000.0)
     shares.enter("b", ["a"])
     assert shares["b"] == shares["a"] == 1000.0
+
+
+def test_an_allowance_is_the_share_of_its_seconds_and_fills_at_its_pace() -> None:
+    shares = Shares({"a": 3.0})
+    assert shares.allowance("a", []) == 0.0
+    shares.refill(0.0, pace=100.0, burst=10.0, waiting=[])
+    assert shares.allowance("b", []) == 1000.0
+    assert shares.allowance("b", ["a"]) == 250.0
+    shares.charge("b", 200.0)
+    assert shares.allowance("b", ["a"]) == 50.0
+    shares.refill(2.0, pace=100.0, burst=10.0, waiting=["a"])
+    assert shares.allowance("b", ["a"]) == 100.0
+    shares.charge("b", 10_000.0)  # whoever floods owes no more than the whole of it
+    shares.refill(10.0, pace=100.0, burst=10.0, waiting=["a", "b"])
+    assert shares.allowance("b", ["a"]) == 250.0

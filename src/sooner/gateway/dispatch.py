@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sooner.core import Prediction
 from sooner.gateway.backend import Backend
@@ -23,12 +23,23 @@ from sooner.ordering.order import Order, uses_predictions
 
 logger = logging.getLogger("sooner.gateway")
 
+_KEPT_FREE = 9.0  # a tenant may hold at most this many times the places that are left in the waiting room
+
 
 class Dispatcher:
-    """Hands out places at engines in the policy's order. Lives in one event loop."""
+    """Hands out places at engines in the policy's order. Lives in one event loop.
 
-    def __init__(self, settings: GatewaySettings, backends: Sequence[Backend]) -> None:
+    `clock` is monotonic [s]; what the wall clock does changes nothing here.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        backends: Sequence[Backend],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.settings = settings
+        self.clock = clock
         self.counters = Counters(COUNTERS, logger)
         policy = settings.chosen_policy
         self.order = Order(policy, None, self.counters)
@@ -37,6 +48,7 @@ class Dispatcher:
         self._pools: dict[tuple[str, ...], Pool] = {}
         self.waiting: dict[str, Waiting] = {}  # by request id, until the reply has ended
         self.limits = Limits(settings.tenants)
+        self._swept = clock()
         self.offload = Offload()
         self._tenants = {one.name: one for one in settings.tenants}
         self._loop = asyncio.get_running_loop()
@@ -87,7 +99,7 @@ class Dispatcher:
         pool = self._pools.get(names)
         if pool is None:
             pool = self._pools[names] = Pool(
-                model, serving, Room(self.order, self.shares, self.settings.queue)
+                model, serving, Room(self.order, self.shares, self.settings.queue), self.clock
             )
         pool.backends = serving
         return pool
@@ -95,7 +107,7 @@ class Dispatcher:
     def arrive(self, id: str, tenant: str, level: int, asked: Asked, default_ms: float) -> Waiting:
         """Give a request its ticket and ask for its score. Raises Refused, NoBackend."""
         pool = self.pool_for(asked.model)
-        now = time.monotonic()
+        now = self.clock()
         self.order.begin_step(now)
         said = asked.given
         if default_ms and said.deadline_ms is None:
@@ -122,17 +134,16 @@ class Dispatcher:
             raise Refused("refused_down", "no engine for this model is up", 5.0)
         if not len(room) and self._choose(request, now) is not None:
             return
-        wait = pool.seconds(room.work)
-        if len(room) >= bounds.max_waiting:
+        wait = pool.seconds(room.ahead(request.tenant, request.level))
+        left = bounds.max_waiting - len(room)
+        if left <= 0:
             raise Refused("refused_full", f"{len(room)} requests wait already", wait)
-        if room.by_tenant.get(request.tenant, 0) >= self._share(request.tenant) * bounds.max_waiting:
+        part = min(self._room_share(request.tenant) * bounds.max_waiting, _KEPT_FREE * left)
+        if room.by_tenant.get(request.tenant, 0) >= part:
             raise Refused("refused_full", f"tenant {request.tenant!r} fills its part of the queue", wait)
-        ahead = pool.seconds(room.work) if wait is not None else None
-        if ahead is not None and ahead > bounds.max_wait:
-            raise Refused(
-                "refused_wait", f"the wait would be {ahead:.0f} s, allowed: {bounds.max_wait:.0f} s",
-                ahead - 0.5 * bounds.max_wait,
-            )  # fmt: skip
+        if wait is not None and wait > bounds.max_wait:
+            told = f"the wait would be {wait:.0f} s, allowed: {bounds.max_wait:.0f} s"
+            raise Refused("refused_wait", told, wait)
         if request.ticket.deadline - request.service < now:
             raise Refused("refused_deadline", "the deadline is out of reach")
 
@@ -143,7 +154,7 @@ class Dispatcher:
         if wait:
             raise Refused("refused_limit", f"tenant {request.tenant!r} is over its limit", wait)
 
-    def _share(self, tenant: str) -> float:
+    def _room_share(self, tenant: str) -> float:
         found = self._tenants.get(tenant)
         if found is not None:
             return found.queue_share
@@ -155,7 +166,7 @@ class Dispatcher:
         Whoever calls this calls `leave` in the end, and `over` for each engine it was given.
         """
         place: Place = request.host
-        pool, now = place.pool, time.monotonic()
+        pool, now = place.pool, self.clock()
         if not len(pool.room):
             backend = self._choose(request, now)
             if backend is not None:
@@ -213,7 +224,7 @@ class Dispatcher:
 
     def again(self, request: Waiting, prompt_len: int, attained: int) -> None:
         """Let a request come back for its next slice, as one that comes now; it keeps its id and score."""
-        self.order.again(request.id, time.monotonic(), prompt_len + attained, attained)
+        self.order.again(request.id, self.clock(), prompt_len + attained, attained)
         self._expect(request)
 
     def leave(self, request: Waiting) -> None:
@@ -226,7 +237,7 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Hand free places to those who wait; between pools, to who waited longest."""
-        now = time.monotonic()
+        now = self.clock()
         ready = [pool for pool in self._pools.values() if len(pool.room)]
         while ready:
             pool = ready[0] if len(ready) == 1 else min(ready, key=lambda one: one.room.oldest)
@@ -259,24 +270,32 @@ class Dispatcher:
 
     def sweep(self) -> None:
         """Tell those who waited too long, and fill places that opened; called a few times a second."""
-        now = time.monotonic()
+        now = self.clock()
         for pool in self._pools.values():
             for request, reason in pool.room.late(now):
                 granted = request.host.granted
                 if granted is not None and not granted.done():
-                    granted.set_exception(self._late(pool, reason))
+                    granted.set_exception(self._late(pool, request, reason))
         for one in [one for one in self.backends if one.retired and not one.in_flight]:
             one.close()
             self.backends.remove(one)
+        self._share(now)
         self.pump()
 
-    def _late(self, pool: Pool, reason: str) -> Refused:
+    def _share(self, now: float) -> None:
+        pace = sum(pool.pace for pool in self._pools.values())
+        busy = {name for pool in self._pools.values() for name in pool.room.by_tenant}
+        self.shares.refill(now - self._swept, pace, self.settings.queue.burst, busy)
+        self.shares.forget(busy)
+        self._swept = now
+
+    def _late(self, pool: Pool, request: Waiting, reason: str) -> Refused:
         if reason == "deadline":
             return Refused("refused_deadline", "the deadline cannot be kept any more")
         return Refused(
             "refused_wait",
             f"waited {self.settings.queue.max_wait:.0f} s, which is the most",
-            pool.seconds(pool.room.work),
+            pool.seconds(pool.room.ahead(request.tenant, request.level)),
         )
 
     def finished(self, request: Waiting, seconds: float) -> None:
@@ -315,8 +334,8 @@ class Dispatcher:
 
     def gauges(self) -> Mapping[str, float]:
         """Return what `/metrics` shows besides the counters."""
-        now = time.monotonic()
-        overdue = sum(pool.room.overdue(now) for pool in self._pools.values())
+        now = self.clock()
+        overdue = sum(sum(pool.room.overdue(now).values()) for pool in self._pools.values())
         found: dict[str, float] = {
             "waiting": self.queued,
             "running": sum(one.in_flight for one in self.backends),
@@ -325,16 +344,15 @@ class Dispatcher:
             "pressure_seconds_per_token": self.order.pressure,
             "mean_predicted_len_tokens": self.order.mean_predicted_len,
         }
-        bound = self._bound(overdue)
+        bound = self._bound(now)
         if bound is not None:
             found["wait_bound_seconds"] = bound
         return found
 
-    def _bound(self, overdue: int) -> float | None:
+    def _bound(self, now: float) -> float | None:
         """Return the most a request that came now would wait: overdue, then its share of the starts."""
         pools = [pool for pool in self._pools.values() if pool.capacity and pool.service.value]
         if not pools:
             return None
-        starts = sum(pool.capacity / pool.service.value for pool in pools)
-        queue = self.settings.queue
-        return min(queue.max_wait, queue.overdue + queue.overdue_every * (overdue + 1) / starts)
+        longest = max(pool.room.bound(now) * pool.service.value / pool.capacity for pool in pools)
+        return min(self.settings.queue.max_wait, self.settings.queue.overdue + longest)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sooner.gateway.backend import Backend
@@ -76,21 +75,26 @@ class Pool:
     model: str
     backends: Sequence[Backend]
     room: Room
+    clock: Callable[[], float]
     service: Mean = field(default_factory=lambda: Mean(0.02))  # seconds that a request runs
     cost: Mean = field(default_factory=lambda: Mean(0.02))  # its predicted work
 
     @property
     def capacity(self) -> int:
         """How many may run at once."""
-        now = time.monotonic()
+        now = self.clock()
         return sum(one.limit for one in self.backends if one.open(now))
 
     def free(self, now: float) -> bool:
         """Return whether an engine takes another request."""
         return any(one.open(now) and one.in_flight < one.limit for one in self.backends)
 
+    @property
+    def pace(self) -> float:
+        """Predicted work a second with all places taken (Little's law); 0: unknown."""
+        return self.capacity * self.cost.value / self.service.value if self.service.value else 0.0
+
     def seconds(self, amount: float) -> float | None:
-        """Return how long the engines need for `amount` of work, None while unknown (Little's law)."""
-        if not self.cost.value or not self.capacity:
-            return None
-        return amount * self.service.value / self.cost.value / self.capacity
+        """Return how long the engines need for `amount` of work, None while unknown."""
+        pace = self.pace
+        return amount / pace if pace else None

@@ -1,11 +1,13 @@
 """The waiting room: classes, then tenants in fair shares, then the policy; and a bound on waiting.
 
-Pure logic without I/O. Of every `overdue_every` places at most one goes to the oldest request that
-waited `overdue` seconds, whatever its class, tenant or length; the others keep their order, so an
-overload does not turn everything into order of arrival.
+Pure logic without I/O. Of every `overdue_every` places that a tenant gets one goes to its oldest
+request that waited `overdue` seconds, whatever its class or length; the others keep their order, so an
+overload does not turn everything into order of arrival. Nor does one tenant's: its overdue requests
+take their tenant's places, and nobody else's.
 
-Guarantee: a request that is overdue with m overdue ones before it starts within
-`overdue_every * (m + 1)` further starts.
+Guarantee: a request that is overdue with m overdue ones of its tenant before it starts within
+`overdue_every * (m + 1)` further starts of its tenant; and while anyone is overdue, one of every
+`overdue_every` starts goes to the tenant that was served least, of whatever class.
 """
 
 from __future__ import annotations
@@ -66,14 +68,17 @@ class Room:
         self._settings = settings
         self._reorder = None if order.policy.timeless else self._places
         self._levels: dict[int, dict[str, RankedQueue[Waiting]]] = {}
-        self._by_age: list[tuple[float, int, Waiting]] = []
+        self._by_age: dict[str, list[tuple[float, int, Waiting]]] = {}
+        self._entries = 0  # in `_by_age`, those that have left included
         self._events: list[tuple[float, int, int, Waiting]] = []  # (when, entry, kind, request)
         self._pushes = 0
-        self._since_overdue = settings.overdue_every
+        self._passed: dict[str, int] = {}  # by tenant: starts in which its oldest was overdue and passed over
+        self._passed_classes = 0  # the same, of all tenants, while several classes waited
         self._refreshed = -math.inf
         self._size = 0
         self.work = 0.0
         self.by_tenant: dict[str, int] = {}
+        self._works: dict[int, dict[str, float]] = {}  # by class and tenant
 
     def take(self, settings: QueueSettings) -> None:
         """Take new bounds."""
@@ -94,21 +99,23 @@ class Room:
         if queue is None:
             queue = tenants[request.tenant] = RankedQueue(_place, self._reorder)
         if not self.by_tenant.get(request.tenant):
-            self.shares.enter(request.tenant, [name for name, n in self.by_tenant.items() if n])
+            self.shares.enter(request.tenant, self.by_tenant)
         request.queued = True
         queue.add_request(request)
         self._pushes += 1
         self._size += 1
-        self.work += request.work
+        self._add(request, request.work)
         self.by_tenant[request.tenant] = self.by_tenant.get(request.tenant, 0) + 1
-        heapq.heappush(self._by_age, (request.ticket.arrival_time, self._pushes, request))
+        aged = self._by_age.setdefault(request.tenant, [])
+        heapq.heappush(aged, (request.ticket.arrival_time, self._pushes, request))
+        self._entries += 1
         self._plan(request)
 
     def moved(self, request: Waiting, work_before: float) -> None:
         """Say that a waiting request's score came."""
         if not request.queued:
             return
-        self.work += request.work - work_before
+        self._add(request, request.work - work_before)
         self._levels[request.level][request.tenant].move(request)
         self._plan(request)
 
@@ -125,21 +132,24 @@ class Room:
         if not self._size:
             return None
         self._promote(now)
-        oldest = self._first_in()
+        levels = [self._levels[level] for level in sorted(self._levels) if self._levels[level]]
+        classless = len(levels) > 1 and self._classless(now)
+        among = self.by_tenant if classless else levels[0]
+        tenant = min(among, key=self._turn)
+        oldest = self._first_in(tenant)
         if self._starves(oldest, now):
-            if self._since_overdue + 1 >= self._settings.overdue_every:
-                self._since_overdue = 0
+            passed = self._passed.get(tenant, self._settings.overdue_every) + 1
+            due = classless or passed >= self._settings.overdue_every
+            self._passed[tenant] = 0 if due else passed
+            if due:
                 self.remove(oldest)
                 return oldest
-            self._since_overdue += 1
-        level = min(level for level, tenants in self._levels.items() if any(tenants.values()))
-        tenants = self._levels[level]
-        tenant = min((name for name, queue in tenants.items() if queue), key=self.shares.__getitem__)
-        queue = tenants[tenant]
+        tenants = next(tenants for tenants in levels if tenant in tenants)
         if self._reorder is not None and now - self._refreshed >= _REORDER:
             self._order.now = self._refreshed = now
             for other in tenants.values():
                 other.tick()
+        queue = tenants[tenant]
         request = queue.pop_request()
         queue.take_popped()
         self._left(request)
@@ -148,12 +158,12 @@ class Room:
     def late(self, now: float) -> list[Late]:
         """Take out and return who waited too long, and whose deadline is out of reach."""
         found = []
-        while self._by_age and (
-            not self._by_age[0][2].queued
-            or now - self._by_age[0][2].ticket.arrival_time >= self._settings.max_wait
-        ):
-            request = heapq.heappop(self._by_age)[2]
-            if self.remove(request):
+        for tenant in list(self.by_tenant):
+            while self.by_tenant.get(tenant):
+                request = self._first_in(tenant)
+                if now - request.ticket.arrival_time < self._settings.max_wait:
+                    break
+                self.remove(request)
                 found.append(Late(request, "max_wait"))
         self._promote(now)
         while self._events and (not self._events[0][3].queued or self._events[0][0] <= now):
@@ -166,14 +176,60 @@ class Room:
                 found.append(Late(request, "deadline"))
         return found
 
+    def _classless(self, now: float) -> bool:
+        """Return whether this place is given without regard to classes: one of `overdue_every`."""
+        if any(self._starves(self._first_in(tenant), now) for tenant in self.by_tenant):
+            self._passed_classes += 1
+        if self._passed_classes < self._settings.overdue_every:
+            return False
+        self._passed_classes = 0
+        return True
+
+    def _turn(self, tenant: str) -> tuple[bool, float, int]:
+        """Return what decides between tenants: within its allowance, served least, fewest waiting."""
+        waits = sum(works.get(tenant, 0.0) for works in self._works.values())
+        within = waits <= self.shares.allowance(tenant, self.by_tenant)
+        return not within, self.shares[tenant], self.by_tenant[tenant]
+
     def _starves(self, request: Waiting, now: float) -> bool:
         waited, bounds = now - request.ticket.arrival_time, self._settings
         long = bounds.overdue_ratio * request.service
         return waited >= bounds.overdue or 0.0 < long <= waited
 
-    def overdue(self, now: float) -> int:
-        """Return how many waited `overdue` seconds."""
-        return sum(now - one.ticket.arrival_time >= self._settings.overdue for one in self)
+    def ahead(self, tenant: str, level: int) -> float:
+        """Return the work that waits before a request of `tenant` that would come now as its last.
+
+        All of better classes and its own tenant's, and of each other tenant of its class as much as
+        the counters give it until then: a tenant that floods the room is not in the others' way.
+        """
+        better = sum(sum(works.values()) for at, works in self._works.items() if at < level)
+        works = self._works.get(level, {})
+        own = works.get(tenant, 0.0)
+        turn = self.shares.on_entry(tenant, self.by_tenant) + own / self.shares.weight(tenant)
+        beside = sum(
+            min(waits, max(0.0, turn - self.shares[name]) * self.shares.weight(name))
+            for name, waits in works.items()
+            if name != tenant
+        )
+        return better + own + beside
+
+    def overdue(self, now: float) -> dict[str, int]:
+        """Return how many of each tenant's are overdue."""
+        found = dict.fromkeys(self.by_tenant, 0)
+        for one in self:
+            found[one.tenant] += self._starves(one, now)
+        return found
+
+    def bound(self, now: float) -> float:
+        """Return the most starts until any request starts that is overdue now, or one that becomes so next.
+
+        Each tenant is taken to get its share of the starts.
+        """
+        overdue = self.overdue(now)
+        whole = sum(map(self.shares.weight, overdue))
+        most = max(((n + 1) * whole / self.shares.weight(name) for name, n in overdue.items()), default=1.0)
+        classes = self._settings.overdue_every if sum(map(bool, self._levels.values())) > 1 else 1
+        return classes * self._settings.overdue_every * most
 
     def position(self, request: Waiting) -> int:
         """Return about how many start before this one does, itself included.
@@ -225,28 +281,42 @@ class Room:
     @property
     def oldest(self) -> float:
         """When the oldest came; infinity where nobody waits."""
-        return self._first_in().ticket.arrival_time if self._size else math.inf
+        return min((self._first_in(one).ticket.arrival_time for one in self.by_tenant), default=math.inf)
 
-    def _first_in(self) -> Waiting:
-        while not self._by_age[0][2].queued:
-            heapq.heappop(self._by_age)
-        return self._by_age[0][2]
+    def _first_in(self, tenant: str) -> Waiting:
+        aged = self._by_age[tenant]
+        while not aged[0][2].queued:
+            heapq.heappop(aged)
+            self._entries -= 1
+        return aged[0][2]
 
     def _left(self, request: Waiting) -> None:
         request.queued = False
         self._size -= 1
-        self.work = max(0.0, self.work - request.work) if self._size else 0.0
+        self._add(request, -request.work)
+        if not self._size:
+            self.work = 0.0
         self.by_tenant[request.tenant] -= 1
         if not self.by_tenant[request.tenant]:
             del self.by_tenant[request.tenant]
+            self._passed.pop(request.tenant, None)
+            self._entries -= len(self._by_age.pop(request.tenant))
         tenants = self._levels[request.level]
         if not tenants[request.tenant]:
             del tenants[request.tenant]
-        if len(self._by_age) > 64 + 2 * self._size:
-            self._by_age = [entry for entry in self._by_age if entry[2].queued]
-            heapq.heapify(self._by_age)
+            del self._works[request.level][request.tenant]
+        if self._entries > 64 + 2 * self._size:
+            for tenant, aged in self._by_age.items():
+                self._by_age[tenant] = [entry for entry in aged if entry[2].queued]
+                heapq.heapify(self._by_age[tenant])
+            self._entries = self._size
             self._events = [event for event in self._events if event[3].queued]
             heapq.heapify(self._events)
+
+    def _add(self, request: Waiting, amount: float) -> None:
+        works = self._works.setdefault(request.level, {})
+        works[request.tenant] = max(0.0, works.get(request.tenant, 0.0) + amount)
+        self.work = max(0.0, self.work + amount)
 
     def _places(self, requests: list[Waiting]) -> list[Place]:
         self._order.refresh([one.ticket for one in requests], [0] * len(requests))

@@ -113,7 +113,8 @@ class QueueSettings:
     A request that waited `overdue` takes one of every `overdue_every` places by order of arrival,
     whatever its class, tenant or length: the bound on waiting. With `overdue_ratio` so does one that
     waited that many times what it is expected to run. `max_wait` is how long any may wait, and a
-    newcomer that is expected to wait longer is refused at once.
+    newcomer that is expected to wait longer is refused at once. A tenant whose
+    waiting requests are no more work than its share of `burst` seconds goes before those who ask for more.
     """
 
     max_waiting: int = 10_000
@@ -122,6 +123,7 @@ class QueueSettings:
     overdue_every: int = 4
     overdue_ratio: float = 0.0
     urgent: float = 5.0
+    burst: float = 10.0
 
     def __post_init__(self) -> None:
         _check(
@@ -132,6 +134,7 @@ class QueueSettings:
             ("overdue_every", self.overdue_every, self.overdue_every >= 1, ">= 1"),
             ("overdue_ratio", self.overdue_ratio, self.overdue_ratio >= 0, ">= 0; 0 for none"),
             ("urgent", self.urgent, self.urgent >= 0, ">= 0 [s]"),
+            ("burst", self.burst, self.burst >= 0, ">= 0 [s]"),
         )
 
 

@@ -1,13 +1,17 @@
-"""Fairness between tenants: the virtual token counter (Sheng et al., OSDI 2024).
+"""Fairness between tenants: the virtual token counter (Sheng et al., OSDI 2024), and an allowance.
 
 Each tenant's counter grows with the tokens it was served, divided by its weight; who has the
 smallest is served next. A tenant that comes back is lifted to the smallest counter of those
 waiting, so that nobody saves up a claim while away.
+
+That alone lets a tenant that stays within its share wait through its own small bursts for as long as
+another floods. So each has an allowance besides, a bucket that fills at the pace of its share: a
+tenant whose waiting requests all fit into it goes before those whose do not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 OUTPUT_WEIGHT = 2.0
 """Tokens of input that one of output counts for; the paper's choice, and the usual price."""
@@ -25,6 +29,8 @@ class Shares:
         self._weights = dict(weights)
         self._counters: dict[str, float] = {}
         self._floor = 0.0  # the counter of the last tenant that was served
+        self._spent: dict[str, float] = {}  # of the allowances, by those who have not all of theirs
+        self._most = 0.0  # all allowances of those who wait
 
     def take(self, weights: Mapping[str, float]) -> None:
         """Take new weights; what was served stays counted."""
@@ -39,14 +45,41 @@ class Shares:
 
     def enter(self, tenant: str, waiting: Iterable[str]) -> None:
         """Say that `tenant`, who had nobody waiting, has now; `waiting` are the others who have."""
-        floor = min((self[other] for other in waiting if other != tenant), default=self._floor)
-        self._counters[tenant] = max(self._counters.get(tenant, 0.0), floor)
+        self._counters[tenant] = self.on_entry(tenant, waiting)
+
+    def on_entry(self, tenant: str, waiting: Iterable[str]) -> float:
+        """Return the counter that `tenant` has, or would have if it came now to those who wait."""
+        others = list(waiting)
+        if tenant in others:
+            return self[tenant]
+        floor = min((self[other] for other in others), default=self._floor)
+        return max(self._counters.get(tenant, 0.0), floor)
 
     def charge(self, tenant: str, amount: float) -> None:
         """Add work, or take it back where `amount` is negative."""
         self._counters[tenant] = self[tenant] + amount / self.weight(tenant)
         if amount > 0:
             self._floor = max(self._floor, min(self._counters[tenant], self._floor + amount))
+        self._spent[tenant] = max(0.0, self._spent.get(tenant, 0.0) + amount)
+
+    def allowance(self, tenant: str, waiting: Iterable[str]) -> float:
+        """Return the work that a tenant may have waiting and still go first, beside those who wait."""
+        return self._most * self._part(tenant, waiting) - self._spent.get(tenant, 0.0)
+
+    def refill(self, seconds: float, pace: float, burst: float, waiting: Collection[str]) -> None:
+        """Fill the allowances for `seconds` at `pace` [work/s]; each holds `burst` seconds of its share."""
+        self._most = burst * pace
+        for tenant, spent in list(self._spent.items()):
+            share = pace * self._part(tenant, waiting)
+            left = min(spent, burst * share) - seconds * share
+            if left > 0.0:
+                self._spent[tenant] = left
+            else:
+                del self._spent[tenant]
+
+    def _part(self, tenant: str, waiting: Iterable[str]) -> float:
+        others = sum(self.weight(other) for other in waiting if other != tenant)
+        return self.weight(tenant) / (others + self.weight(tenant))
 
     def forget(self, busy: Iterable[str]) -> None:
         """Drop the counters of those who are away, which they would be lifted above anyway."""
