@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from importlib import resources
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -76,6 +77,7 @@ class Gateway:
         add("GET", "/health", self._open(self._health))
         add("GET", "/ready", self._open(self._ready))
         add("GET", "/metrics", self._open(self._metrics))
+        add("GET", "/sooner/v1/openapi.json", self._open(_openapi))
         if self._admin_key:
             add("GET", "/sooner/v1/admin/backends", self._admin(self._list))
             add("POST", "/sooner/v1/admin/backends/{name}/{what:drain|resume}", self._admin(self._turn))
@@ -342,6 +344,11 @@ class Gateway:
             self.dispatcher.backends, time.monotonic(),
         )  # fmt: skip
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+async def _openapi(request: web.Request) -> web.Response:
+    found = resources.files("sooner.gateway").joinpath("openapi.json")
+    return web.Response(body=found.read_bytes(), content_type="application/json")
 
 
 def _local(url: str) -> bool:

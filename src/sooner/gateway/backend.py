@@ -32,7 +32,7 @@ class Backend:
         self.name = settings.title
         self.kind = KINDS[settings.kind]
         self.address = Address.of(settings.url)
-        self.connections = Connections(self.address, limits.connect)
+        self.connections = Connections(self.address, limits.connect, settings.ca_file)
         self.window = Window(settings.max_in_flight, settings.min_in_flight, settings.most_in_flight)
         self.breaker = Breaker()
         self.in_flight = 0

@@ -69,12 +69,14 @@ class Database:
     def __init__(self, url: str) -> None:
         try:
             made = sa.make_url(url if "://" in url else f"sqlite:///{url}")
+            if made.drivername in ("postgresql", "postgres"):
+                made = made.set(drivername="postgresql+psycopg")
             self._sqlite = made.get_backend_name() == "sqlite"
             options = {"timeout": 5.0} if self._sqlite else {"connect_timeout": 5}
             self._engine = sa.create_engine(made, connect_args=options, pool_pre_ping=not self._sqlite)
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
             raise ConfigError(
-                f"database {url!r}: {error}; allowed: sqlite:///file, postgresql://..."
+                f"database: {error}; allowed: sqlite:///file, or postgresql://... with sooner[postgres]"
             ) from error
         self._lock = threading.Lock()
         self._ready = False

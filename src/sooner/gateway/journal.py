@@ -77,6 +77,9 @@ class Journal:
             except Unavailable as error:
                 self._counters.warn("journal_failures", "requests wait to be written: %s", error)
                 return False
+            except Exception as error:  # a row that no database takes must not hold up those behind it
+                self._counters.warn("journal_lost", "requests cannot be written: %r", error)
+                self._counters.add("journal_lost", len(batch) - 1)
             self._batches += 1
             for _ in batch:
                 self._waiting.popleft()
@@ -90,8 +93,8 @@ class Journal:
 def _row(record: Finished, prompts: bool) -> dict[str, Any]:
     return {
         "id": record.id,
-        "tenant": record.tenant,
-        "model": record.asked.model[:256],
+        "tenant": _plain(record.tenant),
+        "model": _plain(record.asked.model[:256]),
         "backend": record.backend,
         "arrival_time": record.arrival,
         "wait": record.wait,
@@ -105,8 +108,13 @@ def _row(record: Finished, prompts: bool) -> dict[str, Any]:
         "max_tokens": record.asked.max_tokens,
         "score": record.score,
         "predicted_len": record.predicted_len,
-        "prompt": record.asked.text.replace("\x00", "") if prompts else None,
+        "prompt": _plain(record.asked.text) if prompts else None,
     }
+
+
+def _plain(text: str) -> str:
+    """Return text that every database takes: no NUL, no lone surrogates."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
 
 
 def export(

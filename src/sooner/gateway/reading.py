@@ -16,6 +16,7 @@ from sooner.rankers.context import estimate_tokens
 PREFIX = 512  # letters that decide whether two prompts begin alike
 _LONGEST_TEXT = 64 * 1024  # letters sent to the scorer; of a longer prompt its two ends
 _LONGEST_DEADLINE = 1e12  # ms
+_MOST_TOKENS = 2**31 - 1  # what a column of the journal holds
 
 
 class BadRequest(ConfigError):
@@ -59,7 +60,7 @@ def read(body: bytes, *, client_scores: bool, deadline_ms: str | None) -> Asked:
         parsed.get("stream") is True,
         text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT // 2] + text[-_LONGEST_TEXT // 2 :],
         _prompt_len(parsed, text),
-        max(limit, 0),
+        min(max(limit, 0), _MOST_TOKENS),
         hash(text[:PREFIX]) if text else 0,
         "priority" in parsed,
         said,

@@ -28,7 +28,8 @@ class BackendSettings:
     """One engine. `max_in_flight` 0 finds the bound by itself, between `min_in_flight` and `most_in_flight`.
 
     `weight` is its speed beside the others. `models` are those it may be asked for, empty: those it
-    lists. `key_file` holds the key it wants. `hand_on` passes the order on as the engine's priority
+    lists. `key_file` holds the key it wants; `ca_file` the authorities that its certificate is checked
+    by, empty: the system's. `hand_on` passes the order on as the engine's priority
     where its kind has one.
     """
 
@@ -41,6 +42,7 @@ class BackendSettings:
     most_in_flight: int = 1024
     models: tuple[str, ...] = ()
     key_file: str = ""
+    ca_file: str = ""
     hand_on: bool = True
 
     def __post_init__(self) -> None:

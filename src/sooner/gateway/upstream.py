@@ -271,11 +271,11 @@ class Connection(asyncio.Protocol):
 class Connections:
     """The connections to one engine, idle ones kept for reuse. Unbounded: the queue bounds them."""
 
-    def __init__(self, address: Address, connect_timeout: float) -> None:
+    def __init__(self, address: Address, connect_timeout: float, ca_file: str = "") -> None:
         self.address = address
         self._timeout = connect_timeout
         self._idle: list[Connection] = []
-        self._tls = ssl.create_default_context() if address.secure else None
+        self._tls = _trusting(ca_file) if address.secure else None
 
     async def get(self, *, fresh: bool = False) -> Connection:
         """Return a connection that no one uses. Raises Unreachable."""
@@ -319,6 +319,14 @@ class Connections:
         for one in self._idle:
             one.abort()
         self._idle.clear()
+
+
+def _trusting(ca_file: str) -> ssl.SSLContext:
+    """Return how engines' certificates are checked: by the system's authorities, or by those in a file."""
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except OSError as error:
+        raise ConfigError(f"ca_file {ca_file!r}: {error}; allowed: a file of certificates in PEM") from error
 
 
 def _seen(future: asyncio.Future[Head] | asyncio.Future[None]) -> None:
