@@ -95,6 +95,31 @@ def test_with_one_engine_a_fault_is_a_clean_error(fault: str) -> None:
     run(test)
 
 
+def test_an_engine_too_busy_for_a_health_check_is_given_three() -> None:
+    busy = False
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if busy and head.startswith(b"GET"):
+            await reader.read()  # until the other side gives up
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        writer.close()
+
+    async def test() -> None:
+        nonlocal busy
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with rig([url]) as gateway, client(gateway) as http:
+                [backend] = gateway.dispatcher.backends
+                busy = True
+                await until(lambda: backend._missed == 1, 20)
+                async with http.post("/v1/chat/completions", json=chat()) as response:
+                    assert response.status == 200
+                await until(lambda: not backend.healthy, 20)
+
+    run(test, 60)
+
+
 def test_no_engine_up_is_said_at_once() -> None:
     async def test() -> None:
         async with rig([DEAD]) as gateway, client(gateway) as http:

@@ -22,6 +22,11 @@ logger = logging.getLogger("sooner.gateway")
 _PREFIXES = 2048
 _CHECK_TIME = 2.0  # seconds a health check may take
 _MODELS_EVERY = 15  # checks
+_MISSED = 3  # checks without an answer until an engine that answered before counts as gone
+
+
+class NoAnswer(EngineError):
+    """A health check came to no end in its time: the engine is gone, or very busy."""
 
 
 class Backend:
@@ -47,6 +52,7 @@ class Backend:
         self.cards: dict[str, Mapping[str, Any]] = {}  # its models as it lists them
         self._prefixes: OrderedDict[int, None] = OrderedDict()
         self._checks = 0
+        self._missed = _MISSED - 1  # one that never answered is not waited for
         self._key = key_in(settings.key_file)
         self.head = self._head()
 
@@ -113,7 +119,7 @@ class Backend:
                 connection = None
                 return head, bytes(body)
         except TimeoutError as error:
-            raise EngineError(f"backend {self.name}: no answer within {_CHECK_TIME} s") from error
+            raise NoAnswer(f"backend {self.name}: no answer within {_CHECK_TIME} s") from error
         finally:
             if connection is not None:
                 connection.abort()
@@ -124,14 +130,16 @@ class Backend:
         try:
             head, _ = await self.fetch(self.kind.health)
             self.healthy = head.status < 500
+            self._missed = 0
             if self.healthy:
                 await self._measure(hungry)
                 if self._checks % _MODELS_EVERY == 0 or not was:
                     await self._list_models()
                 self._checks += 1
         except EngineError as error:
-            self.healthy = False
-            if was:
+            self._missed = self._missed + 1 if isinstance(error, NoAnswer) else _MISSED
+            self.healthy = was and self._missed < _MISSED
+            if was and not self.healthy:
                 logger.warning("backend %s does not answer: %s", self.name, error)
         if self.healthy and not was:
             logger.warning("backend %s answers again", self.name)
