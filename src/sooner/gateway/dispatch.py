@@ -176,6 +176,8 @@ class Dispatcher:
         pool.room.push(request, now)
         if not place.rank:
             place.rank = len(pool.room)
+        if pool.free(now):  # all others that wait were tried on what is free
+            self.pump()
         try:
             return await place.granted
         except asyncio.CancelledError:
@@ -245,13 +247,16 @@ class Dispatcher:
                 ready.remove(pool)
 
     def _grant(self, pool: Pool, now: float) -> bool:
-        """Give one place to who is next; False where what is free is only what it was tried on."""
-        request = pool.room.pop(now)
-        if request is None:
-            return False
-        backend = self._choose(request, now)
-        if backend is None:
-            pool.room.push(request, now)
+        """Give one place to who is next; who was tried already on all that is free, waits on."""
+        passed: list[Waiting] = []
+        while (request := pool.room.pop(now)) is not None:
+            backend = self._choose(request, now)
+            if backend is not None:
+                break
+            passed.append(request)
+        for one in passed:
+            pool.room.push(one, now)
+        if request is None or backend is None:
             return False
         self._start(request, backend, now)
         granted = request.host.granted
