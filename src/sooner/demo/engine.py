@@ -30,11 +30,13 @@ def serve(
     settings: Mapping[str, Any] | None,
     max_num_seqs: int,
     options: Sequence[str] = (),
+    cores: Sequence[int] = (),
     patience: float = 600.0,
 ) -> Iterator[str]:
     """Run `vllm serve` on this machine's CPU and give its URL once it answers.
 
-    `settings` are the plugin's; None leaves vLLM's own scheduler in place. The server and all its
+    `settings` are the plugin's; None leaves vLLM's own scheduler in place. The model runs on `cores`,
+    one thread on each; empty: on all. The server and all its
     processes are gone when the block ends, however it ends. Raises EngineError with the end of the
     log when the server stops or does not answer within `patience` [s].
     """
@@ -54,7 +56,7 @@ def serve(
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
-            env=_environment(), start_new_session=True,
+            env=_environment(cores), start_new_session=True,
         )  # fmt: skip
         try:
             _wait_until_healthy(process, port, log, patience)
@@ -63,10 +65,17 @@ def serve(
             _stop(process)
 
 
-def _environment() -> dict[str, str]:
-    cores = sorted(os.sched_getaffinity(0))[:MAX_CORES]
+def shares(n: int) -> list[list[int]]:
+    """Return the cores of this machine in at most n equal shares, one for each server beside others."""
+    cores = sorted(os.sched_getaffinity(0))
+    size = max(1, len(cores) // n)
+    return [cores[at : at + size][:MAX_CORES] for at in range(0, min(n, len(cores)) * size, size)]
+
+
+def _environment(cores: Sequence[int]) -> dict[str, str]:
+    chosen = cores or sorted(os.sched_getaffinity(0))[:MAX_CORES]
     return {
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, chosen)),
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",

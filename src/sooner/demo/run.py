@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,11 +43,23 @@ class Scale:
     max_num_seqs: int = 12
     requests: int = 96
     bursts: int = 2
-    max_tokens: int = 512
+    max_tokens: int = 384
 
 
 FULL = Scale()
 QUICK = Scale(max_num_seqs=8, requests=64, bursts=1, max_tokens=320)
+
+TOGETHER = 2
+"""Orders that are served side by side, each on its share of the cores: one thread a server wastes less."""
+
+
+class Order(NamedTuple):
+    """One order that is served: its name in files, the plugin's settings, and what requests bring."""
+
+    label: str
+    settings: Mapping[str, Any]
+    told: str
+    attach: Attach | None = None
 
 
 def run(
@@ -66,23 +78,27 @@ def run(
     rankers = {"ltr": ranker_name} if beside is None else {"ltr": ranker_name, arms.BESIDE: beside}
     predicted = {}
     for label, name in rankers.items():
-        ranker = fit_ranker(out / f"{label}.ranker", name, say)
+        ranker = fit_ranker(out / f"{label}.ranker", name, scale.max_tokens, say)
         seen = _dataset(everyone, [0] * len(everyone), scale.max_tokens)
         scores = ranker.predict(seen.prompts, context=seen.context)
         predicted[label] = {prompt.id: float(score) for prompt, score in zip(everyone, scores, strict=True)}
 
+    learned = [
+        Order(label, {"policy": "ltr", "ranker": str(out / f"{label}.ranker")}, f"'ltr' by {name!r}")
+        for label, name in rankers.items()
+    ]
+    fcfs = Order("fcfs", {"policy": "fcfs", "ranker": ""}, "'fcfs'")
+    sjf = Order("sjf", {"policy": "sjf", "ranker": ""}, "'sjf'", attach_fields(score_field="output_len"))
+    orders = [fcfs, *learned, sjf]
     runs: dict[str, list[list[Record]]] = {}
-    for label in ("fcfs", *rankers, "sjf"):
-        settings: dict[str, Any] = {"policy": "ltr" if label in rankers else label, "ranker": ""}
-        attach = None
-        if label in rankers:
-            settings["ranker"] = str(out / f"{label}.ranker")
-        if label == "sjf":  # the oracle is told the lengths of the first run, same seeds
+    together = len(engine.shares(TOGETHER))
+    for at in range(0, len(orders), together):
+        group = orders[at : at + together]
+        if sjf in group:  # the oracle is told the lengths of the first run, same seeds
             bursts = _with_lengths(bursts, runs["fcfs"])
-            attach = attach_fields(score_field="output_len")
-        told = f", by {rankers[label]!r}" if label in rankers else ""
-        say(f"Serving {len(everyone)} requests in the order of {settings['policy']!r}{told}")
-        runs[label] = _replay_arm(out, label, folder, settings, bursts, scale, attach, bars)
+        told = " and, beside it, ".join(order.told for order in group)
+        say(f"Serving {len(everyone)} requests in the order of {told}")
+        runs |= _serve(out, folder, group, bursts, scale, bars)
 
     result = {
         **arms.comparison(runs, predicted),
@@ -97,11 +113,15 @@ def run(
     return result
 
 
-def fit_ranker(out: Path, name: str, say: Say) -> Ranker:
-    """Train a ranker on the demo model's own reply lengths, from the one that ships on; keep it in `out`."""
+def fit_ranker(out: Path, name: str, max_tokens: int, say: Say) -> Ranker:
+    """Train a ranker on the demo model's own reply lengths, cut at `max_tokens`; keep it in `out`.
+
+    It goes on from the one that ships.
+    """
     rows = prompts.collected()
     say(f"Training the {name!r} ranker on {len(rows)} of the model's own reply lengths")
-    data = _dataset([row.prompt for row in rows], [row.output_len for row in rows], FULL.max_tokens)
+    lengths = [min(row.output_len, max_tokens) for row in rows]
+    data = _dataset([row.prompt for row in rows], lengths, max_tokens)
     ranker = train.fit(
         name,
         data.prompts,
@@ -150,41 +170,72 @@ def _with_lengths(bursts: Sequence[Sequence[Prompt]], seen: Sequence[Sequence[Re
     ]
 
 
-def _replay_arm(
+def _serve(
     out: Path,
-    label: str,
     folder: Path,
-    settings: dict[str, Any],
+    orders: Sequence[Order],
     bursts: Sequence[Sequence[Prompt]],
     scale: Scale,
-    attach: Attach | None,
     bars: Bars,
-) -> list[list[Record]]:
-    trace = out / f"{label}.trace.jsonl"
-    for stale in (trace, Path(f"{trace}.steps")):
-        stale.unlink(missing_ok=True)
-    with engine.serve(
-        folder,
-        name=model.NAME,
-        log=out / f"{label}.server.log",
-        settings={**settings, "trace": str(trace)},
-        max_num_seqs=scale.max_num_seqs,
-    ) as url:
-        endpoint = Endpoint(url=url, model=model.NAME)
-        records = []
+) -> dict[str, list[list[Record]]]:
+    """Serve the bursts in each of the orders, side by side; return the records by label and burst."""
+    with ExitStack() as servers:
+        endpoints = []
+        for order, cores in zip(orders, engine.shares(len(orders)), strict=True):
+            trace = out / f"{order.label}.trace.jsonl"
+            for stale in (trace, Path(f"{trace}.steps")):
+                stale.unlink(missing_ok=True)
+            server = engine.serve(
+                folder,
+                name=model.NAME,
+                log=out / f"{order.label}.server.log",
+                settings={**order.settings, "trace": str(trace)},
+                max_num_seqs=scale.max_num_seqs,
+                cores=cores,
+            )
+            endpoints.append(Endpoint(url=servers.enter_context(server), model=model.NAME))
+        found: dict[str, list[list[Record]]] = {order.label: [] for order in orders}
         for number, burst in enumerate(bursts, start=1):
-            with bars(f"{label}, burst {number} of {len(bursts)}") as progress:
-                replayed = replay_to_file(
-                    out / f"{label}-{number}.jsonl",
-                    burst,
-                    np.zeros(len(burst)),
-                    endpoint,
-                    Sampling(max_tokens=scale.max_tokens, temperature=TEMPERATURE),
-                    label=label,
-                    attach=attach,
-                    server_trace=trace,
-                    notes={"policy": settings["policy"], "burst": number},
-                    progress=progress,
-                )
-                records.append(asyncio.run(replayed).records)
-        return records
+            with bars(f"{' and '.join(found)}, burst {number} of {len(bursts)}") as progress:
+                replayed = asyncio.run(_replay(out, orders, endpoints, burst, number, scale, progress))
+            for order, records in zip(orders, replayed, strict=True):
+                found[order.label].append(records)
+        return found
+
+
+async def _replay(
+    out: Path,
+    orders: Sequence[Order],
+    endpoints: Sequence[Endpoint],
+    burst: Sequence[Prompt],
+    number: int,
+    scale: Scale,
+    progress: Callable[[int, int], None],
+) -> list[list[Record]]:
+    """Send one burst to every server at once; return each one's records."""
+    done = [0] * len(orders)
+
+    def note(place: int) -> Callable[[int, int], None]:
+        def told(so_far: int, _total: int) -> None:
+            done[place] = so_far
+            progress(sum(done), len(orders) * len(burst))
+
+        return told
+
+    async def one(place: int) -> list[Record]:
+        order = orders[place]
+        replayed = await replay_to_file(
+            out / f"{order.label}-{number}.jsonl",
+            burst,
+            np.zeros(len(burst)),
+            endpoints[place],
+            Sampling(max_tokens=scale.max_tokens, temperature=TEMPERATURE),
+            label=order.label,
+            attach=order.attach,
+            server_trace=out / f"{order.label}.trace.jsonl",
+            notes={"policy": order.settings["policy"], "burst": number},
+            progress=note(place),
+        )
+        return replayed.records
+
+    return [*await asyncio.gather(*(one(place) for place in range(len(orders))))]
