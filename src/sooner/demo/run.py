@@ -79,7 +79,7 @@ def run(
     predicted = {}
     for label, name in rankers.items():
         ranker = fit_ranker(out / f"{label}.ranker", name, scale.max_tokens, say)
-        seen = _dataset(everyone, [0] * len(everyone), scale.max_tokens)
+        seen = dataset(everyone, [0] * len(everyone), scale.max_tokens)
         scores = ranker.predict(seen.prompts, context=seen.context)
         predicted[label] = {prompt.id: float(score) for prompt, score in zip(everyone, scores, strict=True)}
 
@@ -121,7 +121,7 @@ def fit_ranker(out: Path, name: str, max_tokens: int, say: Say) -> Ranker:
     rows = prompts.collected()
     say(f"Training the {name!r} ranker on {len(rows)} of the model's own reply lengths")
     lengths = [min(row.output_len, max_tokens) for row in rows]
-    data = _dataset([row.prompt for row in rows], lengths, max_tokens)
+    data = dataset([row.prompt for row in rows], lengths, max_tokens)
     ranker = train.fit(
         name,
         data.prompts,
@@ -134,7 +134,7 @@ def fit_ranker(out: Path, name: str, max_tokens: int, say: Say) -> Ranker:
     return ranker
 
 
-def _dataset(asked: Sequence[Prompt], lengths: Sequence[int], max_tokens: int) -> train.Dataset:
+def dataset(asked: Sequence[Prompt], lengths: Sequence[int], max_tokens: int) -> train.Dataset:
     """Return prompts as the scheduler's ranker will see them."""
     return train.dataset(
         [
