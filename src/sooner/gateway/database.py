@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from sooner.core import ConfigError, EngineError, MissingExtra
 
@@ -86,6 +87,9 @@ class Database:
         """Give a connection in a transaction. Raises Unavailable, and then nothing was written."""
         try:
             with self._lock:
+                if self._ready and self._vanished():
+                    self._engine.dispose()  # its open files would take rows that nobody finds again
+                    self._ready = False
                 if not self._ready:
                     self._migrate()
                     self._ready = True
@@ -94,6 +98,10 @@ class Database:
         except sa.exc.SQLAlchemyError as error:
             reason = str(error.args[0] if error.args else error)[:300]
             raise Unavailable(f"database {self._engine.url.render_as_string()}: {reason}") from error
+
+    def _vanished(self) -> bool:
+        path = self._engine.url.database
+        return self._sqlite and path not in (None, "", ":memory:") and not Path(str(path)).exists()
 
     def close(self) -> None:
         """Close its connections."""
