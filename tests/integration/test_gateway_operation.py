@@ -211,7 +211,7 @@ def test_journal_and_keys_in_postgresql() -> None:
     key = book.add("search")
 
     async def test() -> None:
-        settings = JournalSettings(url=POSTGRES, prompts=True, max_rows=2)
+        settings = JournalSettings(url=POSTGRES, prompts=True)
         async with rig([engine()], journal=settings, keys=POSTGRES) as gateway, client(gateway) as http:
             http.headers["Authorization"] = f"Bearer {key}"
             for prompt in ("one", "two \x00 \ud800", "three"):
@@ -224,7 +224,7 @@ def test_journal_and_keys_in_postgresql() -> None:
     run(test)
     out = io.StringIO()
     written = Database(POSTGRES)
-    assert export(written, out)[0] == 3  # trimmed with the next batches only
+    assert export(written, out)[0] == 3
     written.close()
     rows = [json.loads(line) for line in out.getvalue().splitlines()]
     assert [row["tenant"] for row in rows] == ["search"] * 3
@@ -232,6 +232,7 @@ def test_journal_and_keys_in_postgresql() -> None:
     book.revoke(book.all()[0].id)
     book.read()
     assert book.tenant(key) is None
+    book.close()
 
 
 def test_the_sqlite_journal_survives_a_second_reader(tmp_path: Path) -> None:

@@ -133,6 +133,8 @@ class Gateway:
         await asyncio.to_thread(self.dispatcher.close)
         if self._journal is not None:
             await asyncio.to_thread(self._journal.close)
+        if self.keys is not None:
+            self.keys.close()
 
     def reload(self, read: Callable[[], GatewaySettings]) -> None:
         """Take new engines, classes, tenants and bounds; what runs goes on where it is.

@@ -63,6 +63,10 @@ class KeyBook:
             if connection.execute(change).rowcount != 1:
                 raise ConfigError(f"no good key has the id {id!r}; sooner keys list shows them")
 
+    def close(self) -> None:
+        """Close the database; the keys that were read stay good."""
+        self._database.close()
+
     def read(self) -> None:
         """Take in what has changed in the database."""
         self._good = {key.id: key for key in self.all() if key.revoked is None}
