@@ -225,7 +225,7 @@ class Proxy:
         if prioritised and sent.head.status == 400:
             self._drop(sent.connection)
             sent = await self._exchange(request, backend, headers, body, chunks)
-            if sent.head.status != 400:
+            if sent.head.status != 400 and backend.hand_on:
                 backend.hand_on = False
                 logger.warning("backend %s takes no priority; order is kept here only", backend.name)
         return sent

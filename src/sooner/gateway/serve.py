@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import importlib
 import logging
 import signal
@@ -26,6 +27,12 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         asyncio.run(main)
     else:
         uvloop.run(main)
+
+
+def settle() -> None:
+    """Keep what was loaded at the start out of garbage collection, which would pause every reply for it."""
+    gc.collect()
+    gc.freeze()
 
 
 async def serve(
@@ -50,6 +57,7 @@ async def serve(
         gateway = await stack.enter_async_context(Gateway(settings).serving())
         if reload is not None:
             loop.add_signal_handler(signal.SIGHUP, gateway.reload, reload)
+        settle()
         ready(gateway)
         await stop.wait()
         logger.info("stopping: %d requests are under way", len(gateway.dispatcher.waiting))
