@@ -7,6 +7,8 @@ vllm-ltr's: everything in one order, a strict prefix of it runs.
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from sooner.core import View
@@ -30,6 +32,8 @@ class Job:
     predicted: float
     score: float
     deadline: float
+    level: float = 0.0
+    tenant: int = 0
     cached: int = 0
     pressure: float = 0.0
     computed: int = 0
@@ -66,6 +70,8 @@ class Instance:
     mean_wait: float = 0.0
     mean_predicted: float = 0.0
     barren: int = 0  # steps since the last token
+    counters: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    last: int | None = None  # the tenant who was last to leave the waiting
 
     def blocks(self, tokens: int) -> int:
         return -(-tokens // self.engine.block_size)
@@ -83,12 +89,31 @@ class Instance:
             float(job.cached),
             job.deadline,
             job.pressure,
+            job.level,
+            0.0 if self.policy.static else self.counters[job.tenant] / self.multiple,
         )
         return (not job.promoted, float(self.policy.key(view, now)), not job.running, job.id)
 
     def pace(self) -> int:
         a, _, c, _ = coefficient_ticks(self.engine)
         return a // self.engine.max_num_seqs + c
+
+    @property
+    def multiple(self) -> int:
+        return math.lcm(*self.options.weights.values())
+
+    def charge(self, job: Job, amount: int) -> None:
+        self.counters[job.tenant] += amount * self.multiple // self.options.weights.get(job.tenant, 1)
+
+    def wait(self, job: Job) -> None:
+        """Let a job wait, its tenant lifted where it had nobody waiting."""
+        others = {other.tenant for other in self.waiting}
+        if job.tenant not in others:
+            floors = [self.counters[tenant] for tenant in others]
+            if not floors and self.last is not None:
+                floors = [self.counters[self.last]]
+            self.counters[job.tenant] = max(self.counters[job.tenant], min(floors, default=0))
+        self.waiting.append(job)
 
     def busy(self) -> bool:
         return bool(self.waiting or self.running)
@@ -103,21 +128,28 @@ class Instance:
         job.pressure = self.mean_wait / self.mean_predicted if self.mean_predicted > 0 else 0.0
         if self.options.predict_blocks:
             self.now += ticks(self.options.predict_s)
-        self.waiting.append(job)
+        self.wait(job)
 
     def begin(self, job: Job) -> None:
         if job.start < 0:
             job.start = self.now
+            self.charge(job, job.prompt)
             self.mean_wait += (self.now * 1e-12 - job.arrival - self.mean_wait) / 64.0
             self.mean_predicted += (job.predicted - self.mean_predicted) / 64.0
 
-    def cancel_due(self) -> None:
-        for queue in (self.waiting, self.running):
-            for job in [j for j in queue if j.cancel is not None and j.cancel <= self.now]:
-                queue.remove(job)
-                job.finish = -2
-                self.free += job.held
-                self.host += job.swapped
+    def cancel_due(self, until: int) -> None:
+        leavers = [(j.cancel, j.id, j) for j in self.waiting + self.running if j.cancel is not None]
+        for cancel, _, job in sorted(leavers, key=lambda leaver: leaver[:2]):
+            if cancel > until:
+                break
+            if job in self.waiting:
+                self.waiting.remove(job)
+                self.last = job.tenant
+            else:
+                self.running.remove(job)
+            job.finish = -2
+            self.free += job.held
+            self.host += job.swapped
 
     def promote(self) -> None:
         if self.options.guard:
@@ -129,7 +161,7 @@ class Instance:
 
     def step(self, iteration_level: bool) -> None:
         self.just_ended = []
-        self.cancel_due()
+        self.cancel_due(self.now)
         if not self.busy():
             return
         self.promote()
@@ -155,7 +187,7 @@ class Instance:
                 victim.held = victim.computed = 0
                 victim.decoding = victim.running = False
                 victim.preemptions += 1
-                self.waiting.append(victim)
+                self.wait(victim)
                 evicted = True
                 if victim is job:
                     break
@@ -179,6 +211,7 @@ class Instance:
                 passed.append(job)
                 continue
             self.waiting.remove(job)
+            self.last = job.tenant
             self.running.append(job)
             job.computed = job.cached
             want = min(job.total - job.computed, budget)
@@ -233,6 +266,8 @@ class Instance:
                     moved += self.evict(dropped)
         for job, want in chosen.items():
             need = self.need(job, want)
+            if job in self.waiting:
+                self.last = job.tenant
             moved += job.swapped
             self.host += job.swapped
             job.swapped = 0
@@ -262,6 +297,7 @@ class Instance:
                 continue
             job.decoding = True
             job.generated += 1
+            self.charge(job, 2)
             self.barren = 0
             job.first = self.now if job.first < 0 else job.first
             if job.generated == job.output:
@@ -313,6 +349,8 @@ def simulate(
                 predicted=predicted[i],
                 score=score[i],
                 deadline=float(workload.deadline[i]),
+                level=float(workload.level[i]),
+                tenant=int(workload.tenant[i]),
                 cached=int(workload.cached_len[i]),
             )
         )
@@ -321,6 +359,8 @@ def simulate(
             while instance.now < job.ready and instance.busy() and instance.barren < PATIENCE:
                 instance.step(reorder)
         job.place = choose(instances, router, i, job, int(workload.prefix[i]))
+        if not reorder:  # at the iteration level, who leaves is seen at the next step, after who comes
+            instances[job.place].cancel_due(job.ready - 1)
         instances[job.place].arrive(job)
     for instance in instances:
         while instance.busy() and instance.barren < PATIENCE:

@@ -36,6 +36,7 @@ class Request:
     output_len: int  # the truth; only the simulator and the oracle ranker may read it
     tenant: int = 0
     deadline: float = float("inf")
+    level: int = 0
 
 
 class Prediction(NamedTuple):
@@ -53,7 +54,9 @@ class View(NamedTuple):
     """All a policy may know of one request (or, with columns, of n requests). Never `output_len`.
 
     `pressure` [s/token] is the host's recent mean wait over its recent mean predicted length, read
-    once when the request arrives; 0 where nobody waits or the host does not measure it.
+    once when the request arrives; 0 where nobody waits or the host does not measure it. `level` is
+    the request's class, 0 the most urgent. `counter` [tokens of input] is what its tenant was served
+    over the tenant's weight, as the host counts it now; 0 where the host does not count.
     """
 
     arrival_time: Number
@@ -64,6 +67,8 @@ class View(NamedTuple):
     cached_len: Number = 0.0
     deadline: Number = float("inf")
     pressure: Number = 0.0
+    level: Number = 0.0
+    counter: Number = 0.0
 
 
 class Completed(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,10 @@ ORACLE_FED = {"sjf": "spjf", "srpt": "sprpt"}
 """Names for a policy fed by the oracle ranker: the truth enters through `predicted_len` only."""
 
 
+LEVEL = 1e10
+"""Far above any time [s]: a class, a queue's level, or what has been announced decides before time does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A chosen policy: its function with its parameters bound.
@@ -26,6 +30,7 @@ class Policy:
     `static`: the key never changes after arrival, so one heap insertion orders the request for
     good. `timeless`: the key does not depend on `now`, so a waiting request keeps its place.
     `preemptive`: meant to displace running requests too. `oracle`: `predicted_len` must be the truth.
+    `linear`: the key of a waiting request is a straight line in `now`, whatever it is made of.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Policy:
     timeless: bool
     preemptive: bool
     oracle: bool = False
+    linear: bool = False
 
     def key(self, view: View, now: float) -> Number:
         """Return the key of one request, or of n requests given as columns; smallest runs first."""
@@ -45,7 +51,7 @@ _REGISTRY: dict[str, Policy] = {}
 
 
 def policy(
-    *, static: bool = False, timeless: bool = False, preemptive: bool = False
+    *, static: bool = False, timeless: bool = False, preemptive: bool = False, linear: bool = False
 ) -> Callable[[Callable[..., Number]], Callable[..., Number]]:
     """Register the decorated key function under its own name."""
 
@@ -56,7 +62,7 @@ def policy(
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY
         }
         _REGISTRY[function.__name__] = Policy(
-            function.__name__, function, parameters, static, static or timeless, preemptive
+            function.__name__, function, parameters, static, static or timeless, preemptive, linear=linear
         )
         return function
 
@@ -84,7 +90,7 @@ def get(name: str, **parameters: float) -> Policy:
         if not (number and np.isfinite(value) and value >= 0):
             raise ConfigError(f"policy {name!r}: {parameter}={value!r}, allowed: a finite number >= 0")
     bound = {**base.parameters, **{key: float(value) for key, value in parameters.items()}}
-    return Policy(name, base.function, bound, base.static, base.timeless, base.preemptive, name in ORACLE_FED)
+    return replace(base, name=name, parameters=bound, oracle=name in ORACLE_FED)
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -133,7 +139,7 @@ def sprpt(q: View, now: float) -> Number:
     return q.predicted_len - q.attained
 
 
-@policy()
+@policy(linear=True)
 def hrrn(q: View, now: float) -> Number:
     """Highest response ratio next, (wait + service) / service (Brinch Hansen, 1971).
 
@@ -156,6 +162,32 @@ def edf(q: View, now: float) -> Number:
 
 
 @policy(static=True)
+def edf_classes(q: View, now: float) -> Number:
+    """Classes first, the lowest level before all others, and earliest deadline first inside a class.
+
+    Guarantee: no request of a higher level ever passes one of a lower level. Requests without a
+    deadline come last in their class, by arrival.
+    """
+    key: Number = q.level * LEVEL + np.minimum(q.deadline, 0.5 * LEVEL)
+    return key
+
+
+@policy()
+def vtc(q: View, now: float) -> Number:
+    """The virtual token counter (Sheng et al., OSDI 2024): the tenant served least so far goes next.
+
+    The host counts, for each tenant, a token of input as 1 when it is admitted and one of output as
+    2 when it is made, over the tenant's weight, and lifts a tenant that comes back to those who wait;
+    ties, a tenant's own requests among them, go by arrival. The gateway shares out by such counters
+    around whatever policy it has, and the simulator counts for this one.
+
+    Guarantee: between tenants who wait, counters differ by no more than one prompt and twice what
+    one tenant can still have running, so none is held up by how much another sends.
+    """
+    return q.counter
+
+
+@policy(static=True)
 def boost(q: View, now: float, *, gamma: float = 0.05, seconds_per_token: float = 0.02) -> Number:
     """Arrival time less a boost that shrinks with predicted size (Yu and Scully, 2024, section 3).
 
@@ -170,7 +202,7 @@ def boost(q: View, now: float, *, gamma: float = 0.05, seconds_per_token: float 
     return q.arrival_time + late
 
 
-@policy()
+@policy(linear=True)
 def hrrn_prompt(q: View, now: float) -> Number:
     """Highest response ratio next on the prompt alone, wait / prompt tokens, as proposed for SGLang.
 
@@ -178,10 +210,6 @@ def hrrn_prompt(q: View, now: float) -> Number:
     newcomer, whose ratio is 0, ever passes it.
     """
     return -(now - q.arrival_time) / np.maximum(q.prompt_len, 1.0)
-
-
-LEVEL = 1e10
-"""Far above any arrival time [s]: a queue level, or what has been announced, decides before arrival does."""
 
 
 @policy(timeless=True, preemptive=True)

@@ -25,6 +25,8 @@ views = st.builds(
     cached_len=lengths,
     deadline=times | st.just(math.inf),
     pressure=st.floats(0, 10),
+    level=st.integers(0, 9).map(float),
+    counter=lengths,
 )
 NAMES = policies.names()
 SLACK = 1e-6  # seconds: doubles near 1e6 s carry about 1e-10
@@ -52,16 +54,31 @@ def test_a_key_is_never_nan(name: str, view: View, wait: float) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if policies.get(name).timeless])
-@given(view=views, now=times, later=times)
-def test_a_timeless_key_ignores_the_time(name: str, view: View, now: float, later: float) -> None:
-    assert policies.get(name).key(view, now) == policies.get(name).key(view, later)
+@given(view=views, now=times, later=times, counter=lengths)
+def test_a_timeless_key_ignores_the_time_and_what_others_get(
+    name: str, view: View, now: float, later: float, counter: float
+) -> None:
+    other = view._replace(counter=counter)
+    assert policies.get(name).key(view, now) == policies.get(name).key(other, later)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if policies.get(name).static])
-@given(view=views, attained=lengths, cached=lengths)
-def test_a_static_key_ignores_progress(name: str, view: View, attained: float, cached: float) -> None:
-    moved = view._replace(attained=attained, cached_len=cached)
+@given(view=views, attained=lengths, cached=lengths, counter=lengths)
+def test_a_static_key_ignores_progress(
+    name: str, view: View, attained: float, cached: float, counter: float
+) -> None:
+    moved = view._replace(attained=attained, cached_len=cached, counter=counter)
     assert policies.get(name).key(view, 0.0) == policies.get(name).key(moved, 0.0)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if policies.get(name).linear])
+@given(view=views, wait=st.floats(0, 1e5), share=st.floats(0, 1))
+def test_a_linear_key_is_a_straight_line_in_time(name: str, view: View, wait: float, share: float) -> None:
+    start = float(view.arrival_time)
+    first, last, between = (
+        float(policies.get(name).key(view, start + wait * at)) for at in (0.0, 1.0, share)
+    )
+    assert between == pytest.approx(first + share * (last - first), rel=1e-6, abs=1e-6)
 
 
 @given(views, views)
@@ -134,8 +151,17 @@ def test_orders_by_one_field(a: View, b: View) -> None:
         ("sprpt", lambda q: q.predicted_len - q.attained),
         ("las", lambda q: q.attained),
         ("edf", lambda q: q.deadline),
+        ("vtc", lambda q: q.counter),
     ):
         assert overtakes(name, a, b, 0.0) == bool(value(a) < value(b))
+
+
+@given(views, views)
+def test_a_class_decides_before_the_deadline(a: View, b: View) -> None:
+    if a.level != b.level:
+        assert overtakes("edf_classes", a, b, 0.0) == bool(a.level < b.level)
+    elif a.deadline == b.deadline or abs(float(a.deadline) - float(b.deadline)) > 1e-3:
+        assert overtakes("edf_classes", a, b, 0.0) == bool(a.deadline < b.deadline)
 
 
 @pytest.mark.parametrize(("fed", "base"), policies.ORACLE_FED.items())

@@ -53,6 +53,8 @@ def workloads(draw: st.DrawFn) -> Workload:
         output_len=np.array(draw(lengths)),
         cached_len=prompt_len - np.minimum(prompt_len, draw(lengths)),
         prefix=np.array(draw(st.lists(st.integers(0, 5), min_size=n, max_size=n))),
+        tenant=np.array(draw(st.lists(st.integers(3, 5), min_size=n, max_size=n))),
+        level=np.array(draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))),
         deadline=arrival + np.array(draw(st.lists(st.sampled_from([0.1, 1.0]), min_size=n, max_size=n))),
         cancel_time=arrival + np.array(draw(leaves)),
     )
@@ -68,6 +70,7 @@ def options(draw: st.DrawFn, iteration_level: bool | None) -> Options:
         quantum=draw(st.integers(1, 4)),
         predict_s=draw(st.sampled_from([0.0, 0.0, 0.004])),
         predict_blocks=draw(st.booleans()),
+        weights=draw(st.sampled_from([{}, {}, {3: 2, 4: 3}])),
     )
 
 
@@ -124,3 +127,26 @@ def test_cluster(router: str, data: st.DataObject) -> None:
     cluster = data.draw(st.lists(engines(), min_size=1, max_size=4))
     opts = dataclasses.replace(data.draw(options(False)), predict_blocks=False)
     assert_same(data.draw(workloads()), cluster, policies.get(name), opts, 1, router)
+
+
+@pytest.mark.parametrize("name", [name for name in policies.names() if policies.get(name).linear])
+@pytest.mark.parametrize("rate", [np.inf, 40.0])
+def test_many_waiting_are_searched_in_part_with_the_same_result(name: str, rate: float) -> None:
+    n, rng = 1_500, np.random.default_rng(0)
+    arrival = np.zeros(n) if np.isinf(rate) else np.cumsum(rng.exponential(1 / rate, n))
+    workload = Workload(
+        arrival_time=arrival, prompt_len=rng.integers(1, 60, n), output_len=rng.integers(1, 40, n),
+        cancel_time=np.where(rng.uniform(size=n) < 0.02, arrival + 3.0, np.inf),
+    )  # fmt: skip
+    engine = Engine(max_num_seqs=6, max_num_batched_tokens=128, num_blocks=40, iteration_s=0.02)
+    predicted = rng.integers(1, 40, n).astype(float)
+    for backfill in (False, True):
+        options = Options(backfill=backfill)
+        chosen = policies.get(name)
+        every = dataclasses.replace(chosen, linear=False)
+        one, other = (
+            simulate(workload, engine, policy, predicted_len=predicted, options=options)
+            for policy in (chosen, every)
+        )
+        assert np.array_equal(one.completed.finish_time, other.completed.finish_time)
+        assert np.array_equal(one.cancelled, other.cancelled)

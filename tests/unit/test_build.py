@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -46,9 +48,30 @@ def test_with_a_rate_requests_are_drawn() -> None:
     assert build(TRACE, Shape(requests=9, burst=True), rng()).workload.arrival_time.tolist() == [0.0] * 9
 
 
+def test_tenants_and_classes_are_recorded_or_drawn() -> None:
+    recorded = dataclasses.replace(TRACE, tenant=np.array([7.0, 7, 9, 9]), level=np.array([0.0, 1, 0, 1]))
+    replayed = build(recorded, Shape(), rng()).workload
+    assert replayed.tenant.tolist() == [7, 7, 9, 9]
+    assert replayed.level.tolist() == [0, 1, 0, 1]
+    shape = Shape(requests=20_000, rate=2.0, tenants=(0.9, 0.1), classes=((0.2, 2.0), (0.8, np.inf)))
+    drawn = build(recorded, shape, rng()).workload
+    assert drawn.tenant.mean() == pytest.approx(0.1, abs=0.01)
+    assert drawn.level.mean() == pytest.approx(0.8, abs=0.01)
+    after = drawn.deadline - drawn.arrival_time
+    assert np.allclose(after[drawn.level == 0], 2.0)
+    assert np.isinf(after[drawn.level == 1]).all()
+    plain = build(recorded, dataclasses.replace(shape, tenants=(), classes=()), rng()).workload
+    assert (plain.arrival_time == drawn.arrival_time).all()  # whose requests they are changes no draw of them
+    assert (drawn.take(np.arange(5)).level == drawn.level[:5]).all()
+
+
 @pytest.mark.parametrize(
     ("trace", "shape", "says"),
     [
+        (TRACE, {"tenants": (0.5, 0.4)}, "with a sum of 1"),
+        (TRACE, {"classes": ((1.5, 1.0), (-0.5, 1.0))}, "with a sum of 1"),
+        (TRACE, {"classes": ((1.0, -1.0),)}, "seconds >= 0"),
+        (TRACE, {"classes": ((1.0, 1.0),), "deadline": 2.0}, "one of the two"),
         (Trace(prompt_len=np.ones(2), output_len=np.ones(2)), {}, "no arrival times"),
         (TRACE, {"requests": 5}, "the trace has 4"),
         (TRACE, {"prefix_cache": 100}, "shared prefixes"),

@@ -26,7 +26,9 @@ def found(*, holds: bool) -> Reproduction:
             Row(setting="8 req/s", measure="latency", ours=3.0, paper=2.0, unit="s"),
             Row(setting="9 req/s", measure="latency", ours=4.0),
         ],
-        claims=[Claim(text="It falls", holds=holds, reason="3 to 2", source="stated")],
+        claims=[
+            Claim(text="It falls", holds=holds, reason="3 to 2", source="stated", reworded="once by half")
+        ],
         figures=[
             curves("Line", "x", [1.0, 2.0], "y", {"ours": [3.0, 2.0]}),
             ranks("Dots", "x", {"ours": 1.5}),
@@ -52,7 +54,8 @@ def test_the_page_says_everything_and_escapes_it() -> None:
     for text in (
         "A case &lt;of&gt; two",
         "0 of 1 claims",
-        "<b>no</b>",
+        "<b>no, reworded</b>",
+        "3 to 2. Reworded after a first run: once by half",
         "3 to 2",
         "recalled",
         "Read this.",
@@ -99,3 +102,11 @@ def test_figure_2_is_reproduced() -> None:
     result = reproduce.run("ltr-fig2")
     assert result.reproduced, [claim.reason for claim in result.claims if not claim.holds]
     assert {row.setting for row in result.rows} >= {"16 req/s, tau 0", "16 req/s, tau 1"}
+
+
+def test_dots_stand_beside_the_papers_where_it_has_them() -> None:
+    both = ranks("Dots", "x", {"a": 1.0, "b": 2.0}, paper={"a": 3.0})
+    assert both.legend == {"ours": "s1", "paper": "s2"}
+    assert both.svg.count("<circle") == 3
+    assert "paper: 3.00" in both.svg
+    assert not ranks("Dots", "x", {"a": 1.0}).legend

@@ -68,6 +68,18 @@ def test_pooled_loads_give_back_the_coefficients() -> None:
     assert abs(validate(other, found.engine, FCFS)["mean_e2e_s"].error_pct) < 0.5
 
 
+def test_what_a_client_waits_beside_the_engine_is_found() -> None:
+    slow = dataclasses.replace(TRUE, overhead_s=0.03)
+    runs = [made_by(slow, rate, seed=seed) for seed, rate in enumerate((1.0, 8.0))]
+    found = calibrate(runs, TRUE, find_overhead=True)
+    assert found.engine.overhead_s == pytest.approx(0.03, rel=0.1)
+    assert found.uncertainty["overhead_s"] < 0.5
+    other = made_by(slow, 3.0, seed=9)
+    assert abs(validate(other, found.engine, FCFS)["mean_ttft_s"].error_pct) < 1
+    without = calibrate(runs, TRUE).engine
+    assert abs(validate(other, without, FCFS)["mean_ttft_s"].error_pct) > 2
+
+
 def test_a_coefficient_that_a_run_did_not_vary_is_called_undetermined() -> None:
     alone = made_by(TRUE, 0.01, n=40)  # one request at a time: nothing tells a from c
     found = calibrate([alone], TRUE)
@@ -167,6 +179,8 @@ def test_a_replay_is_a_run_too(tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     run = read(path)
     assert len(run.workload) == 4
+    assert run.by_client
+    assert not read(path, steps=True).by_client
     assert run.observed.tolist() == [True, True, True, False]
     assert run.score[:3].tolist() == [0.0, 1.0, 2.0]
     assert np.isnan(run.score[3])
@@ -184,7 +198,8 @@ def test_steps_judge_scheduling_alone(tmp_path: Path) -> None:
     ]  # fmt: skip
     path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     engine = tmp_path / "one.toml"
-    engine.write_text(dataclasses.replace(TRUE, max_num_seqs=1).to_toml(), encoding="utf-8")
+    one = dataclasses.replace(TRUE, max_num_seqs=1, overhead_s=0.1)
+    engine.write_text(one.to_toml(), encoding="utf-8")
     judged = CliRunner().invoke(root, ["validate", str(path), "--engine", str(engine), "--steps", "--json"])
     assert json.loads(judged.stdout)["each_e2e_s"] == {"real": 8.0, "simulated": 8.0, "error_pct": 0.0}
 

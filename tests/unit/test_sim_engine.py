@@ -67,6 +67,15 @@ def test_one_request_takes_what_the_formula_says() -> None:
     assert done.finish_time == pytest.approx([first + 2 * second + 1e-5])
 
 
+def test_what_a_request_spends_beside_the_engine_delays_its_tokens_only() -> None:
+    load_ = workload([10, 10], [5, 5])
+    plain = simulate(load_, Engine(max_num_seqs=1), FCFS).completed
+    late = simulate(load_, Engine(max_num_seqs=1, overhead_s=0.5), FCFS).completed
+    assert late.start_time == pytest.approx(plain.start_time)
+    assert late.first_token_time == pytest.approx(plain.first_token_time + 0.5)
+    assert late.finish_time == pytest.approx(plain.finish_time + 0.5)
+
+
 def test_a_prompt_longer_than_the_budget_is_cut_into_chunks() -> None:
     engine = Engine(iteration_s=0.01, prefill_token_s=0.0, max_num_seqs=4, max_num_batched_tokens=40)
     done = simulate(workload([100], [1]), engine, FCFS).completed
@@ -135,6 +144,9 @@ def test_options_and_times_are_checked() -> None:
     for bad in ({"guard": -1}, {"quantum": 0}, {"predict_s": -0.1}):
         with pytest.raises(ConfigError, match="allowed: guard >= 0"):
             Options(**bad)  # type: ignore[arg-type]
+    for weights in ({0: 0}, {0: 999_983, 1: 2}):
+        with pytest.raises(ConfigError, match="whole numbers >= 1, a common multiple"):
+            Options(weights=weights)
     with pytest.raises(DataError, match="arrivals up to"):
         simulate(workload([1], [1], [1e9]), Engine(), FCFS)
 

@@ -115,6 +115,27 @@ def test_an_oracle_fed_policy_takes_no_predictions() -> None:
         study(instances=0)
 
 
+def test_tenants_and_classes_are_told_apart() -> None:
+    shape = Shape(requests=600, burst=True, tenants=(0.8, 0.2), classes=((0.3, 5.0), (0.7, np.inf)))
+    fcfs, vtc = (run(study(policy=name, shape=shape)) for name in ("fcfs", "vtc"))
+    assert fcfs.keys() == vtc.keys() >= {"tenants", "levels", "deadlines_met"}
+    assert sum(one["n"] for one in vtc["tenants"].values()) == 600
+    small = [report["tenants"]["1"]["mean_e2e_s"] for report in (fcfs, vtc)]
+    assert small[1] < 0.7 * small[0]  # who sends little no longer waits behind who sends much
+    urgent = run(study(policy="edf_classes", shape=shape))
+    assert urgent["deadlines_met"] > 1.5 * fcfs["deadlines_met"]
+    assert urgent["levels"]["0"]["deadlines_met"] == urgent["deadlines_met"]
+    assert urgent["levels"]["1"]["deadlines_met"] is None
+    plain = run(study())
+    assert plain["deadlines_met"] is None
+    assert "tenants" not in plain
+    late = run(
+        study(shape=Shape(requests=50, burst=True, cancel_after=0.0, tenants=(0.5, 0.5), deadline=9.0))
+    )
+    assert late["deadlines_met"] == 0.0
+    assert late["tenants"]["0"]["n"] == 0
+
+
 def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     out = tmp_path / "sweep.jsonl"
     studies = cases(study(policy="fcfs"), ["fcfs", "ltr", "sjf"], 2, rates=[10.0, 20.0], taus=[0.3, 0.9])
@@ -174,8 +195,21 @@ def test_simulate_prints_the_contract() -> None:
     assert cluster["n"] + cluster["cancelled"] == 300
 
 
+def test_simulate_takes_tenants_weights_and_classes() -> None:
+    common = ("simulate", "lognormal", "--requests", "300", "--burst", "--set", "max_num_seqs=8", "--json")
+    report = json.loads(
+        invoke(*common, "--policy", "vtc", "--tenants", "0.5,0.5", "--weight", "0=4", "--classes", "1:9")
+    )
+    one, other = (report["tenants"][name]["mean_e2e_s"] for name in ("0", "1"))
+    assert one < 0.8 * other
+    assert 0 < report["deadlines_met"] < 1
+
+
 def test_simulate_says_what_is_wrong() -> None:
     for arguments, says in (
+        (("simulate", "sharegpt", "--burst", "--tenants", "half"), "shares such as 0.9,0.1"),
+        (("simulate", "sharegpt", "--burst", "--classes", "0.5"), "shares and seconds"),
+        (("simulate", "sharegpt", "--burst", "--weight", "0=1.5"), "whole numbers such as 0=2"),
         (("simulate", "sharegpt", "--load", "0.5", "--burst"), "without a rate or a burst"),
         (("simulate", "sharegpt", "--burst", "--policy", "sprtp"), "did you mean 'sprpt'"),
         (("simulate", "sharegpt", "--burst", "--param", "beta"), "NAME=NUMBER"),

@@ -195,3 +195,18 @@ def test_a_name_that_does_not_ship_says_where_to_get_it(
         named.load("moncake")
     with pytest.raises(DataError, match="is not there"):
         named.load("no/such.jsonl")
+
+
+def test_tenants_classes_and_deadlines_may_be_missing_in_some_rows(tmp_path: Path) -> None:
+    rows = [
+        {"arrival_time": 1.0, "prompt_len": 5, "output_len": 6, "tenant": 3, "level": 1, "deadline": 4.0},
+        {"arrival_time": 2.0, "prompt_len": 5, "output_len": 6},
+    ]
+    names = list(rows[0])
+    text = "\n".join(",".join(str(row.get(name, "")) for name in names) for row in rows)
+    jsonl = write(tmp_path, "t.jsonl", "\n".join(map(json.dumps, rows)))
+    table = write(tmp_path, "t.csv", f"{','.join(names)}\n{text}\n")
+    for path in (jsonl, table):
+        trace = traces.read(path)
+        for column, expected in (("tenant", [3, 0]), ("level", [1, 0]), ("deadline", [3.0, np.inf])):
+            assert getattr(trace, column).tolist() == expected

@@ -23,6 +23,11 @@ import click
 )
 @click.option("--block-size", type=int, help="Tokens in a KV block, where META does not say.")
 @click.option("--policy", default="fcfs", show_default=True, help="The order in which the runs were served.")
+@click.option(
+    "--overhead/--no-overhead",
+    default=None,
+    help="Fit too what a request spends between client and scheduler; else where clients took the times.",
+)
 @click.option("--part", help="Fit to a share of the requests only, such as 0:0.5; all of them are served.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def calibrate(
@@ -34,6 +39,7 @@ def calibrate(
     num_blocks: int | None,
     block_size: int | None,
     policy: str,
+    overhead: bool | None,
     part: str | None,
     as_json: bool,
 ) -> None:
@@ -71,6 +77,7 @@ def calibrate(
         policy=policies.get(policy),
         rows=[part_of(part, len(run.workload)) for run in loaded],
         find_memory="num_blocks" not in known,
+        find_overhead=any(run.by_client for run in loaded) if overhead is None else overhead,
     )
     stem = out.name.removesuffix(".toml")
     engine = dataclasses.replace(
@@ -79,13 +86,13 @@ def calibrate(
     notes = "".join(f"# {name}: +-{error:.2g}, {held(error)}\n" for name, error in found.uncertainty.items())
     out.write_text(notes + engine.to_toml(), encoding="utf-8")
     if as_json:
-        coefficients = dict(zip(found.uncertainty, engine.coefficients, strict=True))
+        coefficients = {name: getattr(engine, name) for name in found.uncertainty}
         report = {"engine": str(out), **coefficients, "num_blocks": engine.num_blocks}
         click.echo(json.dumps(report | {"uncertainty": found.uncertainty, "rms_s": found.rms_s}))
         return
     rows = [
-        (name, f"{value:.4g}", f"{error:.2g}", held(error))
-        for (name, error), value in zip(found.uncertainty.items(), engine.coefficients, strict=True)
+        (name, f"{getattr(engine, name):.4g}", f"{error:.2g}", held(error))
+        for name, error in found.uncertainty.items()
     ]
     table(("coefficient", "value [s]", "can move by +-", "these runs"), rows)
     click.echo(f"error of one time: {found.rms_s:.3f} s; KV blocks: {engine.num_blocks}; wrote {out}")

@@ -101,6 +101,21 @@ def study_options(command: Command) -> Command:
         click.option(
             "--deadline", type=float, help="Every request's deadline after its arrival [s], for edf."
         ),
+        click.option(
+            "--classes",
+            default="",
+            metavar="SHARE:SECONDS,...",
+            help="Classes of requests, most urgent first: each one's share and deadline after arrival.",
+        ),
+        click.option(
+            "--tenants",
+            default="",
+            metavar="SHARE,...",
+            help="Tenants 0, 1, ... and their shares of requests.",
+        ),
+        click.option(
+            "--weight", "weights", multiple=True, metavar="TENANT=NUMBER", help="A tenant's weight under vtc."
+        ),
         click.option("--cancel-after", type=float, help="Clients leave after this long [s]."),
         click.option(
             "--time-scale", default=1.0, show_default=True, help="Stretches recorded arrival times."
@@ -140,6 +155,9 @@ def study_of(
     time_scale: float,
     cancel_after: float | None,
     deadline: float | None,
+    classes: str,
+    tenants: str,
+    weights: Sequence[str],
     prefix_cache: int,
     instances: int,
     router: str,
@@ -174,6 +192,8 @@ def study_of(
             cancel_after=cancel_after,
             deadline=deadline,
             prefix_cache=prefix_cache,
+            tenants=_shares(tenants),
+            classes=_classes(classes),
         ),
         options=Options(
             iteration_level=reorder,
@@ -183,6 +203,7 @@ def study_of(
             quantum=quantum,
             predict_s=predict_ms / 1000.0,
             predict_blocks=predict_blocks,
+            weights=_weights(weights),
         ),
         instances=instances,
         router=router,
@@ -202,6 +223,28 @@ def numbers(pairs: Sequence[str]) -> dict[str, float]:
         except ValueError:
             raise ConfigError(f"{pair!r}, allowed: NAME=NUMBER") from None
     return found
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ConfigError(f"tenants {text!r}, allowed: shares such as 0.9,0.1") from None
+
+
+def _classes(text: str) -> tuple[tuple[float, float], ...]:
+    try:
+        pairs = [part.split(":") for part in text.split(",") if part.strip()]
+        return tuple((float(share), float(after)) for share, after in pairs)
+    except ValueError:
+        raise ConfigError(f"classes {text!r}, allowed: shares and seconds such as 0.2:2,0.8:inf") from None
+
+
+def _weights(pairs: Sequence[str]) -> dict[int, int]:
+    found = numbers(pairs)
+    if any(not name.isdigit() or not weight.is_integer() for name, weight in found.items()):
+        raise ConfigError(f"weights {list(pairs)}, allowed: whole numbers such as 0=2")
+    return {int(name): int(weight) for name, weight in found.items()}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

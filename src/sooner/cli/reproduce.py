@@ -63,8 +63,9 @@ def _print(found: Reproduction) -> None:
         table.add_row(row.setting, row.measure + unit, number(row.ours), paper, ratio)
     console.print(table)
     for claim in found.claims:
-        console.print(f"\n[bold]{'reproduced' if claim.holds else 'NOT reproduced'}[/bold]  {claim.text}")
-        console.print(f"  {claim.reason} ({claim.source})", style="dim")
+        verdict = ("reproduced" if claim.holds else "NOT reproduced") + (", reworded" * bool(claim.reworded))
+        console.print(f"\n[bold]{verdict}[/bold]  {claim.text}")
+        console.print(f"  {claim.explanation} ({claim.source})", style="dim")
     for setting, why in found.unconfirmed.items():
         console.print(
             f"unconfirmed: {setting}={found.settings[setting]}: {why}", style="dim", highlight=False

@@ -25,6 +25,8 @@ def validate(run: Path, engine: str, policy: str, part: str | None, steps: bool,
 
     Example: sooner validate run_requests.jsonl.gz --engine engine.toml --json
     """
+    import dataclasses
+
     from sooner import policies
     from sooner.cli.options import table
     from sooner.sim.cost import load
@@ -33,7 +35,9 @@ def validate(run: Path, engine: str, policy: str, part: str | None, steps: bool,
     from sooner.workloads.engine_run import read
 
     real = read(run, steps=steps)
-    simulated = load(engine).with_coefficients(1.0, 0.0, 0.0, 0.0) if steps else load(engine)
+    simulated = load(engine)
+    if steps:
+        simulated = dataclasses.replace(simulated.with_coefficients(1.0, 0.0, 0.0, 0.0), overhead_s=0.0)
     compared = judge(real, simulated, policies.get(policy), part_of(part, len(real.workload)))
     if as_json:
         click.echo(json.dumps({name: row._asdict() for name, row in compared.items()}))

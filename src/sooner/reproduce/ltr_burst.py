@@ -50,6 +50,7 @@ def table3(seed: int, report: Callable[[str], None]) -> Reproduction:
             f"{data}: latency in a burst of {BURST}",
             "Latency over Ranking",
             {m: v / one["Ranking"] for m, v in one.items()},
+            paper={m: entry[1][data][1] / TABLE3["Ranking"][1][data][1] for m, entry in TABLE3.items()},
         )
         for data, one in burst.items()
     ]
@@ -100,16 +101,26 @@ def _table3_claims(
         ours = ", ".join(
             f"{method} {one[method]:.2f}" for method in sorted(published, key=published.__getitem__)
         )
+        turned = "".join(
+            f"; the other way round: {a} and {b}, published {published[a]} and {published[b]}"
+            for a, b in swapped
+        )
         claims.append(
             Claim(
-                text=f"{data}: arms stand in the paper's order of latency, where over 15 % apart",
-                holds=all(swapped.values()),
-                reason=f"in the paper's order: {ours}; Kendall tau of the two orders {tau:.2f}"
-                + "".join(
-                    f"; the other way round: {a} and {b}, published {published[a]} and {published[b]}"
-                    for a, b in swapped
-                ),
+                text=f"{data}: all arms stand in the paper's order of latency",
+                holds=not swapped,
+                reason=f"in the paper's order: {ours}; Kendall tau of the two orders {tau:.2f}{turned}",
                 source="stated",
+            )
+        )
+        claims.append(
+            Claim(
+                text=f"{data}: so do those that are published over 15 % apart",
+                holds=all(swapped.values()),
+                reason="each published number is a single run without an error, so closer ones may swap"
+                + (f": {len(swapped)} pair did" if len(swapped) == 1 else f": {len(swapped)} pairs did"),
+                source="stated",
+                reworded="the row above is the criterion as it was first written",
             )
         )
         claims.append(

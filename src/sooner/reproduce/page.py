@@ -42,10 +42,10 @@ def _claims(found: Reproduction) -> str:
 
 def _claim(claim: Claim) -> str:
     wrap = 'style="white-space: normal; text-align: left"'
-    held = "yes" if claim.holds else "<b>no</b>"
+    held = claim.verdict if claim.holds else f"<b>{claim.verdict}</b>"
     return (
         f'<tr><th scope="row" {wrap}>{escape(claim.text)}</th><td>{held}</td>'
-        f"<td {wrap}>{escape(claim.reason)} <small>({escape(claim.source)})</small></td></tr>"
+        f"<td {wrap}>{escape(claim.explanation)} <small>({escape(claim.source)})</small></td></tr>"
     )
 
 

@@ -35,9 +35,28 @@ def curves(
     return Figure(title=title, svg=svg.lines(lines, axis, up, title), legend=styles if len(ys) > 1 else {})
 
 
-def ranks(title: str, label: str, values: Mapping[str, float], *, reference: float = 1.0) -> Figure:
-    """Return one dot a name, a row each, beside a reference line."""
-    x = np.array(list(values.values()), dtype=np.float64)
-    dots = svg.Series("ours", "s1", x, np.arange(len(values), dtype=np.float64))
-    axis = svg.linear(label, 0.0, max(float(x.max()), reference))
-    return Figure(title=title, svg=svg.dots(list(values), [dots], axis, title, reference=reference))
+def ranks(
+    title: str,
+    label: str,
+    values: Mapping[str, float],
+    *,
+    paper: Mapping[str, float] | None = None,
+    reference: float = 1.0,
+) -> Figure:
+    """Return one dot a name, a row each, and the paper's where there is one, beside a reference line."""
+    shown = {"ours": values} | ({"paper": paper} if paper else {})
+    styles = {"ours": "s1", "paper": "s2"}
+    dots = [
+        svg.Series(
+            whose,
+            styles[whose],
+            np.array([one.get(name, np.nan) for name in values], dtype=np.float64),
+            np.arange(len(values), dtype=np.float64),
+        )
+        for whose, one in shown.items()
+    ]
+    axis = svg.linear(label, 0.0, max(reference, *(float(np.nanmax(one.x)) for one in dots)))
+    legend = {whose: styles[whose] for whose in shown} if paper else {}
+    return Figure(
+        title=title, svg=svg.dots(list(values), dots, axis, title, reference=reference), legend=legend
+    )

@@ -31,13 +31,25 @@ class Claim:
     """One shape the paper claims: whether ours shows it, and why we say so, with the numbers.
 
     `source` is how sure we are that the paper says so: "stated", "measured" (its released code was
-    run), "second-hand", "recalled" or "inferred".
+    run), "second-hand", "recalled" or "inferred". `reworded` says, where the criterion was changed
+    after a first run had been seen, what was changed and what the stricter one gives.
     """
 
     text: str
     holds: bool
     reason: str
     source: str
+    reworded: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Return "yes" or "no", and whether the criterion is the first one."""
+        return ("yes" if self.holds else "no") + (", reworded" if self.reworded else "")
+
+    @property
+    def explanation(self) -> str:
+        """The numbers, and how the criterion came to be."""
+        return self.reason + (f". Reworded after a first run: {self.reworded}" if self.reworded else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from sooner import policies
 from sooner.policies import Policy
-from sooner.sim import _bind, _kernel
+from sooner.sim import _bind, _far, _kernel, _shares
 from sooner.sim._state import DYNAMIC, END, HEAP, INSTANCE, LISTED, OPTION, REQUEST, World
 from sooner.sim.cost import TICKS_PER_SECOND, Engine, ticks
 from sooner.sim.engine import (
@@ -64,12 +65,30 @@ def instances(engines: Sequence[Engine]) -> Any:
         watermark=[engine.watermark_blocks for engine in engines],
         part=-1,
         root=-1,
+        last=-1,
+        far=-1,
+        crowd=_far.FEW,
     )
 
 
 def column(values: NDArray[Any], kind: Any) -> NDArray[Any]:
     """Return a column as the kernel was compiled for: contiguous and writable."""
     return np.require(values, kind, ["C", "W"])
+
+
+def tenants(workload: Workload, options: Options, count: int, wanted: bool) -> dict[str, Any]:
+    """Return the columns of the tenants' counters, for `count` instances; empty where no key asks."""
+    named, rows = np.unique(workload.tenant if wanted else workload.tenant[:0], return_inverse=True)
+    weights = [options.weights.get(int(name), 1) for name in named]
+    multiple = math.lcm(*weights)
+    units = np.array([multiple // weight for weight in weights], dtype=np.int64)
+    tally = np.zeros((count, len(units)), dtype=_shares.TALLY).view(np.recarray)
+    tally.unit[:] = units
+    return {
+        "tenant": column(rows, np.int64),
+        "tally": tally,
+        "multiple": np.array([multiple], dtype=np.int64),
+    }
 
 
 def serve(
@@ -115,6 +134,8 @@ def serve(
             OPTION,
             queue=DYNAMIC if not policy.static else LISTED if options.guard else HEAP,
             keyed=keyed,
+            counted="counter" in policy.function.__code__.co_names,
+            linear=policy.linear and not options.guard,
             backfill=options.backfill,
             guard=options.guard,
             quantum=options.quantum,
@@ -125,6 +146,9 @@ def serve(
         predicted=column(predicted, np.float64),
         score=column(score if asked else empty, np.float64),
         deadline=column(workload.deadline if asked else empty, np.float64),
+        level=column(workload.level if asked else empty, np.float64),
+        **tenants(workload, options, count, not policy.static),
+        sample=np.zeros((2, _far.SAMPLE)),
     )
     key_fn = _bind.compiled(policy if asked else IDLE)
     _kernel.run(world, column(workload.prefix, np.int64), rows, leaves, key_fn)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sooner.policies import Policy
-from sooner.sim import _bind, _reorder
-from sooner.sim._admission import IDLE, column, leavers, records
+from sooner.sim import _bind, _live, _reorder
+from sooner.sim._admission import IDLE, column, leavers, records, tenants
 from sooner.sim.cost import Engine, ticks
 from sooner.sim.engine import Options, coefficient_ticks, ready_ticks, static_keys
 from sooner.workloads.columns import Workload
@@ -34,7 +34,7 @@ def serve(
     ready = ready_ticks(workload, options)
     leaver, leaves = leavers(workload, ready)
     entry = records(
-        _reorder.ENTRY,
+        _live.ENTRY,
         ready=ready,
         key=0.0 if keys is None else keys,
         prompt=workload.prompt_len,
@@ -42,7 +42,7 @@ def serve(
         cached=workload.cached_len,
         computed=workload.cached_len,
     )
-    world = _reorder.World(
+    world = _live.World(
         entry=entry,
         start=np.full(n, -1),
         first=np.full(n, -1),
@@ -56,6 +56,8 @@ def serve(
         predicted=column(predicted, np.float64),
         score=column(score if asked else empty, np.float64),
         deadline=column(workload.deadline if asked else empty, np.float64),
+        level=column(workload.level if asked else empty, np.float64),
+        **tenants(workload, options, 1, asked and not keyed),
     )
     _reorder.run(world, _bind.compiled(policy if asked else IDLE))
     return world.start, world.first, entry.preemptions.copy(), np.zeros(n, dtype=np.int64)
@@ -65,7 +67,7 @@ def _state(engine: Engine, policy: Policy, options: Options, dynamic: bool, keye
     """Return the instance at rest, (1,)."""
     a, b, c, d = coefficient_ticks(engine)
     return records(
-        _reorder.STATE,
+        _live.STATE,
         a=a,
         b=b,
         c=c,
@@ -85,4 +87,5 @@ def _state(engine: Engine, policy: Policy, options: Options, dynamic: bool, keye
         quantum=options.quantum,
         predict=ticks(options.predict_s) if options.predict_blocks else 0,
         keyed=keyed,
+        last=-1,
     )

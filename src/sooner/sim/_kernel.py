@@ -11,11 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from sooner.sim import _running, _waiting
+from sooner.sim import _running, _shares, _waiting
 from sooner.sim._closed import blocks, span, steps_until
 from sooner.sim._jit import compiled, entered
 from sooner.sim._pressure import squeeze
-from sooner.sim._state import AFFINITY, FOREVER, HEAP, LEAST_REQUESTS, MAX_MIN, REJECTED, ROUND_ROBIN, WAITS
+from sooner.sim._state import (
+    AFFINITY,
+    DYNAMIC,
+    FOREVER,
+    HEAP,
+    LEAST_REQUESTS,
+    MAX_MIN,
+    REJECTED,
+    ROUND_ROBIN,
+    WAITS,
+)
 
 
 @compiled
@@ -71,6 +81,8 @@ def _started(w: Any, m: Any, r: Any) -> None:
     s = w.instance[m]
     if w.start[r] < 0:
         w.start[r] = s.t
+        if w.option[0].queue == DYNAMIC:
+            _shares.charge(w.tally, m, w.tenant[r], w.request[r].prompt)
         s.mean_wait += (s.t * 1e-12 - w.arrival[r] - s.mean_wait) / 64.0
         s.mean_predicted += (w.predicted[r] - s.mean_predicted) / 64.0
 
@@ -113,7 +125,7 @@ def _step(w: Any, m: Any, until: Any, hard: Any, key_fn: Any) -> None:
     for i in range(done):
         r = w.scratch[0, i]
         q = w.request[r]
-        q.generated += 1
+        _running.gain(w, m, r, 1)
         if w.first[r] < 0:
             w.first[r] = s.t
         if q.generated >= q.output:
@@ -127,8 +139,8 @@ def _stretch(w: Any, m: Any, until: Any, hard: Any, first: Any) -> None:
     """Run decode-only iterations, the first of which takes `first`, while nothing changes the batch."""
     s, o = w.instance[m], w.option[0]
     k, growth = w.ends.step[m, 0] - s.step, s.d * s.decoding
-    if s.running == s.seqs and o.guard == 0 and o.predict == 0:
-        until = hard  # an arrival changes nothing while every slot is taken
+    if s.running == s.seqs and o.guard == 0 and o.predict == 0 and o.queue != DYNAMIC:
+        until = hard  # an arrival changes nothing while every slot is taken, but it may lift its tenant
     elif s.running < s.seqs and s.waiting > 0 and o.queue != HEAP:
         k = np.int64(1)  # the head is blocked on memory, and who is head may change with time
     if k > 1 and until < FOREVER and s.t + span(k, first, growth) >= until:
@@ -197,11 +209,11 @@ def _arrive(w: Any, m: Any, i: Any, now: Any, key_fn: Any) -> None:
         pressure = s.mean_wait / s.mean_predicted if s.mean_predicted > 0 else 0.0
         q.key = key_fn(
             w.arrival[i], float(q.prompt), w.predicted[i], w.score[i],
-            0.0, float(q.cached), w.deadline[i], pressure, w.arrival[i],
+            0.0, float(q.cached), w.deadline[i], pressure, w.level[i], 0.0, w.arrival[i],
         )  # fmt: skip
     s.t += o.predict
     s.work += np.int64(w.predicted[i])
-    _waiting.enqueue(w, m, i)
+    _waiting.enter(w, m, i)
 
 
 @compiled

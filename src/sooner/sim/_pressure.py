@@ -13,8 +13,9 @@ import numpy as np
 
 from sooner.sim._closed import blocks
 from sooner.sim._jit import compiled, inlined
-from sooner.sim._running import collect, finish, rebuild
-from sooner.sim._waiting import enqueue, key
+from sooner.sim._keys import key
+from sooner.sim._running import collect, finish, gain, rebuild
+from sooner.sim._waiting import enter
 
 
 @compiled
@@ -87,7 +88,7 @@ def _evict(w: Any, m: Any, at: Any, part: Any) -> Any:
     if w.option[0].guard > 0:
         q.quantum = max(0, _quantum_left(w, m, r))
     s.running -= 1
-    enqueue(w, m, r)
+    enter(w, m, r)
     return np.int64(-1) if r == part else part
 
 
@@ -120,11 +121,11 @@ def _execute(w: Any, m: Any, count: Any, part: Any) -> None:
             if s.computed < q.prompt + q.generated:
                 partial = r
             else:
-                q.generated += 1
+                gain(w, m, r, 1)
                 if w.first[r] < 0:
                     w.first[r] = s.t
         else:
-            q.generated = tokens[i] - q.prompt + took[i]
+            gain(w, m, r, took[i])
         if r != partial and q.generated >= q.output:
             finish(w, m, r)
         else:

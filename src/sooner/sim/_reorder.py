@@ -10,10 +10,11 @@ a running request goes before a waiting one, and swapped requests come back only
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from sooner.sim import _shares
 from sooner.sim._closed import blocks, span, steps_until
 from sooner.sim._jit import allocating, compiled, entered, inlined
 from sooner.sim._state import CANCELLED, FOREVER, REJECTED, WAITS
@@ -21,74 +22,20 @@ from sooner.sim._state import CANCELLED, FOREVER, REJECTED, WAITS
 PATIENCE = 10_000
 """Steps without a token, after which requests only evict each other."""
 
-ENTRY = np.dtype(
-    [("ready", "i8"), ("key", "f8")]
-    + [
-        (name, "i4")
-        for name in (
-            "prompt",
-            "output",
-            "cached",  # prompt tokens whose KV is found, not computed
-            "generated",
-            "computed",
-            "held",  # KV blocks on the GPU
-            "swapped",  # KV blocks on the host
-            "idle",  # steps since it last ran or was promoted
-            "quantum",  # steps left above the rest
-            "preemptions",
-        )
-    ]
-    + [(name, "i1") for name in ("decoding", "running", "up")],  # running: in the last step; up: promoted
-)
 
-STATE = np.dtype(
-    [(name, "i8") for name in ("a", "b", "c", "d", "seqs", "tokens", "block", "blocks", "watermark")]
-    + [
-        (name, "i8")
-        for name in ("swap", "swap_ticks", "dynamic", "timeless", "guard", "quantum", "predict", "keyed")
-    ]
-    + [
-        (name, "i8")
-        for name in (
-            "t",
-            "step",
-            "free",  # KV blocks on the GPU
-            "host",  # KV blocks on the host
-            "live",
-            "gone",  # clients that left
-            "moved",  # blocks between GPU and host in this step
-            "sorted",  # how many of the live were in order after the last step
-            "gained",  # the last step that made a token
-        )
-    ]
-    + [("mean_wait", "f8"), ("mean_predicted", "f8")]
-)
-
-
-class World(NamedTuple):
-    """One run. Requests are in order of arrival; the last four columns are what a policy may see."""
-
-    entry: Any  # (n,) ENTRY
-    start: Any  # (n,), -1 for not yet, as the next two
-    first: Any
-    finish: Any
-    state: Any  # (1,) STATE
-    order: Any  # (n,) live requests, the first `live` of them, best first
-    want: Any  # (seqs,) tokens of each chosen request
-    leaver: Any  # (c,) ids of clients that go away
-    leaves: Any  # (c,) when [ps]
-    arrival: Any  # (n,) [s]
-    predicted: Any
-    score: Any
-    deadline: Any
+@inlined
+def _served(w: Any, r: Any) -> Any:
+    """The counter of a request's tenant, for keys that change with the host's state."""
+    s = w.state[0]
+    return w.tally.counter[0, w.tenant[r]] / w.multiple[0] if s.timeless == 0 and s.keyed == 0 else 0.0
 
 
 @compiled
 def _fresh_key(w: Any, r: Any, pressure: Any, now: Any, key_fn: Any) -> Any:
     q = w.entry[r]
     return key_fn(
-        w.arrival[r], float(q.prompt), w.predicted[r], w.score[r],
-        float(q.generated), float(q.cached), w.deadline[r], pressure, now,
+        w.arrival[r], float(q.prompt), w.predicted[r], w.score[r], float(q.generated), float(q.cached),
+        w.deadline[r], pressure, w.level[r], _served(w, r), now,
     )  # fmt: skip
 
 
@@ -141,6 +88,9 @@ def _arrive(w: Any, r: Any, key_fn: Any) -> None:
         q.key = _fresh_key(w, r, pressure, w.arrival[r], key_fn)
     elif s.dynamic == 1 and s.timeless == 1:
         q.key = _fresh_key(w, r, 0.0, 0.0, key_fn)
+    if s.dynamic == 1:
+        _shares.lift(w.tally, 0, w.tenant[r], s.last, 0)
+        w.tally.waiting[0, w.tenant[r]] += 1
     s.t += s.predict
     w.order[s.live] = r
     s.live += 1
@@ -175,6 +125,12 @@ def _close_gaps(w: Any) -> None:
     s.sorted = ordered
 
 
+@inlined
+def _leave_queue(w: Any, r: Any) -> None:
+    w.state[0].last = w.tenant[r]
+    w.tally.waiting[0, w.tenant[r]] -= 1
+
+
 @compiled
 def _cancel_due(w: Any) -> None:
     s = w.state[0]
@@ -185,6 +141,8 @@ def _cancel_due(w: Any) -> None:
             w.finish[r] = CANCELLED
             s.free += w.entry[r].held
             s.host += w.entry[r].swapped
+            if s.dynamic == 1 and not w.entry[r].running:
+                _leave_queue(w, r)
     _close_gaps(w)
 
 
@@ -257,8 +215,12 @@ def _run_chosen(w: Any, chosen: Any) -> Any:
             context += q.prompt + q.generated
         else:
             prefill += w.want[i]
+        if s.dynamic == 1 and not q.running:
+            _leave_queue(w, r)
         if w.start[r] < 0:
             w.start[r] = s.t
+            if s.dynamic == 1:
+                _shares.charge(w.tally, 0, w.tenant[r], q.prompt)
             s.mean_wait += (s.t * 1e-12 - w.arrival[r] - s.mean_wait) / 64.0
             s.mean_predicted += (w.predicted[r] - s.mean_predicted) / 64.0
     s.t += s.a + s.b * prefill + s.c * decoding + s.d * context + s.swap_ticks * s.moved
@@ -274,6 +236,8 @@ def _credit(w: Any, chosen: Any) -> Any:
     for i in range(s.live):
         r = w.order[i]
         q = w.entry[r]
+        if s.dynamic == 1 and q.running and i >= chosen:
+            w.tally.waiting[0, w.tenant[r]] += 1
         q.running = i < chosen
         if i >= chosen:
             q.idle += 1
@@ -296,6 +260,8 @@ def _gain(w: Any, r: Any, k: Any) -> None:
     """Credit k tokens at the present time."""
     s, q = w.state[0], w.entry[r]
     q.generated += k
+    if s.dynamic == 1:
+        _shares.charge(w.tally, 0, w.tenant[r], _shares.OUTPUT * k)
     s.gained = s.step
     if w.first[r] < 0:
         w.first[r] = s.t

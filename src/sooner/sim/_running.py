@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from sooner.sim import _shares
 from sooner.sim._closed import blocks
 from sooner.sim._jit import allocating, compiled
-from sooner.sim._state import CANCELLED
+from sooner.sim._state import CANCELLED, DYNAMIC
 
 
 @compiled
@@ -68,6 +69,14 @@ def leave(w: Any, m: Any, r: Any) -> None:
 
 
 @compiled
+def gain(w: Any, m: Any, r: Any, tokens: Any) -> None:
+    """Give a request tokens that it was not decoding for."""
+    w.request[r].generated += tokens
+    if w.option[0].queue == DYNAMIC:
+        _shares.charge(w.tally, m, w.tenant[r], _shares.OUTPUT * tokens)
+
+
+@compiled
 def decode(w: Any, m: Any, r: Any) -> None:
     """Let a request that holds its first tokens join the decoding ones."""
     s, q = w.instance[m], w.request[r]
@@ -76,6 +85,8 @@ def decode(w: Any, m: Any, r: Any) -> None:
     w.residue[m, q.lead % s.block] += 1
     s.decoding += 1
     s.lead += q.lead
+    if w.option[0].queue == DYNAMIC:
+        _shares.join(w.tally, m, w.tenant[r], s.step)
 
 
 @compiled
@@ -88,6 +99,8 @@ def end_due(w: Any, m: Any) -> None:
         s.decoding -= 1
         s.lead -= q.lead
         w.residue[m, q.lead % s.block] -= 1
+        if w.option[0].queue == DYNAMIC:
+            _shares.part(w.tally, m, w.tenant[r], s.step)
         q.generated = q.output
         finish(w, m, r)
 
@@ -145,6 +158,8 @@ def collect(w: Any, m: Any) -> Any:
         else:
             tokens[i] = q.lead + s.step
             q.generated = tokens[i] - q.prompt
+            if w.option[0].queue == DYNAMIC:
+                _shares.part(w.tally, m, w.tenant[r], s.step)
     return count
 
 

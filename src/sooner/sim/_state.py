@@ -56,13 +56,31 @@ INSTANCE = np.dtype(
             "work",  # predicted tokens of all that are here
             "ended_work",
             "stall",  # steps in a row that ran nothing
+            "last",  # the tenant who was last taken off the queue, or -1
+            "far",  # root of the list of those who cannot be next yet, or -1; see `_far`
+            "near",  # how many of the waiting are not in it
+            "crowd",  # so many of them that they are parted anew
         )
     ]
     + [("mean_wait", "f8"), ("mean_predicted", "f8")]
+    + [(name, "f8") for name in ("parted", "horizon", "low", "later")]  # no far key is below, see `_far`
 )
 
 OPTION = np.dtype(
-    [(name, "i8") for name in ("queue", "keyed", "backfill", "guard", "quantum", "router", "predict")]
+    [
+        (name, "i8")
+        for name in (
+            "queue",
+            "keyed",
+            "counted",
+            "linear",
+            "backfill",
+            "guard",
+            "quantum",
+            "router",
+            "predict",
+        )
+    ]
 )
 
 END = np.dtype([("step", "i8"), ("id", "i8")])
@@ -84,3 +102,8 @@ class World(NamedTuple):
     predicted: Any
     score: Any
     deadline: Any
+    level: Any
+    tenant: Any  # (n,) from 0, where the key may change; else empty, as is the next
+    tally: Any  # (m, tenants) TALLY
+    multiple: Any  # (1,) of the weights: what a counter is counted in
+    sample: Any  # (2, SAMPLE) keys, for `_far`

@@ -7,21 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from sooner.sim import _heap
+from sooner.sim import _far, _heap, _shares
 from sooner.sim._jit import compiled
+from sooner.sim._keys import key
 from sooner.sim._state import CANCELLED, DYNAMIC, HEAP
 
 
 @compiled
-def key(w: Any, r: Any, now: Any, key_fn: Any) -> Any:
-    """The policy's key of one request at `now` [s]."""
-    q = w.request[r]
-    if w.option[0].queue != DYNAMIC:
-        return q.key
-    return key_fn(
-        w.arrival[r], float(q.prompt), w.predicted[r], w.score[r],
-        float(q.generated), float(q.cached), w.deadline[r], 0.0, now,
-    )  # fmt: skip
+def enter(w: Any, m: Any, r: Any) -> None:
+    """Let a request that was not waiting wait."""
+    if w.option[0].queue == DYNAMIC:
+        s = w.instance[m]
+        _shares.lift(w.tally, m, w.tenant[r], s.last, s.step)
+    enqueue(w, m, r)
 
 
 @compiled
@@ -34,6 +32,9 @@ def enqueue(w: Any, m: Any, r: Any) -> None:
     else:
         q.sibling = s.root
         s.root = r
+        s.near += 1
+    if w.option[0].queue == DYNAMIC:
+        w.tally.waiting[m, w.tenant[r]] += 1
     s.waiting += 1
 
 
@@ -45,6 +46,8 @@ def head(w: Any, m: Any, key_fn: Any) -> Any:
         while w.finish[s.root] == CANCELLED:
             s.root = _heap.pop(w.request, s.root)
         return s.root, np.int64(-1)
+    if w.option[0].linear == 1 and (s.far >= 0 or s.near > s.crowd):
+        return _far.head(w, m, key_fn)
     now, guard = s.t * 1e-12, w.option[0].guard
     best, best_before, best_key, best_up = np.int64(-1), np.int64(-1), 0.0, False
     before, r = np.int64(-1), s.root
@@ -63,14 +66,19 @@ def head(w: Any, m: Any, key_fn: Any) -> Any:
 
 @compiled
 def take(w: Any, m: Any, r: Any, before: Any) -> None:
-    """Remove what `head` returned."""
+    """Remove what `head` returned, or another one of the same list."""
     s = w.instance[m]
+    if w.option[0].queue != HEAP:
+        s.near -= 1
     if w.option[0].queue == HEAP:
         s.root = _heap.pop(w.request, s.root)
     elif before < 0:
         s.root = w.request[r].sibling
     else:
         w.request[before].sibling = w.request[r].sibling
+    if w.option[0].queue == DYNAMIC:
+        s.last = w.tenant[r]
+        w.tally.waiting[m, s.last] -= 1
     s.waiting -= 1
 
 
@@ -84,6 +92,8 @@ def drop(w: Any, m: Any, r: Any) -> None:
         if s.waiting == 0:
             s.root = -1
         return
+    if s.far >= 0:
+        _far.gather(w, m)
     before, at = np.int64(-1), s.root
     while at != r:
         before, at = at, np.int64(w.request[at].sibling)

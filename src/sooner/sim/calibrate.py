@@ -1,7 +1,8 @@
 """Fit an engine's cost coefficients to real runs.
 
 The four coefficients are those whose simulation comes closest, in the least-squares sense, to the
-first- and last-token times of single requests. No iteration is observed, so what a run did not vary
+first- and last-token times of single requests; where a client took the times, a fifth is what each
+request spends outside the engine. No iteration is observed, so what a run did not vary
 stays undetermined; `Calibration.uncertainty` says how well each coefficient is held.
 """
 
@@ -24,12 +25,14 @@ from sooner.workloads.engine_run import EngineRun
 
 Column = NDArray[np.float64]
 COEFFICIENTS = ("iteration_s", "prefill_token_s", "decode_seq_s", "context_token_s")
-START = Engine().coefficients
-"""Where the search sets out, but for one factor that makes the run take its real time."""
+OVERHEAD_S = 5e-3
+"""Where the search for a client's overhead sets out: HTTP, tokenising and a hop between processes."""
+STARTS = (Engine().coefficients, (9e-3, 2e-4, 4e-4, 2e-6))
+"""Where the search sets out, a GPU and a CPU, but for one factor that makes the run take its real time."""
 CLOCK_S = 1e-3
 """No run's times are truer than this."""
 RESTARTS = 6
-ASIDE = np.array([0.02, 0.02, 0.5, 0.15])
+ASIDE = np.array([0.02, 0.02, 0.5, 0.15, 0.3])
 SLOPE, WORSE = 0.2, 0.05
 LEAST = 8
 """Requests with times that a fit of four coefficients needs."""
@@ -79,12 +82,13 @@ def calibrate(
     policy: Policy | None = None,
     rows: Sequence[NDArray[np.bool_]] | None = None,
     find_memory: bool = False,
+    find_overhead: bool = False,
 ) -> Calibration:
     """Return `limits` with coefficients fitted to pooled runs served in `policy` order (FCFS).
 
     `rows` restricts, run by run, the requests whose times are looked at; all of them are always
-    served. `find_memory` takes `num_blocks` for unknown and fits it too. Raises DataError where
-    there are fewer than 8 requests to fit to.
+    served. `find_memory` takes `num_blocks` for unknown and fits it too, `find_overhead` does so with
+    `overhead_s`. Raises DataError where there are fewer than 8 requests to fit to.
     """
     chosen = policy or policies.get("fcfs")
     use = [run.observed for run in runs] if rows is None else list(rows)
@@ -94,7 +98,7 @@ def calibrate(
         raise DataError(f"{count} requests with times to fit to, allowed: at least {LEAST}")
     return min(
         (
-            _fit(runs, candidate, chosen, use)
+            _fit(runs, candidate, chosen, use, find_overhead)
             for candidate in (_memories(runs, limits) if find_memory else [limits])
         ),
         key=lambda calibration: calibration.rms_s,
@@ -102,15 +106,24 @@ def calibrate(
 
 
 def _fit(
-    runs: Sequence[EngineRun], limits: Engine, policy: Policy, use: Sequence[NDArray[np.bool_]]
+    runs: Sequence[EngineRun],
+    limits: Engine,
+    policy: Policy,
+    use: Sequence[NDArray[np.bool_]],
+    find_overhead: bool,
 ) -> Calibration:
     try:
         from scipy.optimize import least_squares
     except ImportError as missing:
         raise MissingExtra("scipy", "sim") from missing
 
+    names = (*COEFFICIENTS, "overhead_s") if find_overhead else COEFFICIENTS
+
+    def engine_of(logs: Column) -> Engine:
+        return dataclasses.replace(limits, **dict(zip(names, np.exp(logs).tolist(), strict=True)))
+
     def residuals(logs: Column) -> Column:
-        engine = limits.with_coefficients(*np.exp(logs).tolist())
+        engine = engine_of(logs)
         parts = []
         for run, mask in zip(runs, use, strict=True):
             done = rerun(run, engine, policy)
@@ -118,17 +131,17 @@ def _fit(
             parts.append(np.asarray(done.finish_time - run.completed.finish_time)[mask])
         return np.concatenate(parts)
 
-    centre = np.log(np.array(START) * _scale(runs[0], limits, policy))
-
-    def judged(logs: Column, noise_s: float) -> Column:
+    def judged(logs: Column, centre: Column, noise_s: float) -> Column:
         # What the runs do not determine stays near where it set out, as if that were known to a factor of e.
         return np.concatenate([residuals(logs), noise_s * (logs - centre)])
 
-    def descend(logs: Column, widths: Sequence[float], noise_s: float, tolerance_s: float) -> Column:
+    def descend(
+        logs: Column, centre: Column, widths: Sequence[float], noise_s: float, tolerance_s: float
+    ) -> Column:
         # Scheduling makes the times jump in the coefficients: a wide step first, then a fine one.
         for width in widths:
             logs = least_squares(
-                judged, logs, args=(noise_s,), diff_step=width, x_scale=0.3, loss="soft_l1",
+                judged, logs, args=(centre, noise_s), diff_step=width, x_scale=0.3, loss="soft_l1",
                 f_scale=tolerance_s, max_nfev=40, bounds=(centre - 8.0, centre + 2.5),
             ).x  # fmt: skip
         return logs
@@ -136,20 +149,27 @@ def _fit(
     def error(logs: Column) -> float:
         return float(np.sqrt(np.mean(residuals(logs) ** 2)))
 
-    best = min((descend(centre - lower, (3e-2, 3e-3), 0.1, 1.0) for lower in (0.0, math.log(2))), key=error)
+    tried = []
+    for start in STARTS:
+        scaled = np.array(start) * _scale(start, runs[0], limits, policy)
+        centre = np.log(np.append(scaled, OVERHEAD_S)[: len(names)])
+        tried += [
+            (descend(centre - lower, centre, (3e-2, 3e-3), 0.1, 1.0), centre) for lower in (0.0, math.log(2))
+        ]
+    best, centre = min(tried, key=lambda one: error(one[0]))
     rng = np.random.default_rng(0)
     for _ in range(RESTARTS):  # small hollows are many: step aside, mostly along what is held least
         noise = max(error(best), CLOCK_S)
-        aside = np.clip(best + rng.standard_normal(best.size) * ASIDE, centre - 7.9, centre + 2.4)
-        other = descend(aside, (1e-2, 1e-3), noise, noise)
-        if np.sum(judged(other, noise) ** 2) < np.sum(judged(best, noise) ** 2):
+        aside = np.clip(
+            best + rng.standard_normal(best.size) * ASIDE[: best.size], centre - 7.9, centre + 2.4
+        )
+        other = descend(aside, centre, (1e-2, 1e-3), noise, noise)
+        if np.sum(judged(other, centre, noise) ** 2) < np.sum(judged(best, centre, noise) ** 2):
             best = other
     spread = error(best)
     reach = _reach(residuals, best, spread)
-    fitted = limits.with_coefficients(*np.exp(best).tolist())
-    return Calibration(
-        dataclasses.replace(fitted, approximate=False), dict(zip(COEFFICIENTS, reach, strict=True)), spread
-    )
+    fitted = dataclasses.replace(engine_of(best), approximate=False)
+    return Calibration(fitted, dict(zip(names, reach, strict=True)), spread)
 
 
 def _reach(residuals: Callable[[Column], Column], best: Column, spread: float) -> list[float]:
@@ -168,13 +188,13 @@ def _reach(residuals: Callable[[Column], Column], best: Column, spread: float) -
     return [float(value) for value in np.sqrt(allowed * np.diag(np.linalg.inv(curvature + floor)))]
 
 
-def _scale(run: EngineRun, limits: Engine, policy: Policy) -> float:
+def _scale(start: Sequence[float], run: EngineRun, limits: Engine, policy: Policy) -> float:
     """Return the factor on the starting coefficients that makes the run take its real time."""
     low, high = 0.05, 20.0
     last = np.nanmean(run.completed.finish_time)
     for _ in range(8):
         middle = (low * high) ** 0.5
-        engine = limits.with_coefficients(*(value * middle for value in START))
+        engine = limits.with_coefficients(*(value * middle for value in start))
         if np.mean(np.asarray(rerun(run, engine, policy).finish_time)[run.observed]) < last:
             low = middle
         else:

@@ -24,6 +24,7 @@ TICKS_PER_SECOND = 10**12
 class Engine:
     """One engine instance: its cost coefficients [s], batch limits and KV cache.
 
+    `overhead_s` is what every request spends outside the iterations, between client and scheduler.
     `watermark` is the share of KV blocks an admission must leave free. `swap_block_s` is the time
     to move one block between GPU and host and `swap_blocks` the room on the host; both matter only
     where preemption swaps. `approximate` marks numbers that were not measured on a real engine.
@@ -34,6 +35,7 @@ class Engine:
     prefill_token_s: float = 25e-6
     decode_seq_s: float = 9e-6
     context_token_s: float = 0.06e-6
+    overhead_s: float = 0.0
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
     block_size: int = 16
@@ -50,6 +52,7 @@ class Engine:
             ("prefill_token_s", 0 <= self.prefill_token_s <= 1, "in [0, 1] [s]"),
             ("decode_seq_s", 0 <= self.decode_seq_s <= 1, "in [0, 1] [s]"),
             ("context_token_s", 0 <= self.context_token_s <= 1e-4, "in [0, 1e-4] [s]"),
+            ("overhead_s", 0 <= self.overhead_s <= 100, "in [0, 100] [s]"),
             ("swap_block_s", 0 <= self.swap_block_s <= 1, "in [0, 1] [s]"),
             ("max_num_seqs", self.max_num_seqs >= 1, ">= 1"),
             ("max_num_batched_tokens", self.max_num_batched_tokens >= self.max_num_seqs, ">= max_num_seqs"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,10 @@ LONGEST_RUN_S = 2e6
 """Picoseconds must fit 62 bits: about 23 days of simulated time."""
 
 
+MULTIPLE = 10**6
+"""The least common multiple of tenants' weights, at most: counters are whole numbers of its parts."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How batches are formed, beyond the engine's own limits.
@@ -33,7 +38,8 @@ class Options:
     level only). `backfill` lets later requests pass a head that does not fit. `guard` [steps] is
     the starvation guard's threshold, 0 for none, and `quantum` [steps] how long it promotes.
     `predict_s` is charged for each prediction, before the request is seen, or, with
-    `predict_blocks`, to the engine itself.
+    `predict_blocks`, to the engine itself. `weights` are tenants' shares under `vtc`, whole numbers,
+    1 for those who are not in it.
     """
 
     iteration_level: bool | None = None
@@ -43,12 +49,18 @@ class Options:
     quantum: int = 10
     predict_s: float = 0.0
     predict_blocks: bool = False
+    weights: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.guard < 0 or self.quantum < 1 or self.predict_s < 0:
             raise ConfigError(
                 f"guard={self.guard!r}, quantum={self.quantum!r}, predict_s={self.predict_s!r}; "
                 "allowed: guard >= 0, quantum >= 1 [steps], predict_s >= 0 [s]"
+            )
+        weights = self.weights.values()
+        if any(weight < 1 for weight in weights) or math.lcm(*weights) > MULTIPLE:
+            raise ConfigError(
+                f"weights={dict(self.weights)}, allowed: whole numbers >= 1, a common multiple <= {MULTIPLE}"
             )
 
 
@@ -112,11 +124,12 @@ def simulate(
         )
     ended = finish >= 0
     done = slice(None) if ended.all() else ended
+    beside = np.array([one.overhead_s for one in engines])[place[done]]
     completed = Completed(
         id=workload.id[done].astype(np.float64),
         arrival_time=workload.arrival_time[done],
-        first_token_time=first[done] / TICKS_PER_SECOND,
-        finish_time=finish[done] / TICKS_PER_SECOND,
+        first_token_time=first[done] / TICKS_PER_SECOND + beside,
+        finish_time=finish[done] / TICKS_PER_SECOND + beside,
         prompt_len=workload.prompt_len[done].astype(np.float64),
         output_len=workload.output_len[done].astype(np.float64),
         start_time=start[done] / TICKS_PER_SECOND,
@@ -154,9 +167,10 @@ def static_keys(policy: Policy, workload: Workload, predicted: NDArray[np.float6
         return None
     n = len(workload)
     columns = (workload.arrival_time, workload.prompt_len.astype(np.float64), predicted, score)
+    level = workload.level.astype(np.float64)
+    rest = (np.zeros(n), np.zeros(n), workload.deadline)
     calm, tense = (
-        policy.key(View(*columns, np.zeros(n), np.zeros(n), workload.deadline, np.full(n, pressure)), 0.0)
-        for pressure in (0.0, 1.0)
+        policy.key(View(*columns, *rest, np.full(n, pressure), level), 0.0) for pressure in (0.0, 1.0)
     )
     keys = np.array(np.broadcast_to(calm, n), dtype=np.float64)
     return keys if np.array_equal(keys, np.broadcast_to(tense, n)) else None

@@ -14,7 +14,7 @@ from sooner import config, metrics, policies
 from sooner.core import ConfigError
 from sooner.policies import Policy
 from sooner.rankers.contract import Ranker
-from sooner.sim import predictions
+from sooner.sim import groups, predictions
 from sooner.sim.cost import Engine
 from sooner.sim.engine import Options, Outcome, simulate
 from sooner.workloads import named
@@ -142,6 +142,7 @@ def run(study: Study, prepared: Prepared | None = None, progress: Progress | Non
         "rate": rate,
         "seed": study.seed,
         **measures(outcome),
+        **groups.by_group(workload, outcome),
         "cancelled": int(outcome.cancelled.size),
         "rejected": int(outcome.rejected.size),
         "requests_per_cpu_second": len(workload) / max(taken, 1e-9),

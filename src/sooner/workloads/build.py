@@ -23,7 +23,8 @@ class Shape:
     replayed, stretched by `time_scale`, the first `requests` of them; with one, requests are drawn at
     random and arrive at that mean rate with gaps of coefficient of variation `cv` (1 is Poisson), or
     all at once. `cancel_after` [s] is when clients lose patience, `deadline` [s] what `edf` is told;
-    `prefix_cache` [tokens] is the size of a prefix cache.
+    `prefix_cache` [tokens] is the size of a prefix cache. `tenants` are shares of the requests: who
+    sends each is drawn. `classes` are (share, deadline after arrival [s]) by level, drawn too.
     """
 
     requests: int | None = None
@@ -34,6 +35,8 @@ class Shape:
     cancel_after: float | None = None
     deadline: float | None = None
     prefix_cache: int = 0
+    tenants: tuple[float, ...] = ()
+    classes: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.requests is not None and self.requests < 1:
@@ -46,6 +49,13 @@ class Shape:
                 raise ConfigError(f"{name}={value}, allowed: seconds >= 0")
         if self.prefix_cache < 0:
             raise ConfigError(f"prefix_cache={self.prefix_cache}, allowed: tokens >= 0")
+        for name, shares in (("tenants", self.tenants), ("classes", [share for share, _ in self.classes])):
+            if shares and not (min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6):
+                raise ConfigError(f"{name} with the shares {list(shares)}, allowed: >= 0, with a sum of 1")
+        if any(not after >= 0 for _, after in self.classes) or (self.classes and self.deadline is not None):
+            raise ConfigError(
+                f"classes={self.classes}, deadline={self.deadline}; allowed: seconds >= 0, one of the two"
+            )
 
 
 class Built(NamedTuple):
@@ -84,14 +94,22 @@ def build(trace: Trace, shape: Shape, rng: np.random.Generator) -> Built:
         recorded=trace.arrival_time[:n].tolist() if replayed and trace.arrival_time is not None else (),
         time_scale=shape.time_scale,
     )
-    return Built(_workload(trace, shape, rows, arrival), rows.astype(np.int64))
+    return Built(_workload(trace, shape, rows, arrival, rng), rows.astype(np.int64))
 
 
-def _workload(trace: Trace, shape: Shape, rows: NDArray[np.int64], arrival: NDArray[np.float64]) -> Workload:
+def _workload(
+    trace: Trace,
+    shape: Shape,
+    rows: NDArray[np.int64],
+    arrival: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> Workload:
     prompt_len = trace.prompt_len[rows].astype(np.int64)
     columns: dict[str, NDArray[np.int64] | NDArray[np.float64]] = {}
-    if trace.tenant is not None:
-        columns["tenant"] = trace.tenant[rows].astype(np.int64)
+    for name in ("tenant", "level"):
+        recorded = getattr(trace, name)
+        if recorded is not None:
+            columns[name] = recorded[rows].astype(np.int64)
     if trace.blocks is not None:
         columns["prefix"] = affinity(trace.blocks)[rows]
     if shape.prefix_cache:
@@ -107,6 +125,12 @@ def _workload(trace: Trace, shape: Shape, rows: NDArray[np.int64], arrival: NDAr
             columns[name] = arrival + after
         elif recorded is not None and trace.arrival_time is not None:
             columns[name] = arrival + (recorded - trace.arrival_time)[rows]
+    if shape.tenants:
+        columns["tenant"] = rng.choice(len(shape.tenants), len(rows), p=shape.tenants)
+    if shape.classes:
+        shares, after_arrival = np.array(shape.classes).T
+        columns["level"] = level = rng.choice(len(shares), len(rows), p=shares / shares.sum())
+        columns["deadline"] = arrival + after_arrival[level]
     return Workload(
         arrival_time=arrival,
         prompt_len=prompt_len,

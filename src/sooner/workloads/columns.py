@@ -18,7 +18,8 @@ def _no_ids() -> NDArray[np.int64]:
 class Workload:
     """n requests as columns of shape (n,), arrivals never falling. Times [s], lengths [tokens].
 
-    `cancel_time` is when the client leaves, infinity for never. `prefix` names what a request
+    `cancel_time` is when the client leaves, infinity for never. `level` is a request's class, 0 the
+    most urgent, and `deadline` a time like its arrival. `prefix` names what a request
     shares with others (a hash of its first block), for routing by affinity; `cached_len` are the
     prompt tokens whose KV a prefix cache holds, fewer than the prompt; `id` is the request's own.
     Raises DataError for columns of unlike length or values that cannot be.
@@ -29,6 +30,7 @@ class Workload:
     output_len: NDArray[np.int64]
     id: NDArray[np.int64] = field(default_factory=_no_ids)
     tenant: NDArray[np.int64] = field(default_factory=_no_ids)
+    level: NDArray[np.int64] = field(default_factory=_no_ids)
     prefix: NDArray[np.int64] = field(default_factory=_no_ids)
     cached_len: NDArray[np.int64] = field(default_factory=_no_ids)
     deadline: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -38,7 +40,8 @@ class Workload:
         n = self.arrival_time.shape[0]
         defaults = {
             "id": np.arange(n, dtype=np.int64),
-            "tenant": np.zeros(n, dtype=np.int64),
+            "tenant": np.broadcast_to(np.int64(0), n),
+            "level": np.broadcast_to(np.int64(0), n),
             "prefix": np.arange(n, dtype=np.int64),
             "cached_len": np.broadcast_to(np.int64(0), n),
             "deadline": np.broadcast_to(np.inf, n),
@@ -75,6 +78,7 @@ class Workload:
             output_len=self.output_len[index],
             id=self.id[index],
             tenant=self.tenant[index],
+            level=self.level[index],
             prefix=self.prefix[index],
             cached_len=self.cached_len[index],
             deadline=self.deadline[index],

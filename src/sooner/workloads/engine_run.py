@@ -33,13 +33,14 @@ class EngineRun(NamedTuple):
     """A run, row by row in order of arrival, times from the first arrival [s].
 
     Times that nobody observed are NaN in `completed`; `score` and `predicted_len` (n,) are what the
-    server was told, NaN where nothing was.
+    server was told, NaN where nothing was. `by_client`: the times are what a client saw, not the engine.
     """
 
     workload: Workload
     completed: Completed
     score: NDArray[np.float64]
     predicted_len: NDArray[np.float64]
+    by_client: bool = False
 
     @property
     def observed(self) -> NDArray[np.bool_]:
@@ -85,6 +86,7 @@ def read(path: Path, *, steps: bool = False) -> EngineRun:
         *_run({name: column[rows] for name, column in columns.items()}),
         _column(attached, "sooner_score"),
         _column(attached, "sooner_predicted_len"),
+        by_client=not engine and not steps,
     )
 
 

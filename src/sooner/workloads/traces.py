@@ -1,9 +1,10 @@
 """Traces of requests: lengths, mostly arrival times, sometimes prefixes; one reader for every format.
 
 JSON Lines (also .gz): ours (`prompt_len`, `output_len`, and where known `arrival_time`, `tenant`,
-`deadline`, `cancel_time`, `score`, `predicted_len`), Mooncake's (`timestamp` [ms], `input_length`,
-`output_length`, `hash_ids`), a real run (see `engine_run`), or a log with prompts (see `logs`). CSV
-(also .gz): Azure's 2023, BurstGPT's, vidur's, or one with the columns of ours. `.tar.gz`: ServeGen's.
+`level`, `deadline`, `cancel_time`, `score`, `predicted_len`), Mooncake's (`timestamp` [ms],
+`input_length`, `output_length`, `hash_ids`), a real run (see `engine_run`), or a log with prompts (see
+`logs`). CSV (also .gz): Azure's 2023, BurstGPT's, vidur's, or one with the columns of ours.
+`.tar.gz`: ServeGen's.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Trace:
     output_len: Column
     arrival_time: Column | None = None
     tenant: Column | None = None
+    level: Column | None = None
     deadline: Column | None = None
     cancel_time: Column | None = None
     score: Column | None = None
@@ -52,7 +54,7 @@ class Trace:
         return int(self.prompt_len.shape[0])
 
 
-OURS = ("arrival_time", "tenant", "deadline", "cancel_time", "score", "predicted_len")
+OURS = ("arrival_time", "tenant", "level", "deadline", "cancel_time", "score", "predicted_len")
 CSV_NAMES = {
     "ContextTokens": "prompt_len",
     "GeneratedTokens": "output_len",
@@ -126,9 +128,7 @@ def _ours(path: Path) -> Trace:
     records = _records(path)
     names = ["prompt_len", "output_len", *(name for name in OURS if any(name in r for r in records))]
     columns = {name: column(path, name, [record.get(name) for record in records]) for name in names}
-    for name, never in (("deadline", math.inf), ("cancel_time", math.inf), ("tenant", 0.0)):
-        if name in columns:
-            columns[name] = np.nan_to_num(columns[name], nan=never, posinf=math.inf)
+    _absent(columns)
     prompts = [record.get("prompt") for record in records]
     return _trace(columns, prompts=prompts if all(isinstance(text, str) for text in prompts) else None)
 
@@ -167,7 +167,15 @@ def _csv(path: Path) -> Trace:
         except ValueError as error:
             raise DataError(f"{str(path)!r}: {names['date']} must be dates: {error}") from error
         columns["arrival_time"] = dates.astype(np.int64) / 1e6
+    _absent(columns)
     return _trace(columns)
+
+
+def _absent(columns: dict[str, Column]) -> None:
+    """Put what a missing entry means in its place: never, tenant 0, the most urgent class."""
+    for name, meant in (("deadline", math.inf), ("cancel_time", math.inf), ("tenant", 0.0), ("level", 0.0)):
+        if name in columns:
+            columns[name] = np.nan_to_num(columns[name], nan=meant, posinf=math.inf)
 
 
 def _log(path: Path) -> Trace:
