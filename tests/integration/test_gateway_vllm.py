@@ -22,7 +22,7 @@ from gateway_rig import rig, run, until
 from serving import serve
 
 from sooner.gateway.app import Gateway
-from sooner.gateway.settings import JournalSettings
+from sooner.gateway.settings import JournalSettings, QueueSettings
 
 openai = pytest.importorskip("openai", reason="openai is not installed; it comes with vLLM")
 
@@ -30,11 +30,17 @@ pytestmark = pytest.mark.engine
 PATIENCE = 400.0  # seconds, for a machine that does much else
 
 
+QUEUE = QueueSettings(max_wait=PATIENCE, overdue=PATIENCE)
+
+
 @pytest.fixture(scope="module")
 def other_server(tiny_model: Path) -> Iterator[str]:
-    """Address of a `vllm serve` in order of arrival; the last test here kills it."""
-    with serve(tiny_model) as url:
-        yield url
+    """Address of a `vllm serve` in order of arrival, on one core; the last test here kills it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", str(max(os.sched_getaffinity(0))))
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        with serve(tiny_model) as url:
+            yield url
 
 
 class Reply(NamedTuple):
@@ -95,7 +101,7 @@ def test_two_engines_serve_a_burst_in_the_policys_order(
         async with (
             rig(
                 [plain_server, other_server], backend={"max_in_flight": 1},
-                policy="ltr", client_scores=True, journal=journal,
+                policy="ltr", client_scores=True, journal=journal, queue=QUEUE,
             ) as gateway,
             client(gateway) as ai,
         ):  # fmt: skip
@@ -137,7 +143,7 @@ def test_vllms_own_benchmark_runs_without_an_error(
     ]))  # fmt: skip
 
     async def test() -> None:
-        async with rig([plain_server, other_server], policy="fcfs") as gateway:
+        async with rig([plain_server, other_server], policy="fcfs", queue=QUEUE) as gateway:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve"),
                 *("--backend", "openai-chat", "--endpoint", "/v1/chat/completions"),
@@ -167,7 +173,9 @@ def test_an_engine_killed_in_a_burst_loses_only_what_had_begun(plain_server: str
 
     async def test() -> None:
         async with (
-            rig([plain_server, other_server], backend={"max_in_flight": 4}, policy="fcfs") as gateway,
+            rig(
+                [plain_server, other_server], backend={"max_in_flight": 4}, policy="fcfs", queue=QUEUE
+            ) as gateway,
             client(gateway) as ai,
         ):
             doomed = gateway.dispatcher.backends[1]
