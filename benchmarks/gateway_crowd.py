@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gateway_overhead import Arm, Call, call, cpu, memory, serving
+from gateway_overhead import Arm, Call, call, cpu, gauge, memory, serving
 
 ENGINE = """
 name = "crowd"
@@ -35,6 +35,7 @@ num_blocks = 10000000
 """
 GATEWAY = """
 ranker = ""
+queue = {{ max_wait = 3600 }}
 [[backend]]
 url = "{url}"
 kind = "vllm"
@@ -55,14 +56,21 @@ async def whole(arm: Arm, tokens: int, patience: float) -> Call | None:
     return one if good and one.tokens >= tokens else None
 
 
+async def reached(arm: Arm, name: str, n: int) -> None:
+    """Wait until a number in `/metrics` is n, for half a minute at most."""
+    until = time.monotonic() + 30.0
+    while await gauge(arm, name) < n and time.monotonic() < until:
+        await asyncio.sleep(0.5)
+
+
 async def crowd(arm: Arm, streams: int, waiting: int) -> dict[str, Any]:
     """Open streams, let requests wait behind them, and follow all to their end."""
     empty = memory(arm.pid)
     running = [asyncio.create_task(whole(arm, 90, 300.0)) for _ in range(streams)]
-    await asyncio.sleep(10.0)
+    await reached(arm, "sooner_running ", streams)
     with_streams, used = memory(arm.pid), cpu(arm.pid)
     behind = [asyncio.create_task(whole(arm, 2, 300.0)) for _ in range(waiting)]
-    await asyncio.sleep(15.0)
+    await reached(arm, "sooner_waiting ", waiting)
     used = cpu(arm.pid) - used
     with_all = memory(arm.pid)
     early = sum(task.done() for task in (*running, *behind))

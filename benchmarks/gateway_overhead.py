@@ -218,11 +218,16 @@ async def leaving(arm: Arm, engine: Arm, n: int) -> dict[str, Any]:
 
 
 async def running(engine: Arm) -> int:
-    reader, writer = await asyncio.open_connection(engine.host, engine.port)
+    return await gauge(engine, "vllm:num_requests_running")
+
+
+async def gauge(arm: Arm, name: str) -> int:
+    """Return one of the numbers in an arm's `/metrics`."""
+    reader, writer = await asyncio.open_connection(arm.host, arm.port)
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     text = (await reader.read()).decode()
     writer.close()
-    line = next(line for line in text.splitlines() if line.startswith("vllm:num_requests_running"))
+    line = next(line for line in text.splitlines() if line.startswith(name))
     return int(float(line.rsplit(" ", 1)[1]))
 
 
@@ -232,7 +237,9 @@ async def waiting_room(n: int, narrow: Arm) -> dict[str, Any]:
     await asyncio.gather(*(one.began for one in blocking))
     before = memory(narrow.pid)
     tasks = [asyncio.create_task(finished(narrow, max_tokens=1)) for _ in range(n)]
-    await asyncio.sleep(3.0 + n / 500)
+    until = time.monotonic() + 2 * PATIENCE
+    while await gauge(narrow, "sooner_waiting ") < n and time.monotonic() < until:
+        await asyncio.sleep(0.5)
     held = memory(narrow.pid) - before
     early = sum(task.done() for task in tasks)
     for one in blocking:
@@ -350,7 +357,9 @@ def main() -> None:
         with serving(*bare) as engine, serving("--emulate", str(slowly), "--bare") as slow:
             url = f"http://{engine.host}:{engine.port}"
             config.write_text(
-                f'ranker = ""\n[[backend]]\nurl = "{url}"\nmax_in_flight = {PLACES}\n', encoding="utf-8"
+                f'ranker = ""\nqueue = {{ max_wait = 3600 }}\n'
+                f'[[backend]]\nurl = "{url}"\nmax_in_flight = {PLACES}\n',
+                encoding="utf-8",
             )
             with (
                 serving("--backend", f"vllm={url}") as ours,
