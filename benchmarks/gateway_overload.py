@@ -7,7 +7,7 @@ sigma 0.8), predictions within a factor of about 1.6 of them (sigma 0.5); `soone
 it with room for 120 to wait. Requests come at random instants, whether or not others were answered,
 and a refused one is not sent again.
 
-- Goodput: replies whole within 30 s of being sent, a second; its peak is looked for at 0.8, 1 and 1.3
+- Goodput: replies whole within 60 s of being sent, a second; its peak is looked for at 0.8, 1 and 1.3
   times the capacity before the overload, and in the overload itself.
 - `Retry-After` against the truth: the time from a refusal until the engine had begun as much work
   (prompt + 2 x output tokens, the real ones) as waited at the refusal.
@@ -45,7 +45,7 @@ PLACES, TOKEN_TIME, MEDIAN, SIGMA, NOISE = 16, 0.02, 60.0, 0.8, 0.5
 PROMPT = "Describe a lighthouse. " * 4
 PROMPT_LEN = 25
 WAITING = 120
-SLO = 30.0  # seconds from sending to the whole reply
+SLO = 60.0  # seconds from sending to the whole reply, the default of `overdue`
 ENGINE = """
 name = "overload"
 iteration_s = {token_time}
@@ -210,7 +210,7 @@ async def overload(arm: Arm, seconds: float, times: float = 3.0) -> dict[str, An
     ramp = {}
     for part in (0.8, 1.0, 1.3):
         say(f"{part} of the capacity")
-        began, lasts = time.monotonic(), seconds / 8
+        began, lasts = time.monotonic(), seconds / 10
         seen = await load(arm, {"default": part * most}, lasts, seed=int(10 * part))
         ramp[str(part)] = rate_of(seen, began + lasts / 4, began + lasts)
     say(f"{times} times the capacity for {seconds:.0f} s")
@@ -292,7 +292,7 @@ def main() -> None:
     with before_an_engine(PLACES, TOKEN_TIME, WAITING) as ours:
         over = asyncio.run(overload(ours, options.seconds))
     with before_an_engine(8, TOKEN_TIME, 1000) as ours:
-        flooded = asyncio.run(flood(ours, options.seconds / 4, 8, TOKEN_TIME))
+        flooded = asyncio.run(flood(ours, options.seconds / 5, 8, TOKEN_TIME))
     machine = {"cpus": os.cpu_count(), "load_before": round(before, 1), "python": platform.python_version()}
     result = {
         "what": "gateway overload",
