@@ -62,8 +62,7 @@ def measure(folder: Path, requests: int, bursts: int, scale: float) -> dict[str,
     """Return each home's mean latency in each order, what the order gained, and the gains' ratio."""
     weights = tiny_model(folder / "model")
     parts = workload(folder / "ranker", requests, bursts, scale)
-    homes = {"plugin": {order: in_engine(folder, weights, order, parts) for order in ORDERS}}
-    homes |= in_gateway(folder, weights, parts)
+    homes = in_both(folder, weights, parts)
     found = {home: gains(arms) for home, arms in homes.items()}
     return {
         "requests": requests,
@@ -106,30 +105,28 @@ def workload(out: Path, requests: int, bursts: int, scale: float) -> list[list[P
     return [forced[n * requests : (n + 1) * requests] for n in range(bursts)]
 
 
-def in_engine(folder: Path, weights: Path, order: str, parts: Sequence[list[Prompt]]) -> list[list[Record]]:
-    """Serve the bursts with the plugin's order."""
-    with vllm(folder, weights, f"plugin-{order}", order) as (url, trace):
-        return serve(f"plugin, {order}", folder, url, trace, order, parts)
-
-
-def in_gateway(
+def in_both(
     folder: Path, weights: Path, parts: Sequence[list[Prompt]]
 ) -> dict[str, dict[str, list[list[Record]]]]:
-    """Serve the bursts in the gateway's orders, by one engine that goes by arrival and counts its steps."""
-    found: dict[str, dict[str, list[list[Record]]]] = {}
-    with vllm(folder, weights, "behind-the-gateway", "fcfs") as (engine_url, trace):
+    """Serve the bursts in every order, kept in the engine and kept before one that goes by arrival."""
+    found: dict[str, dict[str, list[list[Record]]]] = {"plugin": {}}
+    with vllm(folder, weights, "fcfs") as (url, trace):
+        found["plugin"]["fcfs"] = serve("plugin, fcfs", folder, url, trace, "fcfs", parts)
         for home, bound in BOUNDS.items():
+            found[home] = {}
             for order in ORDERS:
-                with gateway(folder, engine_url, order, bound) as url:
-                    served = serve(f"{home}, {order}", folder, url, trace, order, parts)
-                found.setdefault(home, {})[order] = served
+                with gateway(folder, url, order, bound) as front:
+                    found[home][order] = serve(f"{home}, {order}", folder, front, trace, order, parts)
+    with vllm(folder, weights, "ltr") as (url, trace):  # which takes given lengths as scores, too
+        for order in ORDERS[1:]:
+            found["plugin"][order] = serve(f"plugin, {order}", folder, url, trace, order, parts)
     return found
 
 
 @contextmanager
-def vllm(folder: Path, weights: Path, name: str, order: str) -> Iterator[tuple[str, Path]]:
+def vllm(folder: Path, weights: Path, order: str) -> Iterator[tuple[str, Path]]:
     """Run an engine with the plugin in this order; give its URL and its trace."""
-    trace, log = folder / f"{name}.trace.jsonl", folder / f"{name}.log"
+    trace, log = folder / f"{order}.trace.jsonl", folder / f"{order}.log"
     ranker = str(folder / "ranker") if order == "ltr" else ""
     settings = {"policy": order, "ranker": ranker, "trace": str(trace)}
     with engine.serve(weights, name="tiny", log=log, settings=settings, max_num_seqs=SLOTS) as url:
@@ -143,6 +140,7 @@ def gateway(folder: Path, engine_url: str, order: str, bound: int) -> Iterator[s
     ranker = str(folder / "ranker") if order == "ltr" else ""
     settings.write_text(
         f'port = 0\npolicy = "{order}"\nranker = "{ranker}"\nclient_scores = true\n'
+        "[queue]\nmax_wait = 3600.0\noverdue = 3600.0\n"
         f'[[backend]]\nurl = "{engine_url}"\nkind = "vllm"\nmax_in_flight = {bound}\n',
         encoding="utf-8",
     )
