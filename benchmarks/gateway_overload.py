@@ -1,6 +1,6 @@
 """What an overload does: three times the capacity for five minutes, and a tenant that floods.
 
-    python benchmarks/gateway_overload.py [--seconds 300] [--out FILE]
+    python benchmarks/gateway_overload.py [--seconds 300] [--flood 60] [--out FILE]
 
 An emulated engine makes 16 replies at a time, a token in 20 ms, lengths lognormal (median 60 tokens,
 sigma 0.8), predictions within a factor of about 1.6 of them (sigma 0.5); `sooner serve` stands before
@@ -286,15 +286,18 @@ def say(what: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=300.0, help="how long the overload lasts")
+    parser.add_argument("--flood", type=float, default=60.0, help="how long the flood lasts; 0: none")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     before = os.getloadavg()[0]
     with before_an_engine(PLACES, TOKEN_TIME, WAITING) as ours:
         over = asyncio.run(overload(ours, options.seconds))
-    with before_an_engine(8, TOKEN_TIME, 1000) as ours:
-        flooded = asyncio.run(flood(ours, options.seconds / 5, 8, TOKEN_TIME))
+    flooded: dict[str, Any] | None = None
+    if options.flood:
+        with before_an_engine(8, TOKEN_TIME, 1000) as ours:
+            flooded = asyncio.run(flood(ours, options.flood, 8, TOKEN_TIME))
     machine = {"cpus": os.cpu_count(), "load_before": round(before, 1), "python": platform.python_version()}
-    result = {
+    result: dict[str, Any] = {
         "what": "gateway overload",
         "machine": machine,
         "overload": over,
@@ -304,9 +307,10 @@ def main() -> None:
             "memory flat (within 3 MB)": over["memory_growth_mb"] <= 3.0,
             "Retry-After within a factor of 2 for 80 %": over["retry_after"]["within_a_factor_of_2"] >= 0.8,
             "no errors": set(over["statuses"]) <= {"200", "503"},
-            "p99 wait beside a flood < 2 x": flooded["p99_flood_over_calm"] < 2.0,
         },
     }
+    if flooded is not None:
+        result["targets"]["p99 wait beside a flood < 2 x"] = flooded["p99_flood_over_calm"] < 2.0
     text = json.dumps(result, indent=1)
     print(text)
     if options.out:
