@@ -9,8 +9,8 @@ places in the order of arrival. The engine has one core to itself, the API serve
 other, all at the highest priority that the system allows. Coefficients are fitted to FCFS at one load
 and judged on everything else. A slice that was served is kept in `--folder`, so an interrupted run goes
 on. Each slice's steps are counted too, so that the machine's pace in it is known without the simulator:
-`at_each_slices_pace` gives the simulated engine that pace. All runs are kept as numbers beside the
-result, and `--judge` judges those again. Prints JSON.
+under `at_each_slices_pace` fit and judgement are given it, under `one_engine` they are not. All runs are
+kept as numbers beside the result, and `--judge` judges those again. Prints JSON.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import numpy as np
 
 from own_runs_served import (
     SLOTS,
+    WORK,
     Slice,
     ballast,
     capacity,
@@ -131,31 +132,56 @@ def keep(path: Path, folder: Path, slices: Sequence[Slice]) -> None:
 
 
 def judge(path: Path, folder: Path, work: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """Fit to FCFS at one load and compare everything else with it."""
+    """Fit to FCFS at one load and compare everything else with it, without and with the machine's pace."""
     runs, stepped = load(path, folder)
-    fitted = [run for each, run in runs.items() if each.arm == FITTED]
-    found = calibrate(fitted, LIMITS, find_overhead=True)
-    pace = {each: pace_of(found.engine, work[each.name]) for each in runs}
+    cost = usual(work)
+    pace = {each: pace_of(cost, work[each.name]) for each in runs}
     spread = {
         f"{policy} at {at:g}": [round(pace[each], 3) for each in runs if each.arm == (policy, at)]
         for policy, at in sorted({each.arm for each in runs})
     }
     return {
         "fitted_to": {"policy": FITTED[0], "load": FITTED[1]},
-        "engine": {name: getattr(found.engine, name) for name in found.uncertainty},
-        "uncertainty": found.uncertainty,
-        "one_engine": against(runs, dict.fromkeys(runs, found.engine)),
         "pace": spread,
-        "at_each_slices_pace": against(runs, {each: slowed(found.engine, pace[each]) for each in runs}),
+        "one_engine": fitted_and_judged(runs, dict.fromkeys(runs, 1.0)),
+        "at_each_slices_pace": fitted_and_judged(runs, pace),
         "steps": in_steps(stepped),
     }
 
 
-def pace_of(fitted: Engine, work: Mapping[str, float]) -> float:
-    """Return what a slice's steps took over what the fitted engine needs for those very steps."""
-    a, b, c, d = fitted.coefficients
-    cost = a * work["steps"] + b * work["prefill"] + c * work["decoding"] + d * work["context"]
-    return work["seconds"] / cost
+def fitted_and_judged(runs: Mapping[Slice, EngineRun], pace: Mapping[Slice, float]) -> dict[str, Any]:
+    """Fit to the chosen arm, its times divided by the pace, and judge every slice at its pace."""
+    fit_to = [at_usual_pace(run, pace[each]) for each, run in runs.items() if each.arm == FITTED]
+    found = calibrate(fit_to, LIMITS, find_overhead=True)
+    return {
+        "engine": {name: getattr(found.engine, name) for name in found.uncertainty},
+        "uncertainty": found.uncertainty,
+        **against(runs, {each: slowed(found.engine, pace[each]) for each in runs}),
+    }
+
+
+def at_usual_pace(run: EngineRun, pace: float) -> EngineRun:
+    """Return what the run would have been, had all of it, clients too, gone `pace` times as fast."""
+    done = run.completed
+    times = ("arrival_time", "first_token_time", "finish_time", "start_time")
+    return run._replace(
+        workload=run.workload.at(run.workload.arrival_time / pace),
+        completed=done._replace(**{name: getattr(done, name) / pace for name in times}),
+    )
+
+
+def usual(work: Mapping[str, Mapping[str, float]]) -> Sequence[float]:
+    """Return what a step, a prefill token, a decoding request and a token of context usually took [s]."""
+    rows = np.array([[one[name] for name in WORK] for one in work.values()])
+    weights = 1.0 / rows[:, :1]  # each slice counts the same, whatever its length
+    cost, *_ = np.linalg.lstsq(rows[:, 1:] * weights, np.ones(len(rows)), rcond=None)
+    pace = rows[:, 0] / (rows[:, 1:] @ cost)
+    return [float(value) for value in cost * np.median(pace)]
+
+
+def pace_of(cost: Sequence[float], work: Mapping[str, float]) -> float:
+    """Return what a slice's steps took over what those very steps cost."""
+    return work["seconds"] / sum(each * work[name] for each, name in zip(cost, WORK[1:], strict=True))
 
 
 def slowed(fitted: Engine, pace: float) -> Engine:
