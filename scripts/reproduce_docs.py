@@ -29,7 +29,7 @@ def section(found: dict) -> str:
     for claim in found["claims"]:
         held_text = "yes" if claim["holds"] else "**no**"
         reason = claim["reason"].replace("|", "/")
-        if claim["reworded"]:
+        if claim.get("reworded"):
             held_text += ", reworded"
             reason += f". *Reworded after a first run*: {claim['reworded']}"
         lines.append(f"| {claim['text']} | {held_text} | {reason} ({claim['source']}) |")

@@ -180,7 +180,6 @@ def test_a_replay_is_a_run_too(tmp_path: Path) -> None:
     run = read(path)
     assert len(run.workload) == 4
     assert run.by_client
-    assert not read(path, steps=True).by_client
     assert run.observed.tolist() == [True, True, True, False]
     assert run.score[:3].tolist() == [0.0, 1.0, 2.0]
     assert np.isnan(run.score[3])
@@ -200,6 +199,7 @@ def test_steps_judge_scheduling_alone(tmp_path: Path) -> None:
     engine = tmp_path / "one.toml"
     one = dataclasses.replace(TRUE, max_num_seqs=1, overhead_s=0.1)
     engine.write_text(one.to_toml(), encoding="utf-8")
+    assert not read(path, steps=True).by_client
     judged = CliRunner().invoke(root, ["validate", str(path), "--engine", str(engine), "--steps", "--json"])
     assert json.loads(judged.stdout)["each_e2e_s"] == {"real": 8.0, "simulated": 8.0, "error_pct": 0.0}
 
