@@ -151,6 +151,28 @@ def test_a_broken_off_run_goes_on_to_the_same_weights(encoder: Path, tmp_path: P
     assert min(told) < 0.5  # another recipe starts anew
 
 
+def test_a_second_cycle_begins_at_the_best_weights(encoder: Path, tmp_path: Path) -> None:
+    prompts, lengths = rows(200)
+    still = {"cycles": 2, "epochs": 2, "patience": 9}
+    one = tiny(encoder, **(still | {"cycles": 1})).fit(prompts, lengths)
+    two = tiny(encoder, checkpoint=tmp_path, **still).fit(prompts, lengths)
+    assert two.taus_[:2] == one.taus_
+    assert len(two.taus_) == 4
+    assert max(two.taus_) >= max(one.taus_)
+
+    class Broken(Exception):
+        pass
+
+    def stop(done: float, words: str) -> None:
+        if done > 0.6:
+            raise Broken
+
+    with pytest.raises(Broken):
+        tiny(encoder, checkpoint=tmp_path / "broken", **still).fit(prompts, lengths, progress=stop)
+    resumed = tiny(encoder, checkpoint=tmp_path / "broken", **still).fit(prompts, lengths)
+    assert resumed.predict(prompts) == pytest.approx(two.predict(prompts), abs=1e-4)
+
+
 def test_a_damaged_checkpoint_says_so(encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
     with pytest.raises(DataError, match="delete it"):

@@ -16,6 +16,7 @@ RECIPE: dict[str, object] = {
     "learning_rate": 3e-3,
     "head_learning_rate": 1e-2,
     "dropout": 0.0,
+    "cycles": 1,
     "epochs": 8,
     "batch": 16,
 }

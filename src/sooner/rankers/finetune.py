@@ -137,11 +137,14 @@ def tune(
         run = _Run(recipe, pieces, network, train, device)
         kept = _Checkpoint(checkpoint, recipe, train)
         taus, best = kept.restore(run)
-        for epoch in range(len(taus), recipe.epochs):
+        epochs = recipe.cycles * recipe.epochs
+        for epoch in range(len(taus), epochs):
             if len(taus) - int(np.argmax(taus or [0])) > recipe.patience:
                 break
+            if epoch and epoch % recipe.epochs == 0:
+                run.restart(best)
             for done in run.epoch(epoch):
-                progress((epoch + done) / recipe.epochs, f"epoch {epoch + 1} of {recipe.epochs}{_best(taus)}")
+                progress((epoch + done) / epochs, f"epoch {epoch + 1} of {epochs}{_best(taus)}")
             taus.append(run.tau(held_out))
             if math.isnan(taus[-1]) or taus[-1] >= max(taus):
                 best = {name: value.detach().clone() for name, value in network.state_dict().items()}
@@ -165,14 +168,25 @@ class _Run:
         self.recipe, self.pieces, self.network, self.rows, self.device = recipe, pieces, network, rows, device
         self.loss = losses.get(recipe.loss)
         self.targets = self.loss.targets(rows.lengths)
-        self.optimiser = torch.optim.AdamW(
-            _groups(recipe, network), weight_decay=recipe.weight_decay, fused=True
-        )
+        self.optimiser = _optimiser(recipe, network)
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
         self.sizes = np.array([len(row) for row in rows.ids], dtype=np.int64)
-        self.drawn = draws(
-            self.sizes, rows.later, epochs=recipe.epochs, budget=recipe.budget, seed=recipe.seed
-        )
+        self.drawn = [
+            drawn
+            for cycle in range(recipe.cycles)
+            for drawn in draws(
+                self.sizes,
+                rows.later,
+                epochs=recipe.epochs,
+                budget=recipe.budget,
+                seed=recipe.seed + cycle,
+            )
+        ]
+
+    def restart(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin a cycle: at these weights, and with an optimiser that remembers nothing."""
+        self.network.load_state_dict(weights)
+        self.optimiser = _optimiser(self.recipe, self.network)
 
     def epoch(self, number: int) -> Iterator[float]:
         """Train one epoch, drawn by the seed and its number alone; yield the share that is done."""
@@ -180,7 +194,7 @@ class _Run:
         batches = self._batches(self.drawn[number], np.random.default_rng((self.recipe.seed, number)))
         self.network.train()
         for i, index in enumerate(batches):
-            self._schedule((number + i / len(batches)) / self.recipe.epochs)
+            self._schedule((number % self.recipe.epochs + i / len(batches)) / self.recipe.epochs)
             outputs = self._outputs(self.rows.take(index))
             targets = torch.from_numpy(self.targets[index]).float().to(self.device)
             value = self.loss.value(outputs[:, : self.loss.width], targets)
@@ -241,6 +255,10 @@ class _Run:
             cut = [chunk[i : i + size] for i in range(0, len(chunk), size)]
             batches += [cut[i] for i in rng.permutation(len(cut))]
         return batches
+
+
+def _optimiser(recipe: Recipe, network: Network) -> torch.optim.AdamW:
+    return torch.optim.AdamW(_groups(recipe, network), weight_decay=recipe.weight_decay, fused=True)
 
 
 def _groups(recipe: Recipe, network: Network) -> list[dict[str, Any]]:
