@@ -35,7 +35,7 @@ def html(found: Reproduction) -> str:
 def _claims(found: Reproduction) -> str:
     return (
         '<table><thead><tr><th scope="col">Claim</th><th scope="col">Reproduced</th>'
-        f'<th scope="col">Why, and how sure the claim is</th></tr></thead><tbody>'
+        '<th scope="col" style="text-align: left">Why, and how sure the claim is</th></tr></thead><tbody>'
         f"{''.join(_claim(claim) for claim in found.claims)}</tbody></table>"
     )
 

@@ -24,6 +24,13 @@ MARGIN = 1e-9
 
 
 @compiled
+def worthwhile(w: Any, m: Any) -> Any:
+    """Whether some are far, or so many came that it is time to part them."""
+    s = w.instance[m]
+    return s.far >= 0 or (s.near > s.crowd and s.t * 1e-12 >= s.parted + s.pause)
+
+
+@compiled
 def head(w: Any, m: Any, key_fn: Any) -> Any:
     """Return the waiting request with the smallest key and the near one before it."""
     s = w.instance[m]
@@ -89,7 +96,10 @@ def _part(w: Any, m: Any, now: Any, key_fn: Any) -> None:
             w.request[r].sibling = s.far
             s.far = r
         r = after
-    s.crowd = 2 * s.near + FEW
+    if s.far >= 0:
+        s.crowd, s.pause = 2 * s.near + FEW, 0.0
+    else:  # all alike, as at the start of a burst: later they may differ
+        s.crowd, s.pause = np.int64(FEW), max(2.0 * s.pause, 1e-3)
 
 
 @compiled

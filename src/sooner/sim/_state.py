@@ -63,7 +63,7 @@ INSTANCE = np.dtype(
         )
     ]
     + [("mean_wait", "f8"), ("mean_predicted", "f8")]
-    + [(name, "f8") for name in ("parted", "horizon", "low", "later")]  # no far key is below, see `_far`
+    + [(name, "f8") for name in ("parted", "horizon", "low", "later", "pause")]  # of `_far`
 )
 
 OPTION = np.dtype(

@@ -46,7 +46,7 @@ def head(w: Any, m: Any, key_fn: Any) -> Any:
         while w.finish[s.root] == CANCELLED:
             s.root = _heap.pop(w.request, s.root)
         return s.root, np.int64(-1)
-    if w.option[0].linear == 1 and (s.far >= 0 or s.near > s.crowd):
+    if w.option[0].linear == 1 and _far.worthwhile(w, m):
         return _far.head(w, m, key_fn)
     now, guard = s.t * 1e-12, w.option[0].guard
     best, best_before, best_key, best_up = np.int64(-1), np.int64(-1), 0.0, False
