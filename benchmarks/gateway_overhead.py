@@ -23,6 +23,7 @@ import json
 import math
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -156,14 +157,19 @@ def descendants(pid: int) -> list[int]:
 
 
 async def steady(arm: Arm, seconds: float) -> dict[str, Any]:
-    """Send the arm's rate of requests, evenly; return CPU and times to the first byte."""
+    """Send the arm's rate of requests; return CPU and times to the first byte.
+
+    Each comes at random within its turn: the engine's steps take as long as a turn, and evenly spaced
+    requests would meet all of them at one point of a step, another for each arm.
+    """
+    phase = random.Random(0)
     count = int(seconds * arm.rate)
     others = [] if arm.peer or not arm.pid else descendants(arm.pid)
     before, before_others = arm.cpu(), sum(map(cpu, others))
     start = time.perf_counter()
     tasks = []
     for n in range(count):
-        await asyncio.sleep(max(0.0, start + n / arm.rate - time.perf_counter()))
+        await asyncio.sleep(max(0.0, start + (n + phase.random()) / arm.rate - time.perf_counter()))
         tasks.append(asyncio.create_task(finished(arm)))
     calls = await asyncio.gather(*tasks)
     good = [one for one in calls if one is not None]
