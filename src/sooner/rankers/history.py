@@ -46,7 +46,8 @@ class History(NamedTuple):
         """Return what the last replies in these contexts are like."""
         last = [known.reply_lens[-1] for known in context if known.reply_lens]
         shares = [NormalDist().cdf(deviate) for deviate in _DEVIATES.tolist()]
-        return cls(np.quantile(np.array(last or [0.0], dtype=np.float64), shares))
+        lengths = np.quantile(np.array(last or [0.0], dtype=np.float64), shares)
+        return cls(np.asarray(lengths, dtype=np.float64))
 
     def __call__(self, context: Sequence[Context], score: Score) -> NDArray[np.float64]:
         """Return columns (n, len(NUMBERS)) for n requests; `score` is asked about the earlier ones."""
