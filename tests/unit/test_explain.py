@@ -42,6 +42,13 @@ def test_a_thousand_explanations_of_the_shipped_ranker_add_up() -> None:
     assert worst < 1e-6
 
 
+def test_an_explanation_of_the_shipped_ranker_adds_up_when_its_encoder_is_divided_too() -> None:
+    ranker = train.load("default")
+    for prompt in ("Write a short story about a lighthouse keeper. Make it sad.", "hi", "1, 2, 3? " * 40):
+        made = explain(ranker, prompt, Context())
+        assert sum(term.amount for term in made.terms) == pytest.approx(made.score, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["lexical", "boosted", "prompt_length", "constant", "pars", "magnus"])
 @pytest.mark.parametrize("prompt", ["list 3 things about code", "", " \n", "a b " * 4000, "one. two? three"])
 def test_terms_add_up_for_every_ranker(name: str, prompt: str) -> None:

@@ -116,7 +116,7 @@ def _blended(ranker: Any, prompt: str, context: Context, seed: int, sampled: boo
             terms += _scaled(linear(ranker.lexical, prompt, context), ranker, prompt, context, amount)
         elif name == "transformer" and sampled:
             exact = False
-            terms += shapley(
+            divided = shapley(
                 lambda texts: np.asarray(
                     ranker.parts(texts, context=[context] * len(texts))["transformer"], dtype=np.float64
                 ),
@@ -124,6 +124,8 @@ def _blended(ranker: Any, prompt: str, context: Context, seed: int, sampled: boo
                 seed,
                 kind="transformer",
             )
+            left = amount - sum(term.amount for term in divided)  # int8 rounds by what else is in a batch
+            terms += [*divided, Term("level", "rounding of the encoder", left)]
         else:
             exact = exact and name != "transformer"
             plain = name in features.NUMBERS or name in history.NUMBERS
