@@ -191,6 +191,8 @@ def _notes(arms: Mapping[str, Arm], values: Mapping[str, Mapping[str, Value]]) -
             f"{max(runs)} runs an arm: figures are means over runs, ± their standard deviation; distributions"
             " pool all runs; the timelines show the first."
         )
+    if any(row["preemptions"].mean > 0 for row in values.values()):
+        notes.append("The timelines count a preempted request as running from its first start on.")
     if failed := {name: arm.failed for name, arm in arms.items() if arm.failed}:
         named = ", ".join(f"{escape(name)} {count}" for name, count in failed.items())
         notes.append(f"Requests that failed and are in no figure: {named}.")
