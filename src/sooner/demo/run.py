@@ -47,7 +47,7 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(max_num_seqs=6, requests=48, bursts=1, max_tokens=256)
+QUICK = Scale(max_num_seqs=6, requests=48, bursts=1, max_tokens=224)
 
 TOGETHER = 2
 """Orders that are served side by side, each on its share of the cores: one thread a server wastes less."""
