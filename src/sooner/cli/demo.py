@@ -13,7 +13,7 @@ from sooner.cli.options import progress_bar
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="A smaller burst: under 6 minutes on 2 cores.")
+@click.option("--quick", is_flag=True, help="A smaller burst: about 6 minutes on 2 cores.")
 @click.option("--ranker", default="blend", show_default=True, help="Which kind of ranker to train.")
 @click.option(
     "--beside",

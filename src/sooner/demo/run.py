@@ -31,7 +31,6 @@ Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 TEMPERATURE = 0.6  # at 1.0 the model rambles on; at 0.2, its card's advice, it loops
 
-
 _PRIORS = {"lexical": "light", "blend": "default"}
 """The shipped ranker that each kind goes on from."""
 
