@@ -24,7 +24,7 @@ from typing import Any
 from gateway_overhead import Arm, Call, call, cpu, gauge, memory, serving
 
 ENGINE = """
-name = "crowd"
+name = "bench"
 iteration_s = 0.5
 prefill_token_s = 0.0
 decode_seq_s = 0.0

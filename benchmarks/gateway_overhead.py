@@ -100,6 +100,10 @@ class Call(asyncio.Protocol):
         transport.write(self._request)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
+        if data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 200"):
+            say(f"refused: {data[-200:].decode(errors='replace')}")
+            self.transport.abort()  # type: ignore[union-attr]  # it is what the data came by
+            return
         if not self.first and b"data: " in data:
             self.first = time.perf_counter()
             self.began.set_result(None)
