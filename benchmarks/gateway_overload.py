@@ -3,12 +3,14 @@
     python benchmarks/gateway_overload.py [--seconds 300] [--flood 60] [--out FILE]
 
 An emulated engine makes 16 replies at a time, a token in 20 ms, lengths lognormal (median 60 tokens,
-sigma 0.8), predictions within a factor of about 1.6 of them (sigma 0.5); `sooner serve` stands before
-it with room for 120 to wait. Requests come at random instants, whether or not others were answered,
-and a refused one is not sent again.
+sigma 0.8; each hundred requests have its hundred quantiles, shuffled, so that any ten seconds ask for
+as much as any other), predictions within a factor of about 1.6 of them (sigma 0.5); `sooner serve`
+stands before it with room for 120 to wait. Requests come at random instants, whether or not others were
+answered, and a refused one is not sent again.
 
 - Goodput: replies whole within 60 s of being sent, a second; its peak is looked for at 0.8, 1 and 1.3
-  times the capacity before the overload, and in the overload itself.
+  times the capacity before the overload, in the second half of two minutes each (while the room fills,
+  short requests pass long ones, and more end than an engine can keep up), and in the overload itself.
 - `Retry-After` against the truth: the time from a refusal until the engine had begun as much work
   (prompt + 2 x output tokens, the real ones) as waited at the refusal.
 - Memory: resident, of the gateway's process, but for the first tenth of the overload.
@@ -92,9 +94,19 @@ class Seen:
         return (self.started or math.inf) - self.sent
 
 
+NORMAL = statistics.NormalDist()
+LENGTHS = [max(1, round(MEDIAN * math.exp(SIGMA * NORMAL.inv_cdf((n + 0.5) / 100)))) for n in range(100)]
+
+
 def capacity(places: int, token_time: float) -> float:
     """Return the requests a second that the engine can make."""
-    return places / (token_time * MEDIAN * math.exp(SIGMA**2 / 2))
+    return places / (token_time * statistics.mean(LENGTHS))
+
+
+def lengths(rng: random.Random) -> Iterator[int]:
+    """Give reply lengths without end, each hundred of them the same, in another order."""
+    while True:
+        yield from rng.sample(LENGTHS, len(LENGTHS))
 
 
 async def ask(arm: Arm, seen: Seen, predicted: float) -> None:
@@ -139,8 +151,7 @@ async def load(arm: Arm, rates: dict[str, float], seconds: float, seed: int, fol
         at = itertools.accumulate(iter(lambda rate=rate: rng.expovariate(rate), None))
         instants += [(t, tenant) for t in itertools.takewhile(lambda t: t < seconds, at)]
     begin, found, tasks = time.monotonic(), [], []
-    for instant, tenant in sorted(instants):
-        length = max(1, round(MEDIAN * math.exp(rng.gauss(0.0, SIGMA))))
+    for (instant, tenant), length in zip(sorted(instants), lengths(rng), strict=False):
         await asyncio.sleep(max(0.0, begin + instant - time.monotonic()))
         found.append(Seen(tenant, length, time.monotonic()))
         predicted = length * math.exp(rng.gauss(0.0, NOISE))
@@ -210,9 +221,9 @@ async def overload(arm: Arm, seconds: float, times: float = 3.0) -> dict[str, An
     ramp = {}
     for part in (0.8, 1.0, 1.3):
         say(f"{part} of the capacity")
-        began, lasts = time.monotonic(), seconds / 10
+        began, lasts = time.monotonic(), 0.4 * seconds
         seen = await load(arm, {"default": part * most}, lasts, seed=int(10 * part))
-        ramp[str(part)] = rate_of(seen, began + lasts / 4, began + lasts)
+        ramp[str(part)] = rate_of(seen, began + lasts / 2, began + lasts)
     say(f"{times} times the capacity for {seconds:.0f} s")
     held: list[tuple[float, float]] = []
     watching = asyncio.create_task(watched(arm.pid, held))
