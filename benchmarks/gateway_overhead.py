@@ -101,7 +101,7 @@ class Call(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 200"):
-            say(f"refused: {data[-200:].decode(errors='replace')}")
+            say("refused: " + data[-200:].decode(errors="replace").rpartition("\r\n")[2])
             self.transport.abort()  # type: ignore[union-attr]  # it is what the data came by
             return
         if not self.first and b"data: " in data:

@@ -120,6 +120,23 @@ def test_who_waits_too_long_is_told() -> None:
     run(test)
 
 
+def test_a_crowd_that_comes_while_the_bound_is_being_found_is_not_refused() -> None:
+    """By the first bound of 16 a request would wait 12 s; the engine takes all of them at once."""
+
+    async def test() -> None:
+        one = engine(iteration_s=0.01, max_num_seqs=256, lengths=Lengths("100"))
+        async with rig([one], queue=QueueSettings(max_wait=6.0)) as gateway, client(gateway) as http:
+
+            async def ask(n: int) -> int:
+                async with http.post("/v1/chat/completions", json=chat(f"{n}")) as response:
+                    return response.status
+
+            assert await ask(0) == 200
+            assert set(await asyncio.gather(*(ask(n) for n in range(1, 200)))) == {200}
+
+    run(test)
+
+
 def test_work_goes_to_both_engines_and_more_to_the_faster() -> None:
     async def test() -> None:
         fast, slow = (

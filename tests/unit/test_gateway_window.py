@@ -43,6 +43,20 @@ def test_the_window_does_not_grow_while_nobody_waits() -> None:
     assert Window(3, 1, 1024).limit == 3
 
 
+def test_a_window_grows_until_it_sees_queueing() -> None:
+    by_count, by_latency = Window(0, 1, 1024), Window(0, 1, 1024)
+    by_count.engine(0, 16, hungry=True)
+    by_latency.latency(0.05, 1, hungry=False)
+    assert by_count.growing
+    assert by_latency.growing
+    by_count.engine(30, 32, hungry=True)
+    by_latency.latency(0.15, 16, hungry=True)
+    assert not by_count.growing
+    assert not by_latency.growing
+    assert not Window(8, 1, 1024).growing
+    assert not Window(0, 1, 16).growing  # it is at its most
+
+
 def test_the_breaker_opens_after_three_and_for_longer_each_time() -> None:
     breaker = Breaker()
     breaker.failed(0.0)

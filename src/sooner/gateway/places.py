@@ -90,6 +90,12 @@ class Pool:
         return any(one.open(now) and one.in_flight < one.limit for one in self.backends)
 
     @property
+    def growing(self) -> bool:
+        """Whether the bound of an engine is still being found, so that the pace will be greater than it is."""
+        now = self.clock()
+        return any(one.window.growing for one in self.backends if one.open(now))
+
+    @property
     def pace(self) -> float:
         """Predicted work a second with all places taken (Little's law); 0: unknown."""
         return self.capacity * self.cost.value / self.service.value if self.service.value else 0.0

@@ -165,6 +165,9 @@ class Connection(asyncio.Protocol):
             self.keep_alive = False
             self.abort()
             return
+        if self._target is not None and self._target.is_closing():  # the client left; its task will know soon
+            self.abort()
+            return
         cutter = self._framing
         try:
             if cutter is None:
@@ -191,8 +194,6 @@ class Connection(asyncio.Protocol):
             del pieces[0]
         if self._sink is None:
             self._waiting.append(out)
-        elif self._target is not None and self._target.is_closing():
-            return  # the client has left; uvloop would raise, and the abort is on its way
         else:
             self._sink(out)
         if self._full() and not self._paused and self.transport is not None:

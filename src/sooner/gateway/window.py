@@ -21,13 +21,18 @@ class Window:
         self._least = least
         self._most = most
         self._limit = float(min(max(start, least), most))
-        self._probing = True  # doubles until the first sign of queueing
+        self._probing = True  # until the first sign of queueing
         self._best = math.inf
 
     @property
     def limit(self) -> int:
         """The bound now."""
         return self._fixed or int(self._limit)
+
+    @property
+    def growing(self) -> bool:
+        """Whether no sign of queueing was seen yet, so that the bound is less than the engine can take."""
+        return not self._fixed and self._probing and self._limit < self._most
 
     def engine(self, waiting: float, in_flight: int, hungry: bool) -> None:
         """Take in the engine's own count of waiting requests; `hungry`: more wait here."""
@@ -44,6 +49,8 @@ class Window:
         gradient = min(1.0, max(0.5, _TOLERANCE * self._best / max(first_byte, 1e-4)))
         if gradient == 1.0 and not (hungry and in_flight >= int(self._limit)):
             return  # no queueing, and no need for more
+        if gradient < 1.0:
+            self._probing = False
         target = self._limit * gradient + (math.sqrt(self._limit) if gradient == 1.0 else 0.0)
         self._set(self._limit + 0.2 * (target - self._limit))
 
