@@ -32,7 +32,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
 TOKENS = 32
@@ -84,6 +84,8 @@ class Arm(NamedTuple):
 class Call(asyncio.Protocol):
     """One connection that sends one request and watches its reply."""
 
+    refusals: ClassVar[set[str]] = set()  # what was told in place of replies, to say it once
+
     def __init__(self, request: bytes) -> None:
         self._request = request
         loop = asyncio.get_running_loop()
@@ -101,7 +103,10 @@ class Call(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 200"):
-            say("refused: " + data[-200:].decode(errors="replace").rpartition("\r\n")[2])
+            told = data.rpartition(b"\r\n")[2].decode(errors="replace")
+            if told not in Call.refusals:
+                Call.refusals.add(told)
+                say(f"refused: {told}")
             self.transport.abort()  # type: ignore[union-attr]  # it is what the data came by
             return
         if not self.first and b"data: " in data:

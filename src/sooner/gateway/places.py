@@ -91,7 +91,7 @@ class Pool:
 
     @property
     def growing(self) -> bool:
-        """Whether the bound of an engine is still being found, so that the pace will be greater than it is."""
+        """Whether the bound of an engine is still being found, so that the pace will be greater."""
         now = self.clock()
         return any(one.window.growing for one in self.backends if one.open(now))
 
