@@ -137,6 +137,25 @@ def test_a_crowd_that_comes_while_the_bound_is_being_found_is_not_refused() -> N
     run(test)
 
 
+def test_requests_that_came_during_a_step_are_no_sign_of_queueing() -> None:
+    """The engine counts them as waiting until its step of 0.3 s has ended; it has room for all."""
+
+    async def test() -> None:
+        one = engine(iteration_s=0.3, max_num_seqs=256, lengths=Lengths("4"))
+        async with rig([one]) as gateway, client(gateway) as http:
+
+            async def ask(n: int) -> None:
+                await asyncio.sleep(n * 0.02)
+                async with http.post("/v1/chat/completions", json=chat(f"{n}", stream=True)) as response:
+                    await response.read()
+
+            await ask(0)
+            await asyncio.gather(*(ask(n) for n in range(150)))
+            assert gateway.dispatcher.backends[0].window.growing
+
+    run(test)
+
+
 def test_work_goes_to_both_engines_and_more_to_the_faster() -> None:
     async def test() -> None:
         fast, slow = (

@@ -57,6 +57,16 @@ def test_a_window_grows_until_it_sees_queueing() -> None:
     assert not Window(0, 1, 16).growing  # it is at its most
 
 
+def test_a_window_that_is_told_how_many_wait_goes_by_that_alone() -> None:
+    window = Window(0, 1, 1024)
+    window.engine(0, 16, hungry=True)
+    bound = window.limit
+    window.latency(0.05, 32, hungry=True)
+    window.latency(5.0, 32, hungry=True)
+    assert window.limit == bound
+    assert window.quickest == pytest.approx(0.05, rel=1e-3)
+
+
 def test_the_breaker_opens_after_three_and_for_longer_each_time() -> None:
     breaker = Breaker()
     breaker.failed(0.0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
-from collections import OrderedDict
+import time
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,7 @@ class Backend:
         self.waiting_inside: float | None = None
         self.cards: dict[str, Mapping[str, Any]] = {}  # its models as it lists them
         self._prefixes: OrderedDict[int, None] = OrderedDict()
+        self._sent: deque[float] = deque(maxlen=4096)  # when the last requests went there
         self._checks = 0
         self._missed = _MISSED - 1  # one that never answered is not waited for
         self._key = key_in(settings.key_file)
@@ -80,6 +83,7 @@ class Backend:
 
     def began(self, work: float, prefix: int) -> None:
         """Say that a request goes there."""
+        self._sent.append(time.monotonic())
         self.in_flight += 1
         self.outstanding += work
         if prefix:
@@ -156,7 +160,12 @@ class Backend:
         self.kv = (gauge(text, self.kind.kv) if self.kind.kv else None) or 0.0
         self.waiting_inside = gauge(text, self.kind.waiting)
         if self.waiting_inside is not None:
-            self.window.engine(self.waiting_inside, self.in_flight, hungry)
+            self.window.engine(max(0.0, self.waiting_inside - self._new()), self.in_flight, hungry)
+
+    def _new(self) -> int:
+        """Return how many went there so lately that none could have begun yet."""
+        since = time.monotonic() - self.window.quickest
+        return sum(1 for _ in itertools.takewhile(lambda sent: sent > since, reversed(self._sent)))
 
     async def _list_models(self) -> None:
         head, body = await self.fetch("/v1/models")

@@ -300,7 +300,7 @@ class Proxy:
         if 200 <= status < 300:
             self.dispatcher.finished(waiting, time.monotonic() - sent.began)
             self.dispatcher.counters.add("finished")
-            if place.asked.stream and sent.backend.waiting_inside is None:
+            if place.asked.stream:
                 hungry = self.dispatcher.queued > 0
                 sent.backend.window.latency(sent.first_byte, sent.backend.in_flight, hungry)
         used = used._replace(prompt_len=prompt_len)

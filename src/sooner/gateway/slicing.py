@@ -154,7 +154,7 @@ class Slicer:
         seconds = time.monotonic() - sent.began
         proxy.dispatcher.finished(self._waiting, seconds)
         proxy.dispatcher.offload.learn(backend, running, self._waiting.ticket.prompt_len, made, seconds)
-        if self._stream and backend.waiting_inside is None:
+        if self._stream:
             hungry = proxy.dispatcher.queued > 0
             backend.window.latency(sent.first_byte, backend.in_flight, hungry)
         return work(self._prompt_len if first else 0, made)  # a prompt counts once, however often it is sent

@@ -12,7 +12,8 @@ class Window:
     """The bound on requests in flight: fixed, or found between `least` and `most`.
 
     Where the engine says how many wait inside it, the bound grows while none do and falls by those
-    that do. Where it does not, the time to the first byte decides (the gradient rule of Netflix's
+    that do; one that came less than the quickest first byte ago waits for no place, only for the step
+    that runs. Where it does not, the time to the first byte decides (the gradient rule of Netflix's
     concurrency-limits): the bound shrinks by the factor by which that exceeds twice the best.
     """
 
@@ -23,6 +24,7 @@ class Window:
         self._limit = float(min(max(start, least), most))
         self._probing = True  # until the first sign of queueing
         self._best = math.inf
+        self._counted = False  # whether the engine says how many wait
 
     @property
     def limit(self) -> int:
@@ -30,12 +32,18 @@ class Window:
         return self._fixed or int(self._limit)
 
     @property
+    def quickest(self) -> float:
+        """The quickest first byte that was seen [s], slowly forgotten; 0: none."""
+        return self._best if self._best < math.inf else 0.0
+
+    @property
     def growing(self) -> bool:
         """Whether no sign of queueing was seen yet, so that the bound is less than the engine can take."""
         return not self._fixed and self._probing and self._limit < self._most
 
     def engine(self, waiting: float, in_flight: int, hungry: bool) -> None:
-        """Take in the engine's own count of waiting requests; `hungry`: more wait here."""
+        """Take in the engine's own count of waiting requests, new ones aside; `hungry`: more wait here."""
+        self._counted = True
         spare = max(1.0, 0.05 * self._limit)
         if waiting > spare:
             self._probing = False
@@ -44,8 +52,10 @@ class Window:
             self._set(self._limit * 2 if self._probing else self._limit + max(1.0, 0.1 * self._limit))
 
     def latency(self, first_byte: float, in_flight: int, hungry: bool) -> None:
-        """Take in the time to a first byte [s], for an engine that does not say how many wait."""
+        """Take in the time to a first byte [s]; it moves the bound where the engine does not count."""
         self._best = min(self._best * _FORGET, max(first_byte, 1e-4))
+        if self._counted:
+            return
         gradient = min(1.0, max(0.5, _TOLERANCE * self._best / max(first_byte, 1e-4)))
         if gradient == 1.0 and not (hungry and in_flight >= int(self._limit)):
             return  # no queueing, and no need for more
