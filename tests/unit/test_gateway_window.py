@@ -49,12 +49,19 @@ def test_a_window_grows_until_it_sees_queueing() -> None:
     by_latency.latency(0.05, 1, hungry=False)
     assert by_count.growing
     assert by_latency.growing
-    by_count.engine(30, 32, hungry=True)
+    by_count.engine(16, 32, hungry=True)
     by_latency.latency(0.15, 16, hungry=True)
     assert not by_count.growing
     assert not by_latency.growing
     assert not Window(8, 1, 1024).growing
     assert not Window(0, 1, 16).growing  # it is at its most
+
+
+def test_a_burst_that_an_engine_is_still_prefilling_is_no_queue() -> None:
+    window = Window(0, 1, 1024, start=96)
+    for running in (20, 40, 60, 80, 96, 96, 96):
+        window.engine(96 - running, 96, hungry=True)
+    assert window.limit >= 96
 
 
 def test_a_window_that_is_told_how_many_wait_goes_by_that_alone() -> None:

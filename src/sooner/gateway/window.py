@@ -25,6 +25,7 @@ class Window:
         self._probing = True  # until the first sign of queueing
         self._best = math.inf
         self._counted = False  # whether the engine says how many wait
+        self._running = 0.0  # how many of them ran at the last count
 
     @property
     def limit(self) -> int:
@@ -45,9 +46,12 @@ class Window:
         """Take in the engine's own count of waiting requests, new ones aside; `hungry`: more wait here."""
         self._counted = True
         spare = max(1.0, 0.05 * self._limit)
+        running = in_flight - waiting
+        taking, self._running = running > self._running, running
         if waiting > spare:
-            self._probing = False
-            self._set(min(self._limit, in_flight) - (waiting - spare))
+            if not taking:  # one that runs more and more of them still prefills a burst, and has room
+                self._probing = False
+                self._set(min(self._limit, in_flight) - (waiting - spare))
         elif hungry and in_flight >= int(self._limit):
             self._set(self._limit * 2 if self._probing else self._limit + max(1.0, 0.1 * self._limit))
 
