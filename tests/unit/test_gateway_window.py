@@ -29,16 +29,25 @@ def test_the_window_finds_it_from_latency_too() -> None:
     for _ in range(4000):
         in_flight = window.limit
         first_byte = 0.05 * max(1.0, in_flight / 40)  # requests beyond 40 wait for their first byte
-        window.latency(first_byte, in_flight, hungry=True)
+        window.latency(first_byte, 100, in_flight, hungry=True)
         seen.append(window.limit)
     assert 40 <= sum(seen[-500:]) / 500 <= 120
+
+
+def test_a_long_prompt_that_takes_its_time_is_no_queue() -> None:
+    window = Window(0, 1, 1024)
+    for n in range(100):
+        window.latency(0.05 if n % 2 else 1.0, 100 if n % 2 else 8000, 8, hungry=False)
+    assert window.limit == 16
+    window.latency(0.5, 100, 16, hungry=False)
+    assert window.limit < 16
 
 
 def test_the_window_does_not_grow_while_nobody_waits() -> None:
     window = Window(0, 1, 1024)
     for _ in range(100):
         window.engine(0, window.limit, hungry=False)
-        window.latency(0.05, 1, hungry=False)
+        window.latency(0.05, 100, 1, hungry=False)
     assert window.limit == 16
     assert Window(3, 1, 1024).limit == 3
 
@@ -46,11 +55,11 @@ def test_the_window_does_not_grow_while_nobody_waits() -> None:
 def test_a_window_grows_until_it_sees_queueing() -> None:
     by_count, by_latency = Window(0, 1, 1024), Window(0, 1, 1024)
     by_count.engine(0, 16, hungry=True)
-    by_latency.latency(0.05, 1, hungry=False)
+    by_latency.latency(0.05, 100, 1, hungry=False)
     assert by_count.growing
     assert by_latency.growing
     by_count.engine(16, 32, hungry=True)
-    by_latency.latency(0.15, 16, hungry=True)
+    by_latency.latency(0.15, 100, 16, hungry=True)
     assert not by_count.growing
     assert not by_latency.growing
     assert not Window(8, 1, 1024).growing
@@ -68,8 +77,8 @@ def test_a_window_that_is_told_how_many_wait_goes_by_that_alone() -> None:
     window = Window(0, 1, 1024)
     window.engine(0, 16, hungry=True)
     bound = window.limit
-    window.latency(0.05, 32, hungry=True)
-    window.latency(5.0, 32, hungry=True)
+    window.latency(0.05, 100, 32, hungry=True)
+    window.latency(5.0, 100, 32, hungry=True)
     assert window.limit == bound
     assert window.quickest == pytest.approx(0.05, rel=1e-3)
 

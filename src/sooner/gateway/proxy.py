@@ -302,7 +302,7 @@ class Proxy:
             self.dispatcher.counters.add("finished")
             if place.asked.stream:
                 hungry = self.dispatcher.queued > 0
-                sent.backend.window.latency(sent.first_byte, sent.backend.in_flight, hungry)
+                sent.backend.window.latency(sent.first_byte, prompt_len, sent.backend.in_flight, hungry)
         used = used._replace(prompt_len=prompt_len)
         self.note(waiting, sent, arrival, ticket.arrival_time, wait, used, status)
         return response or _gone(), work(prompt_len, used.output_len)

@@ -156,7 +156,8 @@ class Slicer:
         proxy.dispatcher.offload.learn(backend, running, self._waiting.ticket.prompt_len, made, seconds)
         if self._stream:
             hungry = proxy.dispatcher.queued > 0
-            backend.window.latency(sent.first_byte, backend.in_flight, hungry)
+            prompt_len = self._waiting.ticket.prompt_len  # what was generated before is part of it
+            backend.window.latency(sent.first_byte, prompt_len, backend.in_flight, hungry)
         return work(self._prompt_len if first else 0, made)  # a prompt counts once, however often it is sent
 
     async def _gather(self, connection: Connection) -> None:

@@ -23,7 +23,7 @@ class Window:
         self._most = most
         self._limit = float(min(max(start, least), most))
         self._probing = True  # until the first sign of queueing
-        self._best = math.inf
+        self._best: dict[int, float] = {}  # quickest first byte [s] by the prompt's length in powers of two
         self._counted = False  # whether the engine says how many wait
         self._running = 0.0  # how many of them ran at the last count
 
@@ -35,7 +35,7 @@ class Window:
     @property
     def quickest(self) -> float:
         """The quickest first byte that was seen [s], slowly forgotten; 0: none."""
-        return self._best if self._best < math.inf else 0.0
+        return min(self._best.values(), default=0.0)
 
     @property
     def growing(self) -> bool:
@@ -55,12 +55,16 @@ class Window:
         elif hungry and in_flight >= int(self._limit):
             self._set(self._limit * 2 if self._probing else self._limit + max(1.0, 0.1 * self._limit))
 
-    def latency(self, first_byte: float, in_flight: int, hungry: bool) -> None:
-        """Take in the time to a first byte [s]; it moves the bound where the engine does not count."""
-        self._best = min(self._best * _FORGET, max(first_byte, 1e-4))
+    def latency(self, first_byte: float, prompt_len: int, in_flight: int, hungry: bool) -> None:
+        """Take in the time to a first byte [s]; it moves the bound where the engine does not count.
+
+        It is compared with that of prompts about as long (in tokens), for prefill takes its time too.
+        """
+        alike, first_byte = prompt_len.bit_length(), max(first_byte, 1e-4)
+        best = self._best[alike] = min(self._best.get(alike, math.inf) * _FORGET, first_byte)
         if self._counted:
             return
-        gradient = min(1.0, max(0.5, _TOLERANCE * self._best / max(first_byte, 1e-4)))
+        gradient = min(1.0, max(0.5, _TOLERANCE * best / first_byte))
         if gradient == 1.0 and not (hungry and in_flight >= int(self._limit)):
             return  # no queueing, and no need for more
         if gradient < 1.0:
