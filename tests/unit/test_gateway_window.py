@@ -58,7 +58,8 @@ def test_a_window_grows_until_it_sees_queueing() -> None:
     by_latency.latency(0.05, 100, 1, hungry=False)
     assert by_count.growing
     assert by_latency.growing
-    by_count.engine(16, 32, hungry=True)
+    for _ in range(3):
+        by_count.engine(16, 32, hungry=True)
     by_latency.latency(0.15, 100, 16, hungry=True)
     assert not by_count.growing
     assert not by_latency.growing
@@ -66,9 +67,16 @@ def test_a_window_grows_until_it_sees_queueing() -> None:
     assert not Window(0, 1, 16).growing  # it is at its most
 
 
+def test_who_is_in_the_engine_already_is_not_counted_again_at_the_next_count() -> None:
+    window = Window(0, 1, 1024, start=32)
+    for in_flight in range(32, 20, -1):  # 8 places, and those inside end one by one
+        window.engine(in_flight - 8, in_flight, hungry=True)
+    assert 8 <= window.limit <= 12
+
+
 def test_a_burst_that_an_engine_is_still_prefilling_is_no_queue() -> None:
     window = Window(0, 1, 1024, start=96)
-    for running in (20, 40, 60, 80, 96, 96, 96):
+    for running in (20, 20, 40, 40, 60, 60, 80, 80, 96):  # a step lasts longer than two counts are apart
         window.engine(96 - running, 96, hungry=True)
     assert window.limit >= 96
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 _TOLERANCE = 2.0  # a first token may take this many times the best before it counts as queueing
+_STILL = 2  # counts, a second together, after which those who wait do so for a place: no step lasts so long
 _FORGET = 1.00001  # for each first byte: an engine that became slower is believed after some 10,000
 
 
@@ -25,7 +26,8 @@ class Window:
         self._probing = True  # until the first sign of queueing
         self._best: dict[int, float] = {}  # quickest first byte [s] by the prompt's length in powers of two
         self._counted = False  # whether the engine says how many wait
-        self._running = 0.0  # how many of them ran at the last count
+        self._running = 0.0  # the most that ran since none waited there
+        self._still = 0  # counts since that rose
 
     @property
     def limit(self) -> int:
@@ -47,13 +49,17 @@ class Window:
         self._counted = True
         spare = max(1.0, 0.05 * self._limit)
         running = in_flight - waiting
-        taking, self._running = running > self._running, running
-        if waiting > spare:
-            if not taking:  # one that runs more and more of them still prefills a burst, and has room
+        if waiting <= spare:
+            self._running, self._still = running, 0
+            if hungry and in_flight >= int(self._limit):
+                self._set(self._limit * 2 if self._probing else self._limit + max(1.0, 0.1 * self._limit))
+        elif running > self._running:  # it still prefills a burst, and has room
+            self._running, self._still = running, 0
+        else:
+            self._still += 1
+            if self._still >= _STILL:
                 self._probing = False
-                self._set(min(self._limit, in_flight) - (waiting - spare))
-        elif hungry and in_flight >= int(self._limit):
-            self._set(self._limit * 2 if self._probing else self._limit + max(1.0, 0.1 * self._limit))
+                self._set(min(self._limit, running + spare))
 
     def latency(self, first_byte: float, prompt_len: int, in_flight: int, hungry: bool) -> None:
         """Take in the time to a first byte [s]; it moves the bound where the engine does not count.
