@@ -185,6 +185,15 @@ def test_training_stops_when_nothing_improves(encoder: Path) -> None:
     assert len(ranker.taus_) < 5
 
 
+def test_a_second_cycle_is_not_held_against_the_end_of_the_first() -> None:
+    recipe = Recipe(cycles=2, epochs=4, patience=2)
+    first = [0.41, 0.43, 0.45, 0.46]
+    assert not finetune.stalled([], recipe)
+    assert not finetune.stalled([*first, 0.44, 0.45], recipe)
+    assert finetune.stalled([*first, 0.45, 0.44, 0.43, 0.44], recipe)
+    assert finetune.stalled([0.46, 0.45, 0.44], recipe)
+
+
 def test_the_seed_decides(encoder: Path) -> None:
     prompts, lengths = rows(60)
     one, same, other = (tiny(encoder, seed=s, epochs=1).fit(prompts, lengths) for s in (1, 1, 2))

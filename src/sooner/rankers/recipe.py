@@ -38,7 +38,7 @@ class Recipe:
     cycles: int = 2  # times that the rates fall to nothing; each begins at the best weights so far
     epochs: int = 4  # of a cycle
     budget: int = 1_300_000  # wordpieces to train on in a cycle, all epochs together: 10 minutes on one core
-    patience: int = 2  # epochs without a better validation tau before training stops
+    patience: int = 2  # epochs of a cycle without a better validation tau in it before training stops
     warmup: float = 0.06  # share of the steps
     auxiliary: float = 0.3  # weight of the loss on the form of the replies, where these are given
     held_out: float = 0.08  # share of the conversations that validates, stacks and calibrates
