@@ -1,6 +1,6 @@
 """What learned order gains through the gateway, beside what it gains inside vLLM, on the same bursts.
 
-    python benchmarks/gateway_engines.py [--requests 192] [--bursts 3] [--out FILE]
+    python benchmarks/gateway_engines.py [--requests 192] [--bursts 3] [--slots 16] [--out FILE]
 
 A Llama with random weights serves bursts of real prompts with the demo model's own reply lengths times
 `--length-scale`, forced on the engine. The order is kept by the plugin inside vLLM, or by `sooner serve`
@@ -37,9 +37,9 @@ from sooner.replay.saved import replay_to_file
 from sooner.workloads.logs import Row
 from sooner.workloads.prompts import Prompt
 
-SLOTS = 16
+WARM = 16  # requests that wake everything up
 ORDERS = ("fcfs", "ltr", "sjf")
-BOUNDS = {"gateway": 0, "gateway, in flight = slots": SLOTS}
+FOUND, GIVEN = "gateway", "gateway, in flight = slots"
 
 
 def main() -> None:
@@ -47,32 +47,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--requests", type=int, default=192)
     parser.add_argument("--bursts", type=int, default=3)
+    parser.add_argument(
+        "--slots", type=int, default=16, help="places in the engine; the gateway begins at 16"
+    )
     parser.add_argument("--length-scale", type=float, default=0.25)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gateway_engines.json"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), options.requests, options.bursts, options.length_scale)
+        result = measure(Path(folder), options.requests, options.bursts, options.length_scale, options.slots)
     text = json.dumps(result, indent=2)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text + "\n", encoding="utf-8")
     print(text)
 
 
-def measure(folder: Path, requests: int, bursts: int, scale: float) -> dict[str, Any]:
+def measure(folder: Path, requests: int, bursts: int, scale: float, slots: int) -> dict[str, Any]:
     """Return each home's mean latency in each order, what the order gained, and the gains' ratio."""
     weights = tiny_model(folder / "model")
     parts = workload(folder / "ranker", requests, bursts, scale)
-    homes = in_both(folder, weights, parts)
+    homes = in_both(folder, weights, parts, slots)
     found = {home: gains(arms) for home, arms in homes.items()}
     return {
         "requests": requests,
         "bursts": bursts,
-        "slots": SLOTS,
+        "slots": slots,
         "mean_output_len": float(np.mean([one.output_len or 0 for part in parts for one in part])),
         **found,
         "gain_beside_the_plugins": {
             home: {name: found[home][name] / found["plugin"][name] for name in found[home] if "gain" in name}
-            for home in BOUNDS
+            for home in (FOUND, GIVEN)
         },
         "versions": versions(),
     }
@@ -106,30 +109,30 @@ def workload(out: Path, requests: int, bursts: int, scale: float) -> list[list[P
 
 
 def in_both(
-    folder: Path, weights: Path, parts: Sequence[list[Prompt]]
+    folder: Path, weights: Path, parts: Sequence[list[Prompt]], slots: int
 ) -> dict[str, dict[str, list[list[Record]]]]:
     """Serve the bursts in every order, kept in the engine and kept before one that goes by arrival."""
     found: dict[str, dict[str, list[list[Record]]]] = {"plugin": {}}
-    with vllm(folder, weights, "fcfs") as (url, trace):
+    with vllm(folder, weights, "fcfs", slots) as (url, trace):
         found["plugin"]["fcfs"] = serve("plugin, fcfs", folder, url, trace, "fcfs", parts)
-        for home, bound in BOUNDS.items():
+        for home, bound in ((FOUND, 0), (GIVEN, slots)):
             found[home] = {}
             for order in ORDERS:
                 with gateway(folder, url, order, bound) as front:
                     found[home][order] = serve(f"{home}, {order}", folder, front, trace, order, parts)
-    with vllm(folder, weights, "ltr") as (url, trace):  # which takes given lengths as scores, too
+    with vllm(folder, weights, "ltr", slots) as (url, trace):  # which takes given lengths as scores, too
         for order in ORDERS[1:]:
             found["plugin"][order] = serve(f"plugin, {order}", folder, url, trace, order, parts)
     return found
 
 
 @contextmanager
-def vllm(folder: Path, weights: Path, order: str) -> Iterator[tuple[str, Path]]:
+def vllm(folder: Path, weights: Path, order: str, slots: int) -> Iterator[tuple[str, Path]]:
     """Run an engine with the plugin in this order; give its URL and its trace."""
     trace, log = folder / f"{order}.trace.jsonl", folder / f"{order}.log"
     ranker = str(folder / "ranker") if order == "ltr" else ""
     settings = {"policy": order, "ranker": ranker, "trace": str(trace)}
-    with engine.serve(weights, name="tiny", log=log, settings=settings, max_num_seqs=SLOTS) as url:
+    with engine.serve(weights, name="tiny", log=log, settings=settings, max_num_seqs=slots) as url:
         yield url, trace
 
 
@@ -171,7 +174,7 @@ def serve(
     """Send each burst at once; return its records with the engine's steps. Stops where a request fails."""
     attach = attach_fields(score_field="output_len") if order == "sjf" else None
     served = []
-    for number, part in enumerate([parts[0][:SLOTS], *parts]):  # the first few wake everything up
+    for number, part in enumerate([parts[0][:WARM], *parts]):  # the first few wake everything up
         run = replay_to_file(
             folder / "run.jsonl",
             part,

@@ -351,6 +351,8 @@ def targets(found: dict[str, Any]) -> dict[str, bool]:
             for name, part in ours.items()
             if name.startswith("leaving_between_tokens")
         ),
+        "engine free within 100 ms, 1000 leaving in mid-stream": ours["leaving_1000"]["engine_free_after_ms"]
+        <= 100,
         "no errors": all(part.get("errors", 0) == 0 for part in ours.values() if isinstance(part, dict)),
     }
 

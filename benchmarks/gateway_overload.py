@@ -3,8 +3,8 @@
     python benchmarks/gateway_overload.py [--seconds 300] [--flood 60] [--out FILE]
 
 An emulated engine makes 16 replies at a time, a token in 20 ms, lengths lognormal (median 60 tokens,
-sigma 0.8; each hundred requests have its hundred quantiles, shuffled, so that any ten seconds ask for
-as much as any other), predictions within a factor of about 1.6 of them (sigma 0.5); `sooner serve`
+sigma 0.8; each hundred requests have its hundred quantiles, shuffled, so that their mean does not
+wander), predictions within a factor of about 1.6 of them (sigma 0.5); `sooner serve`
 stands before it with room for 120 to wait. Requests come at random instants, whether or not others were
 answered, and a refused one is not sent again.
 

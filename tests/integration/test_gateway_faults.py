@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -162,6 +163,39 @@ def test_an_engine_that_stalls_between_tokens_is_given_up() -> None:
             response = await http.post("/v1/chat/completions", json=chat(stream=True))
             with pytest.raises(aiohttp.ClientPayloadError):
                 await response.read()
+
+    run(test)
+
+
+def test_a_client_that_half_closes_and_reads_nothing_frees_the_engine() -> None:
+    """Its connection closes only once the last byte has gone, which is never; the engine is free before."""
+    sent = 0
+
+    async def endless(body: bytes, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await cut_mid_stream(body, writer)
+        while True:
+            writer.write(b"10000\r\n%b\r\n" % (b"x" * 0x10000))
+            await writer.drain()
+            sent += 1
+
+    async def test() -> None:
+        async with raw(endless) as url, rig([url]) as gateway:
+            host, port = gateway.url.removeprefix("http://").split(":")
+            body = json.dumps(chat(stream=True)).encode()
+            backend = gateway.dispatcher.backends[0]
+            with socket.socket() as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+                sock.connect((host, int(port)))
+                head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+                sock.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                before = -1
+                while before < sent or not sent:  # until all the buffers between them are full
+                    before = sent
+                    await asyncio.sleep(0.3)
+                assert backend.in_flight == 1
+                sock.shutdown(socket.SHUT_WR)
+                await until(lambda: backend.in_flight == 0)
 
     run(test)
 
@@ -360,5 +394,8 @@ def test_json_of_errors_is_openais() -> None:
             response = await http.post("/v1/completions", data=b"[1]")
             error = json.loads(await response.read())["error"]
             assert set(error) == {"message", "type", "param", "code"}
+            response = await http.get("/v1/models/a%0Ab")  # a line break is in a name as in any other
+            assert response.status == 404
+            assert (await response.json())["error"]["code"] == "model_not_found"
 
     run(test)

@@ -190,7 +190,8 @@ def test_a_second_cycle_is_not_held_against_the_end_of_the_first() -> None:
     first = [0.41, 0.43, 0.45, 0.46]
     assert not finetune.stalled([], recipe)
     assert not finetune.stalled([*first, 0.44, 0.45], recipe)
-    assert finetune.stalled([*first, 0.45, 0.44, 0.43, 0.44], recipe)
+    assert not finetune.stalled([0.4, 0.46, 0.45, 0.45], recipe)  # the second begins at the best of it
+    assert finetune.stalled([*first, 0.45, 0.44, 0.43], recipe)
     assert finetune.stalled([0.46, 0.45, 0.44], recipe)
 
 

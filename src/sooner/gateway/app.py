@@ -71,9 +71,9 @@ class Gateway:
         for path in GENERATING:
             add("POST", path, self._guarded(self._generate))
         add("GET", "/v1/models", self._guarded(self._models))
-        add("GET", "/v1/models/{id:.+}", self._guarded(self._model))
+        add("GET", "/v1/models/{id:(?s:.+)}", self._guarded(self._model))
         add("GET", "/sooner/v1/requests/{id}", self._guarded(self._request))
-        add("*", "/v1/{rest:.*}", self._guarded(self._other))
+        add("*", "/v1/{rest:(?s:.*)}", self._guarded(self._other))
         add("GET", "/health", self._open(self._health))
         add("GET", "/ready", self._open(self._ready))
         add("GET", "/metrics", self._open(self._metrics))

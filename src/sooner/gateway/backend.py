@@ -154,17 +154,16 @@ class Backend:
         if not self.kind.waiting:
             return
         head, body = await self.fetch("/metrics")
-        if head.status != 200:
-            return
-        text = body.decode("utf-8", "replace")
+        text = body.decode("utf-8", "replace") if head.status == 200 else ""
         self.kv = (gauge(text, self.kind.kv) if self.kind.kv else None) or 0.0
         self.waiting_inside = gauge(text, self.kind.waiting)
+        self.window.counted = self.waiting_inside is not None
         if self.waiting_inside is not None:
             self.window.engine(max(0.0, self.waiting_inside - self._new()), self.in_flight, hungry)
 
     def _new(self) -> int:
-        """Return how many went there so lately that none could have begun yet."""
-        since = time.monotonic() - self.window.quickest
+        """Return how many went there so lately that they may wait for no more than a step to end."""
+        since = time.monotonic() - self.window.step_time
         return sum(1 for _ in itertools.takewhile(lambda sent: sent > since, reversed(self._sent)))
 
     async def _list_models(self) -> None:

@@ -90,10 +90,11 @@ class Pool:
         return any(one.open(now) and one.in_flight < one.limit for one in self.backends)
 
     @property
-    def growing(self) -> bool:
-        """Whether the bound of an engine is still being found, so that the pace will be greater."""
+    def promise(self) -> float:
+        """How many times as many could run as the bounds allow now, for those are still being found."""
         now = self.clock()
-        return any(one.window.growing for one in self.backends if one.open(now))
+        alive = [one.window for one in self.backends if one.open(now)]
+        return sum(one.potential for one in alive) / max(1, sum(one.limit for one in alive))
 
     @property
     def pace(self) -> float:

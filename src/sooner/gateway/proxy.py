@@ -301,11 +301,18 @@ class Proxy:
             self.dispatcher.finished(waiting, time.monotonic() - sent.began)
             self.dispatcher.counters.add("finished")
             if place.asked.stream:
-                hungry = self.dispatcher.queued > 0
-                sent.backend.window.latency(sent.first_byte, prompt_len, sent.backend.in_flight, hungry)
+                self.learn(sent, prompt_len)
         used = used._replace(prompt_len=prompt_len)
         self.note(waiting, sent, arrival, ticket.arrival_time, wait, used, status)
         return response or _gone(), work(prompt_len, used.output_len)
+
+    def learn(self, sent: Sent, prompt_len: int) -> None:
+        """Take from a streamed reply how long the engine's steps last, and whether it queues."""
+        backend, connection = sent.backend, sent.connection
+        if connection.events > 1:
+            backend.window.step((connection.last_time - connection.first_time) / (connection.events - 1))
+        hungry = self.dispatcher.queued > 0
+        backend.window.latency(sent.first_byte, prompt_len, backend.in_flight, hungry)
 
     def note(
         self, waiting: Waiting, sent: Sent, arrival: float, came: float, wait: float, used: relay.Usage,
@@ -365,9 +372,12 @@ class Proxy:
                 self._drop(connection)
 
     def expire(self, now: float) -> None:
-        """Give up on engines that stopped sending; `now` is the loop's time."""
+        """Give up on engines that stopped sending, and on clients that left; `now` is the loop's time."""
         limits = self.settings.limits
         for connection, begun in list(self._active.items()):
+            if connection.deserted:
+                connection.let_go()
+                continue
             allowed = limits.between_bytes if begun else limits.first_byte
             if now - connection.last_time > allowed:
                 connection.expire(f"nothing came for {allowed:.0f} s")

@@ -155,9 +155,7 @@ class Slicer:
         proxy.dispatcher.finished(self._waiting, seconds)
         proxy.dispatcher.offload.learn(backend, running, self._waiting.ticket.prompt_len, made, seconds)
         if self._stream:
-            hungry = proxy.dispatcher.queued > 0
-            prompt_len = self._waiting.ticket.prompt_len  # what was generated before is part of it
-            backend.window.latency(sent.first_byte, prompt_len, backend.in_flight, hungry)
+            proxy.learn(sent, self._waiting.ticket.prompt_len)  # what was generated before is part of it
         return work(self._prompt_len if first else 0, made)  # a prompt counts once, however often it is sent
 
     async def _gather(self, connection: Connection) -> None:

@@ -154,6 +154,15 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    @property
+    def deserted(self) -> bool:
+        """Whether the client that the reply is handed to has left."""
+        return self._target is not None and self._target.is_closing()
+
+    def let_go(self) -> None:
+        """Drop a reply whose client has left: who waits for it gets a ConnectionResetError."""
+        self._fail(ConnectionResetError("the client has gone"))
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over the transport."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are not its subclasses
@@ -165,8 +174,8 @@ class Connection(asyncio.Protocol):
             self.keep_alive = False
             self.abort()
             return
-        if self._target is not None and self._target.is_closing():  # the client left; its task will know soon
-            self.abort()
+        if self.deserted:  # its task will be told, but that may take until the last byte has gone
+            self.let_go()
             return
         cutter = self._framing
         try:

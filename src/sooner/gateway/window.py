@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 
 _TOLERANCE = 2.0  # a first token may take this many times the best before it counts as queueing
-_STILL = 2  # counts, a second together, after which those who wait do so for a place: no step lasts so long
 _FORGET = 1.00001  # for each first byte: an engine that became slower is believed after some 10,000
+_ALIKE = 10  # first bytes of which all have to be late: one may be, by a prompt that was not in the cache
+_STILL = 2  # counts after which those who wait do so for a place
+_EVERY = 0.5  # seconds between two counts
+_BACK = 0.8  # of what was good before: below this the bound doubles
 
 
 class Window:
     """The bound on requests in flight: fixed, or found between `least` and `most`.
 
-    Where the engine says how many wait inside it, the bound grows while none do and falls by those
-    that do; one that came less than the quickest first byte ago waits for no place, only for the step
-    that runs. Where it does not, the time to the first byte decides (the gradient rule of Netflix's
-    concurrency-limits): the bound shrinks by the factor by which that exceeds twice the best.
+    Where the engine says how many wait inside it (`counted`), the bound grows while none do. Where
+    they stay, for two counts and two steps in which no more run, it falls to those that run; one that
+    came within the last step waits for no place, only for that step to end. After a fall it comes
+    back quickly to what was good before. Without a count the time to the first byte decides (the
+    gradient rule of Netflix's concurrency-limits): the bound shrinks by the factor by which that
+    exceeds twice the best of prompts about as long.
     """
 
     def __init__(self, fixed: int, least: int, most: int, start: int = 16) -> None:
@@ -25,9 +31,12 @@ class Window:
         self._limit = float(min(max(start, least), most))
         self._probing = True  # until the first sign of queueing
         self._best: dict[int, float] = {}  # quickest first byte [s] by the prompt's length in powers of two
-        self._counted = False  # whether the engine says how many wait
+        self._late: deque[float] = deque(maxlen=_ALIKE)  # the last first bytes over the best
         self._running = 0.0  # the most that ran since none waited there
         self._still = 0  # counts since that rose
+        self._good = 0.0  # the most that ran while none waited there, slowly forgotten
+        self.counted = False
+        self.step_time = 0.0  # of the engine under load [s]; 0: unknown
 
     @property
     def limit(self) -> int:
@@ -35,31 +44,37 @@ class Window:
         return self._fixed or int(self._limit)
 
     @property
-    def quickest(self) -> float:
-        """The quickest first byte that was seen [s], slowly forgotten; 0: none."""
-        return min(self._best.values(), default=0.0)
+    def potential(self) -> int:
+        """The bound that may be found: while it is being found the most, later what was good before."""
+        if self._fixed:
+            return self._fixed
+        if self._probing and (self.counted or self._best):  # where nothing is measured nothing grows
+            return self._most
+        return max(self.limit, int(_BACK * self._good))
 
-    @property
-    def growing(self) -> bool:
-        """Whether no sign of queueing was seen yet, so that the bound is less than the engine can take."""
-        return not self._fixed and self._probing and self._limit < self._most
+    def step(self, seconds: float) -> None:
+        """Take in how long a step took in a reply that ended, from its tokens' times [s]."""
+        self.step_time += (0.1 if self.step_time else 1.0) * (seconds - self.step_time)
 
     def engine(self, waiting: float, in_flight: int, hungry: bool) -> None:
         """Take in the engine's own count of waiting requests, new ones aside; `hungry`: more wait here."""
-        self._counted = True
         spare = max(1.0, 0.05 * self._limit)
         running = in_flight - waiting
         if waiting <= spare:
             self._running, self._still = running, 0
+            self._good = max(0.999 * self._good, running)
             if hungry and in_flight >= int(self._limit):
-                self._set(self._limit * 2 if self._probing else self._limit + max(1.0, 0.1 * self._limit))
+                fast = self._probing or self._limit < _BACK * self._good
+                self._set(self._limit * 2 if fast else self._limit + max(1.0, 0.1 * self._limit))
         elif running > self._running:  # it still prefills a burst, and has room
             self._running, self._still = running, 0
         else:
             self._still += 1
-            if self._still >= _STILL:
+            if self._still >= max(_STILL, 2 * self.step_time / _EVERY):
                 self._probing = False
-                self._set(min(self._limit, running + spare))
+                if in_flight >= int(self._limit):
+                    self._good *= 0.9
+                self._set(max(self._limit / 2, min(self._limit, running + spare)))
 
     def latency(self, first_byte: float, prompt_len: int, in_flight: int, hungry: bool) -> None:
         """Take in the time to a first byte [s]; it moves the bound where the engine does not count.
@@ -68,9 +83,10 @@ class Window:
         """
         alike, first_byte = prompt_len.bit_length(), max(first_byte, 1e-4)
         best = self._best[alike] = min(self._best.get(alike, math.inf) * _FORGET, first_byte)
-        if self._counted:
+        self._late.append(first_byte / best)
+        if self.counted:
             return
-        gradient = min(1.0, max(0.5, _TOLERANCE * best / first_byte))
+        gradient = min(1.0, max(0.5, _TOLERANCE / min(self._late)))
         if gradient == 1.0 and not (hungry and in_flight >= int(self._limit)):
             return  # no queueing, and no need for more
         if gradient < 1.0:

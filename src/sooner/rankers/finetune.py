@@ -159,8 +159,7 @@ def stalled(taus: Sequence[float], recipe: Recipe) -> bool:
 
     It is held against itself: at the high rates of its beginning it is below the end of the one before.
     """
-    began = max(0, len(taus) - 1) // recipe.epochs * recipe.epochs
-    cycle = taus[began:]
+    cycle = taus[len(taus) // recipe.epochs * recipe.epochs :]
     return len(cycle) - int(np.argmax(cycle or [0])) > recipe.patience
 
 
