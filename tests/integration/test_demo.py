@@ -126,12 +126,12 @@ def test_an_interrupt_leaves_no_process_behind(tiny_model: Path, tmp_path: Path)
 
 @pytest.mark.engine
 def test_the_demo_end_to_end(tmp_path: Path) -> None:
-    scale = run.Scale(max_num_seqs=4, requests=8, bursts=2, max_tokens=32)
+    scale = run.Scale(max_num_seqs=2, requests=8, bursts=2, max_tokens=64)
     result = run.run(tmp_path, scale, "lexical", beside="prompt_length", say=lambda words: None, bars=silent)
     assert [arm["n"] for arm in result["arms"]] == [16, 16, 16]
     assert len(result["by_burst"]) == 2
     assert result["same_lengths_share"] > 0.7
-    assert result["oracle_gain_vs_fcfs"] > 0.9  # replies cut at 32 tokens hardly differ
+    assert result["oracle_gain_vs_fcfs"] >= 1.0
     assert {"fcfs-1.jsonl", "ltr-2.jsonl", "sjf.server.log", "demo.json"} <= {
         path.name for path in tmp_path.iterdir()
     }
