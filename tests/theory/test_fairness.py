@@ -100,7 +100,7 @@ def test_tenants_who_always_wait_share_by_their_weights() -> None:
         tenant=rng.choice(2, n, p=[0.7, 0.3]),
     )  # fmt: skip
     for weights, share in (({}, 1.0), ({1: 2}, 2.0)):
-        first, second = served(workload, "vtc", 100.0, weights=weights)
+        first, second = served(workload, "vtc", 100.0, weights=weights)  # by when neither has run out
         assert second / first == pytest.approx(share, rel=0.05)
     first, second = served(workload, "fcfs", 100.0)
     assert second / first == pytest.approx(3 / 7, rel=0.2)

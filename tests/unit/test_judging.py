@@ -205,7 +205,10 @@ def test_the_papers_rankers_in_one_table(tmp_path: Path) -> None:
     assert "buckets 820" in printed
 
 
-def test_a_trained_ranker_is_judged_beside_the_papers(tmp_path: Path) -> None:
+def test_a_trained_ranker_is_judged_beside_the_papers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # so that no name is cut
     known, unseen = write(tmp_path / "a.jsonl", made()), write(tmp_path / "b.jsonl", made(200, 400))
     place = str(tmp_path / "mine")
     run("train", known, "--out", place)
@@ -214,7 +217,9 @@ def test_a_trained_ranker_is_judged_beside_the_papers(tmp_path: Path) -> None:
     assert set(table) == {"prompt_length", place}
     assert table[place]["train_cpu_s"] is None
     assert table[place]["kendall_tau"] > table["prompt_length"]["kendall_tau"]
-    assert "400 training and 200 test rows" in " ".join(run(*words).stdout.split())
+    printed = run(*words).stdout
+    assert place in printed
+    assert "400 training and 200 test rows" in " ".join(printed.split())
 
 
 def test_claims_hold_fail_or_are_too_close() -> None:

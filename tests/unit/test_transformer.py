@@ -127,19 +127,26 @@ def test_inference_imports_no_torch(fitted: Transformer, tmp_path: Path) -> None
     assert float(done.stdout) == pytest.approx(fitted.predict(["write a poem"])[0])
 
 
-def test_a_broken_off_run_goes_on_to_the_same_weights(encoder: Path, tmp_path: Path) -> None:
-    prompts, lengths = rows(80)
-    whole = tiny(encoder, epochs=4).fit(prompts, lengths)
+class Broken(Exception):
+    """Training was broken off."""
 
-    class Broken(Exception):
-        pass
+
+def break_off(ranker: Transformer, prompts: list[str], lengths: np.ndarray) -> None:
+    """Fit, and stop after more than half of it."""
 
     def stop(done: float, words: str) -> None:
         if done > 0.6:
             raise Broken
 
     with pytest.raises(Broken):
-        tiny(encoder, epochs=4, checkpoint=tmp_path).fit(prompts, lengths, progress=stop)
+        ranker.fit(prompts, lengths, progress=stop)
+
+
+def test_a_broken_off_run_goes_on_to_the_same_weights(encoder: Path, tmp_path: Path) -> None:
+    prompts, lengths = rows(80)
+    whole = tiny(encoder, epochs=4).fit(prompts, lengths)
+
+    break_off(tiny(encoder, epochs=4, checkpoint=tmp_path), prompts, lengths)
     told: list[float] = []
     resumed = tiny(encoder, epochs=4, checkpoint=tmp_path)
     resumed.fit(prompts, lengths, progress=lambda done, words: told.append(done))
@@ -160,15 +167,7 @@ def test_a_second_cycle_begins_at_the_best_weights(encoder: Path, tmp_path: Path
     assert len(two.taus_) == 4
     assert max(two.taus_) >= max(one.taus_)
 
-    class Broken(Exception):
-        pass
-
-    def stop(done: float, words: str) -> None:
-        if done > 0.6:
-            raise Broken
-
-    with pytest.raises(Broken):
-        tiny(encoder, checkpoint=tmp_path / "broken", **still).fit(prompts, lengths, progress=stop)
+    break_off(tiny(encoder, checkpoint=tmp_path / "broken", **still), prompts, lengths)
     resumed = tiny(encoder, checkpoint=tmp_path / "broken", **still).fit(prompts, lengths)
     assert resumed.predict(prompts) == pytest.approx(two.predict(prompts), abs=1e-4)
 
@@ -188,11 +187,11 @@ def test_training_stops_when_nothing_improves(encoder: Path) -> None:
 def test_a_second_cycle_is_not_held_against_the_end_of_the_first() -> None:
     recipe = Recipe(cycles=2, epochs=4, patience=2)
     first = [0.41, 0.43, 0.45, 0.46]
-    assert not finetune.stalled([], recipe)
-    assert not finetune.stalled([*first, 0.44, 0.45], recipe)
-    assert not finetune.stalled([0.4, 0.46, 0.45, 0.45], recipe)  # the second begins at the best of it
-    assert finetune.stalled([*first, 0.45, 0.44, 0.43], recipe)
-    assert finetune.stalled([0.46, 0.45, 0.44], recipe)
+    assert not recipe.stalled([])
+    assert not recipe.stalled([*first, 0.44, 0.45])
+    assert not recipe.stalled([0.4, 0.46, 0.45, 0.45])  # the second begins at the best of it
+    assert recipe.stalled([*first, 0.45, 0.44, 0.43])
+    assert recipe.stalled([0.46, 0.45, 0.44])
 
 
 def test_the_seed_decides(encoder: Path) -> None:

@@ -27,11 +27,11 @@ from sooner.gateway.keys import KeyBook, bearer
 from sooner.gateway.places import COUNTERS
 from sooner.gateway.proxy import GENERATING, Caller, Finished, Proxy
 from sooner.gateway.settings import GatewaySettings
+from sooner.gateway.window import COUNT_EVERY
 
 logger = logging.getLogger("sooner.gateway")
 
 _TICK = 0.25  # seconds between two looks at deadlines and stalled replies
-_CHECK_EVERY = 0.5  # seconds between two checks of each engine
 _KEYS_EVERY = 5.0  # seconds until a new key is good, and a revoked one is not
 _CLOSED = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")  # these change the engine for everyone
 _FIXED = ("host", "port", "policy", "parameters", "ranker", "scorer_timeout", "keys", "journal")
@@ -190,7 +190,7 @@ class Gateway:
 
     async def _check(self, backend: Backend) -> None:
         while not (backend.retired and not backend.in_flight):
-            await asyncio.sleep(_CHECK_EVERY)
+            await asyncio.sleep(COUNT_EVERY)
             with contextlib.suppress(EngineError):
                 await backend.check(hungry=self.dispatcher.queued > 0)
                 self.dispatcher.pump()

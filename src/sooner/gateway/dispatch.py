@@ -141,7 +141,7 @@ class Dispatcher:
         part = min(self._room_share(request.tenant) * bounds.max_waiting, _KEPT_FREE * left)
         if room.by_tenant.get(request.tenant, 0) >= part:
             raise Refused("refused_full", f"tenant {request.tenant!r} fills its part of the queue", wait)
-        if wait is not None and wait > bounds.max_wait * max(1.0, pool.promise):
+        if wait is not None and wait > bounds.max_wait * pool.promise:
             told = f"the wait would be {wait:.0f} s, allowed: {bounds.max_wait:.0f} s"
             raise Refused("refused_wait", told, wait)
         if request.ticket.deadline - request.service < now:

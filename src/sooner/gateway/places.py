@@ -94,7 +94,8 @@ class Pool:
         """How many times as many could run as the bounds allow now, for those are still being found."""
         now = self.clock()
         alive = [one.window for one in self.backends if one.open(now)]
-        return sum(one.potential for one in alive) / max(1, sum(one.limit for one in alive))
+        now_at_once = sum(one.limit for one in alive)
+        return sum(one.potential for one in alive) / now_at_once if now_at_once else 1.0
 
     @property
     def pace(self) -> float:

@@ -309,7 +309,7 @@ class Proxy:
     def learn(self, sent: Sent, prompt_len: int) -> None:
         """Take from a streamed reply how long the engine's steps last, and whether it queues."""
         backend, connection = sent.backend, sent.connection
-        if connection.events > 1:
+        if connection.events > 1 and not connection.slowed:
             backend.window.step((connection.last_time - connection.first_time) / (connection.events - 1))
         hungry = self.dispatcher.queued > 0
         backend.window.latency(sent.first_byte, prompt_len, backend.in_flight, hungry)

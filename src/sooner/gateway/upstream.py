@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._on_full: Callable[[], None] | None = None
         self._waiting: list[bytes] = []
         self._paused = False
+        self.slowed = False  # whether a slow client ever made the engine wait
         self.pieces: list[bytes] = []  # the last few, and no more
         self.events = 0
         self.size = 0
@@ -206,7 +207,7 @@ class Connection(asyncio.Protocol):
         else:
             self._sink(out)
         if self._full() and not self._paused and self.transport is not None:
-            self._paused = True
+            self._paused = self.slowed = True
             self.transport.pause_reading()
             if self._on_full is not None:
                 self._on_full()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import deque
 
+COUNT_EVERY = 0.5  # seconds between two counts of an engine's waiting requests
+
 _TOLERANCE = 2.0  # a first token may take this many times the best before it counts as queueing
 _FORGET = 1.00001  # for each first byte: an engine that became slower is believed after some 10,000
 _ALIKE = 10  # first bytes of which all have to be late: one may be, by a prompt that was not in the cache
 _STILL = 2  # counts after which those who wait do so for a place
-_EVERY = 0.5  # seconds between two counts
 _BACK = 0.8  # of what was good before: below this the bound doubles
 
 
@@ -70,7 +71,7 @@ class Window:
             self._running, self._still = running, 0
         else:
             self._still += 1
-            if self._still >= max(_STILL, 2 * self.step_time / _EVERY):
+            if self._still >= max(_STILL, 2 * self.step_time / COUNT_EVERY):
                 self._probing = False
                 if in_flight >= int(self._limit):
                     self._good *= 0.9

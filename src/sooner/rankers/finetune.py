@@ -139,7 +139,7 @@ def tune(
         taus, best = kept.restore(run)
         epochs = recipe.cycles * recipe.epochs
         for epoch in range(len(taus), epochs):
-            if stalled(taus, recipe):
+            if recipe.stalled(taus):
                 break
             if epoch and epoch % recipe.epochs == 0:
                 run.restart(best)
@@ -152,15 +152,6 @@ def tune(
         progress(1.0, f"{len(taus)} epochs{_best(taus)}")
         network.load_state_dict(best)
         return Tuned(export(network.cpu().eval(), pieces), run.head(), tuple(taus))
-
-
-def stalled(taus: Sequence[float], recipe: Recipe) -> bool:
-    """Return whether the present cycle has not risen for `patience` epochs.
-
-    It is held against itself: at the high rates of its beginning it is below the end of the one before.
-    """
-    cycle = taus[len(taus) // recipe.epochs * recipe.epochs :]
-    return len(cycle) - int(np.argmax(cycle or [0])) > recipe.patience
 
 
 def _best(taus: Sequence[float]) -> str:

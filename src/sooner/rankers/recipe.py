@@ -54,6 +54,14 @@ class Recipe:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; allowed: at least 0 and below 1")
 
+    def stalled(self, taus: Sequence[float]) -> bool:
+        """Return whether the present cycle has not risen for `patience` epochs; `taus` are of all epochs.
+
+        It is held against itself: at the high rates of its beginning it is below the end of the one before.
+        """
+        cycle = taus[len(taus) // self.epochs * self.epochs :]
+        return len(cycle) - int(np.argmax(cycle or [0])) > self.patience
+
 
 class Examples(NamedTuple):
     """Rows for the network: ids of n prompts, and what goes with each."""
