@@ -17,8 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sooner import comparison, train
-from sooner.rankers.encoding import DEFAULT_ENCODER
+from sooner.judging import comparison
+from sooner.rankers.neural.encoding import DEFAULT_ENCODER
+from sooner.training import fit as train
 from sooner.workloads import logs
 
 

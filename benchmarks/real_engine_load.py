@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from sooner import metrics, train
+from sooner import metrics
 from sooner.core import Completed
 from sooner.demo import engine, model, prompts
 from sooner.demo.run import versions
@@ -30,6 +30,7 @@ from sooner.replay.client import Endpoint, Sampling
 from sooner.replay.drive import attach_fields
 from sooner.replay.record import completed
 from sooner.replay.saved import replay_to_file
+from sooner.training import fit as train
 from sooner.workloads.arrivals import poisson
 from sooner.workloads.logs import Row
 from sooner.workloads.prompts import Prompt

@@ -11,7 +11,8 @@ import pytest
 
 from sooner.core import ConfigError, UnknownName
 from sooner.metrics import kendall_tau
-from sooner.rankers import Context, Ranker, conformance, encoding, get, load
+from sooner.rankers import Context, Ranker, conformance, get, load
+from sooner.rankers.neural import encoding
 
 torch = pytest.importorskip("torch", reason="the papers' heads are trained with torch")
 pytest.importorskip("lightgbm", reason="Magnus is a forest of LightGBM")
@@ -19,7 +20,7 @@ pytest.importorskip("sklearn", reason="hashed vectors are found with scikit-lear
 
 from tiny_encoder import RECIPE, build, rows  # noqa: E402
 
-from sooner.rankers import objectives  # noqa: E402
+from sooner.rankers.neural import objectives  # noqa: E402
 
 SETTINGS: dict[str, tuple[str, float, dict[str, object]]] = {
     # name: (ranker, the tau it must reach on rows it has not seen, settings)
@@ -156,7 +157,7 @@ def test_ssjf_edges_are_percentiles_and_rare_classes_count_more() -> None:
 
 
 def test_magnus_keeps_instruction_and_user_input_apart() -> None:
-    from sooner.rankers import magnus
+    from sooner.rankers.papers import magnus
 
     known = [Context(), Context(), Context(system="Translate to French.")]
     split = magnus._split(["Fix this:\nabc def", "", "Good day."], known)

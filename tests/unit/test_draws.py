@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sooner.rankers.draws import draws
+from sooner.rankers.neural.draws import draws
 
 SIZES = np.full(100, 10)
 LATER = np.arange(100) >= 20  # 20 first turns, 80 later ones

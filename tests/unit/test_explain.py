@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sooner import evaluation, train
 from sooner.core import NotFittedError, RankerFileError
-from sooner.rankers import Context, Ranker, conformance, encoding, get
-from sooner.rankers.examples import FILE, Examples
-from sooner.rankers.explain import Term, explain, pieces, shapley
+from sooner.judging import evaluation
+from sooner.judging.explain import Term, explain, pieces, shapley
+from sooner.rankers import Context, Ranker, conformance, get
+from sooner.rankers.neural import encoding
+from sooner.training import fit as train
+from sooner.training.examples import FILE, Examples
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from sooner.metrics import kendall_tau
-from sooner.rankers import Context, history, load, text
-from sooner.rankers.history import History
+from sooner.rankers import Context, load, text
+from sooner.rankers.features import history
+from sooner.rankers.features.history import History
 
 
 def counted(prompts: Sequence[str], context: Sequence[Context]) -> np.ndarray:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from sooner.core import UnknownName
-from sooner.rankers.recipe import LOSSES
+from sooner.rankers.neural.recipe import LOSSES
 
 torch = pytest.importorskip("torch", reason="the losses are written in torch")
 
-from sooner.rankers import losses  # noqa: E402  # torch comes first
+from sooner.rankers.neural import losses  # noqa: E402  # torch comes first
 
 rng = np.random.default_rng(0)
 LENGTHS = rng.permutation(np.arange(1, 13) * 37).astype(float)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from sooner import train
 from sooner.cli import root
 from sooner.core import DataError, RankerFileError, UnknownName
+from sooner.judging import measures
+from sooner.metrics import kendall_tau
 from sooner.rankers import Context, conformance
+from sooner.training import fit as train
 from sooner.workloads import logs
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -54,7 +56,7 @@ def test_no_conversation_or_prompt_is_on_both_sides() -> None:
 def test_what_can_be_learned_is_learned_and_judged() -> None:
     known, unseen = train.split(made(), 0.25, 0)
     ranker = train.fit("lexical", known.prompts, known.lengths, groups=known.groups)
-    result = train.evaluate(ranker, unseen)
+    result = measures.evaluate(ranker, unseen)
     assert result["kendall_tau"] > 0.8
     assert 0 < result["kendall_tau_se"] < 0.1
     assert result["pairwise_accuracy"] > 0.9
@@ -63,7 +65,7 @@ def test_what_can_be_learned_is_learned_and_judged() -> None:
     assert result["coverage"]["0.5"] == pytest.approx(0.5, abs=0.2)
     assert sum(decile["n"] for decile in result["deciles"]) == result["n"] == len(unseen.prompts)
     constant = train.fit("constant", known.prompts, known.lengths)
-    judged = train.evaluate(constant, unseen)["verdict"]
+    judged = measures.evaluate(constant, unseen)["verdict"]
     assert not judged["switch_on"]
     assert "not clearly above 0" in judged["reason"]
 
@@ -74,7 +76,9 @@ def test_a_prior_helps_on_few_rows() -> None:
     prior = train.fit("lexical", far.prompts, far.lengths)
     alone = train.fit("lexical", near.prompts, near.lengths)
     warm = train.fit("lexical", near.prompts, near.lengths, prior=prior)
-    tau = {name: train.evaluate(r, unseen)["kendall_tau"] for name, r in (("alone", alone), ("warm", warm))}
+    tau = {
+        name: measures.evaluate(r, unseen)["kendall_tau"] for name, r in (("alone", alone), ("warm", warm))
+    }
     assert tau["warm"] > tau["alone"]
     with pytest.raises(DataError, match="cannot be made with"):
         train.fit("constant", near.prompts, near.lengths, prior=prior)
@@ -89,7 +93,7 @@ def test_context_counts() -> None:
     prompts = [f"go on {i}" for i in range(400)]
     ranker = train.fit("lexical", prompts[:300], lengths[:300], context=context[:300])
     order = ranker.predict(prompts[300:], context=context[300:])
-    assert train.kendall_tau(order, lengths[300:]) > 0.7
+    assert kendall_tau(order, lengths[300:]) > 0.7
 
 
 def test_a_rendered_prompt_in_a_log_is_cleaned() -> None:
@@ -165,7 +169,7 @@ def test_lexical_reaches_its_tau_on_sharegpt() -> None:
     known = train.dataset(logs.read(SHARED / "sharegpt_first_turn_train.jsonl.gz").rows)
     unseen = train.dataset(logs.read(SHARED / "sharegpt_first_turn_dev.jsonl.gz").rows)
     ranker = train.fit("lexical", known.prompts, known.lengths, groups=known.groups)
-    assert train.evaluate(ranker, unseen)["kendall_tau"] >= 0.35
+    assert measures.evaluate(ranker, unseen)["kendall_tau"] >= 0.35
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not beside this checkout")

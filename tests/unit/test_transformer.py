@@ -20,8 +20,9 @@ pytest.importorskip("onnxruntime", reason="the ranker runs on ONNX Runtime")
 
 from tiny_encoder import RECIPE, build, rows  # noqa: E402
 
-from sooner.rankers import Context, finetune, load  # noqa: E402  # the heavy libraries come first
-from sooner.rankers.recipe import Examples, Recipe  # noqa: E402
+from sooner.rankers import Context, load  # noqa: E402  # the heavy libraries come first
+from sooner.rankers.neural import finetune  # noqa: E402  # the heavy libraries come first
+from sooner.rankers.neural.recipe import Examples, Recipe  # noqa: E402
 from sooner.rankers.transformer import Encoder, Transformer  # noqa: E402
 
 ODD = (

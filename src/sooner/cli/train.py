@@ -12,7 +12,7 @@ from sooner.cli.options import progress_bar
 
 if TYPE_CHECKING:
     from sooner.rankers import Ranker
-    from sooner.train import Dataset
+    from sooner.training.fit import Dataset
 
 
 @click.command()
@@ -82,9 +82,9 @@ def train(
 
     Example: sooner train requests.jsonl --ranker boosted --out my-ranker
     """
-    from sooner import evaluation
-    from sooner import train as library
     from sooner.core import DataError
+    from sooner.judging import evaluation, measures
+    from sooner.training import fit as library
     from sooner.workloads import logs
 
     chosen = dict(map(_setting, settings))
@@ -119,10 +119,10 @@ def train(
             )
 
         ranker = fit(rows)
-        verdict = library.held_out(ranker, seed=seed)
+        verdict = measures.held_out(ranker, seed=seed)
         if verdict is None and held_out > 0 and len(set(rows.groups)) >= 20:
             known, unseen = library.split(rows, held_out, seed)
-            verdict = library.evaluate(fit(known), unseen, seed=seed)
+            verdict = measures.evaluate(fit(known), unseen, seed=seed)
     told = {"data": Path(data).name, "tokenizer": Path(tokenizer).name if tokenizer else None}
     ranker.training_ = {**ranker.training_, **{key: value for key, value in told.items() if value}}
     ranker.save(out)
@@ -152,7 +152,7 @@ def _setting(given: str) -> tuple[str, Any]:
 
 def _keep(rows: Dataset, out: Path, what: str, seed: int) -> None:
     """Keep training examples beside the ranker, or see to it that none of an earlier training are there."""
-    from sooner.rankers import examples
+    from sooner.training import examples
 
     if what == "none":
         (out / examples.FILE).unlink(missing_ok=True)

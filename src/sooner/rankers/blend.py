@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sooner.metrics import kendall_tau
-from sooner.rankers import features, history, ranker
+from sooner.rankers import ranker
 from sooner.rankers.context import EMPTY, Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
-from sooner.rankers.history import History
+from sooner.rankers.features import hashed as features
+from sooner.rankers.features import history
+from sooner.rankers.features.history import History
 from sooner.rankers.lexical import Lexical
 from sooner.rankers.refit import Refit
 from sooner.rankers.scaling import Scaling, normal_scores
@@ -69,7 +71,7 @@ class Blend(Ranker):
     """Transformer plus lexical plus context, stacked on conversations that the transformer did not train on.
 
     The context is its plain numbers, and by how much earlier replies were longer than the lexical part
-    would have expected (`sooner.rankers.history`).
+    would have expected (`sooner.rankers.features.history`).
 
     The lexical scores of those rows are out-of-fold, so no weight is flattered by a part's own training
     rows. After the stack is known the lexical part is fitted on all rows; the transformer is not, since

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from sooner.core import MissingExtra
 from sooner.metrics import kendall_tau
-from sooner.rankers import features, ranker
+from sooner.rankers import ranker
 from sooner.rankers.context import Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
+from sooner.rankers.features import hashed as features
+from sooner.rankers.features.topics import Topics
 from sooner.rankers.lexical import Lexical
 from sooner.rankers.scaling import normal_scores
-from sooner.rankers.topics import Topics
 
 try:
     import lightgbm

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sooner.metrics import kendall_tau
-from sooner.rankers import features, ranker
+from sooner.rankers import ranker
 from sooner.rankers.context import Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
+from sooner.rankers.features import hashed as features
 from sooner.rankers.ridge import Design, Weights, solve
 from sooner.rankers.scaling import normal_scores
 

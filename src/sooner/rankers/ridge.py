@@ -11,8 +11,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sooner.rankers import features
 from sooner.rankers.context import Context
+from sooner.rankers.features import hashed as features
 
 Floats32 = NDArray[np.float32]
 

@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sooner.core import DataError, MissingExtra, NotFittedError
-from sooner.rankers import features, ranker
+from sooner.rankers import ranker
 from sooner.rankers.calibration import Calibration
 from sooner.rankers.context import Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
-from sooner.rankers.recipe import Examples, Head, Recipe
+from sooner.rankers.features import hashed as features
+from sooner.rankers.features.replyform import FORMS, forms
+from sooner.rankers.neural.recipe import Examples, Head, Recipe
+from sooner.rankers.neural.wordpiece import Wordpieces
 from sooner.rankers.refit import Refit
-from sooner.rankers.replyform import FORMS, forms
 from sooner.rankers.scaling import Scaling
-from sooner.rankers.wordpiece import Wordpieces
 
 try:
     import onnxruntime
@@ -89,7 +90,7 @@ class Transformer(Ranker):
         checkpoint: str | Path | None = None,
         **recipe: Any,
     ) -> None:
-        """`recipe` takes the fields of `sooner.rankers.recipe.Recipe`.
+        """`recipe` takes the fields of `sooner.rankers.neural.recipe.Recipe`.
 
         With a `checkpoint` folder, training that was broken off goes on after its last finished epoch.
         """
@@ -127,7 +128,7 @@ class Transformer(Ranker):
 
         Where no row could be held out, all scores are of rows that were trained on.
         """
-        from sooner.rankers import finetune  # torch is needed from here on only
+        from sooner.rankers.neural import finetune  # torch is needed from here on only
 
         if replies is not None and len(replies) != len(rows.prompts):
             raise DataError(f"{len(rows.prompts)} prompts but {len(replies)} replies; allowed: one for each")

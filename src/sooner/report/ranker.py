@@ -25,7 +25,7 @@ _ROWS = (
 
 
 def write(path: Path, result: Mapping[str, Any], *, title: str = "A ranker, judged") -> None:
-    """Write the page on `result`, as `sooner.evaluation.evaluate` returns it."""
+    """Write the page on `result`, as `sooner.judging.evaluation.evaluate` returns it."""
     path.write_text(html(result, title=title), encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ _SHOWN = 15
 
 
 def write(path: Path, view: Mapping[str, Any], *, title: str) -> None:
-    """Write the page on `view`, as `sooner.rankers.learned.View.as_json` gives it."""
+    """Write the page on `view`, as `sooner.judging.learned.View.as_json` gives it."""
     path.write_text(html(view, title=title), encoding="utf-8")
 
 

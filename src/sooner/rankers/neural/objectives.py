@@ -21,9 +21,9 @@ try:
 except ImportError as error:
     raise MissingExtra("torch", "train") from error
 
-from sooner.rankers import losses
-from sooner.rankers.layers import Layers
-from sooner.rankers.papers import LONGEST
+from sooner.rankers.neural import losses
+from sooner.rankers.neural.layers import Layers
+from sooner.rankers.papers.head import LONGEST
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 

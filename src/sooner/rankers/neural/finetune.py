@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from sooner.core import ConfigError, DataError, MissingExtra
 from sooner.metrics import kendall_tau
-from sooner.rankers.draws import draws
-from sooner.rankers.recipe import DEFAULT_ENCODER, Examples, Head, Recipe, Tuned
-from sooner.rankers.wordpiece import Wordpieces
+from sooner.rankers.neural.draws import draws
+from sooner.rankers.neural.recipe import DEFAULT_ENCODER, Examples, Head, Recipe, Tuned
+from sooner.rankers.neural.wordpiece import Wordpieces
 
 try:
     import torch
@@ -39,7 +39,7 @@ try:
 except ImportError as error:
     raise MissingExtra(error.name or "torch", "train") from error
 
-from sooner.rankers import losses
+from sooner.rankers.neural import losses
 
 _CHUNK = 24
 """Batches that are sorted by length together; enough that padding is rare, few enough to stay shuffled."""

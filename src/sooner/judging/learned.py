@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sooner.judging.explain import explain
 from sooner.rankers.context import Context
 from sooner.rankers.contract import Ranker
-from sooner.rankers.explain import explain
 
 _SAMPLED_ROWS = 30  # prompts, where each costs hundreds of scores
 _FEWEST = 3  # prompts that a term must stand in to be told

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sooner.core import DataError, MissingExtra
-from sooner.rankers.encoding import quietly_opened
-from sooner.rankers.layers import Layers
-from sooner.rankers.objectives import Loss, Schedule, dense, layers_of
-from sooner.rankers.recipe import Recipe
-from sooner.rankers.wordpiece import Wordpieces
+from sooner.rankers.neural.encoding import quietly_opened
+from sooner.rankers.neural.layers import Layers
+from sooner.rankers.neural.objectives import Loss, Schedule, dense, layers_of
+from sooner.rankers.neural.recipe import Recipe
+from sooner.rankers.neural.wordpiece import Wordpieces
 
 try:
     import torch
@@ -21,7 +21,7 @@ try:
 except ImportError as error:
     raise MissingExtra("torch", "train") from error
 
-from sooner.rankers import finetune
+from sooner.rankers.neural import finetune
 
 
 class Tuned(NamedTuple):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sooner.core import RankerFileError
-from sooner.rankers import topics
+from sooner.rankers.features import topics
 
 FILE = "examples.npz"
 

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sooner.core import ConfigError, NotFittedError
-from sooner.rankers import encoding
 from sooner.rankers.context import Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
-from sooner.rankers.layers import Layers
+from sooner.rankers.neural import encoding
+from sooner.rankers.neural.layers import Layers
 from sooner.rankers.scaling import Scaling
 
 if TYPE_CHECKING:
-    from sooner.rankers.objectives import Loss, Schedule
+    from sooner.rankers.neural.objectives import Loss, Schedule
 
 LONGEST = 8192
 """Replies are cut here by vllm-ltr's labels [tokens]."""
@@ -85,7 +85,7 @@ class Paper(Ranker):
 
     def _train(self, rows: Rows, progress: Progress) -> Schedule:
         """Train a head on the encoding's vectors."""
-        from sooner.rankers import objectives  # torch is needed from here on only
+        from sooner.rankers.neural import objectives  # torch is needed from here on only
 
         progress(0.0, "encoding prompts")
         self._encoding = encoding.start(self.encoder, rows.prompts, seed=self.seed)
@@ -105,7 +105,7 @@ class Paper(Ranker):
 
     def _tune(self, rows: Rows, progress: Progress) -> Schedule:
         """Train the encoder with the head."""
-        from sooner.rankers import headtune  # torch is needed from here on only
+        from sooner.rankers.neural import headtune  # torch is needed from here on only
 
         width, loss, schedule = self._scheduled(rows.lengths)
         assert isinstance(self.encoder, str)  # checked when it was made

@@ -1,4 +1,4 @@
-"""All that `sooner evaluate` says of a ranker: `train.evaluate`, a refit first where asked, and the ceiling.
+"""All that `sooner evaluate` says of a ranker: its measures, a refit first where asked, and the ceiling.
 
 The ceiling is how well any ranker could do that sees prompts only: replies to one prompt differ, and
 where a log holds several replies to a prompt, how much they differ can be measured.
@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from sooner import train
 from sooner.core import DataError
+from sooner.judging import measures
 from sooner.metrics import kendall_tau
 from sooner.rankers import Context, Ranker
+from sooner.training import fit as train
 
 _FEWEST = 30  # prompts with several replies, below which no ceiling is told
 _DRAWS = 20
@@ -38,7 +39,7 @@ def evaluate(ranker: Ranker, data: train.Dataset, *, refit: int = 0, seed: int =
         before = ranker.predict(rows.prompts, context=rows.context)
         ranker = _refitted(ranker, known)
         more["refit"] = {"rows": len(known.prompts), "kendall_tau_before": kendall_tau(before, rows.lengths)}
-    found: dict[str, Any] = plain({**train.evaluate(ranker, rows, seed=seed), **more})
+    found: dict[str, Any] = plain({**measures.evaluate(ranker, rows, seed=seed), **more})
     return found
 
 

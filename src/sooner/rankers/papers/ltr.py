@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from sooner.rankers import ranker
 from sooner.rankers.contract import Floats
-from sooner.rankers.papers import Paper
+from sooner.rankers.papers.head import Paper
 
 if TYPE_CHECKING:
-    from sooner.rankers.objectives import Loss, Schedule
+    from sooner.rankers.neural.objectives import Loss, Schedule
 
 
 @ranker("ltr")
@@ -34,7 +34,7 @@ class LearningToRank(Paper):
         self.batch = batch
 
     def _objective(self, lengths: Floats) -> tuple[int, Loss, Schedule]:
-        from sooner.rankers import objectives  # torch is needed from here on only
+        from sooner.rankers.neural import objectives  # torch is needed from here on only
 
         return 1, objectives.list_mle(self.group), objectives.Schedule(batch=self.batch)
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from sooner.core import ConfigError
 from sooner.rankers import shipped
 from sooner.rankers.contract import State
+from sooner.rankers.features.topics import Topics
 from sooner.rankers.files import MANIFEST
-from sooner.rankers.recipe import DEFAULT_ENCODER, Recipe
-from sooner.rankers.topics import Topics
-from sooner.rankers.wordpiece import Wordpieces
+from sooner.rankers.neural.recipe import DEFAULT_ENCODER, Recipe
+from sooner.rankers.neural.wordpiece import Wordpieces
 
 __all__ = ["DEFAULT_ENCODER", "HASHED", "Encoding", "Frozen", "Hashed", "Remembered", "restore", "start"]
 
@@ -75,7 +75,7 @@ class Frozen:
 
         Raises ConfigError when it cannot be opened.
         """
-        from sooner.rankers import finetune
+        from sooner.rankers.neural import finetune
 
         recipe = Recipe(encoder=name, max_pieces=max_pieces)
         pieces = finetune.wordpieces(recipe)
@@ -114,7 +114,7 @@ def quietly_opened(recipe: Recipe) -> Any:
     """Return the recipe's `finetune.Network`, without the bars that transformers shows while it loads."""
     from transformers.utils import logging
 
-    from sooner.rankers import finetune
+    from sooner.rankers.neural import finetune
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

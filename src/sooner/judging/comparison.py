@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sooner import rankers, train
+from sooner import rankers
 from sooner.core import DataError, UnknownName
+from sooner.judging import measures
 from sooner.metrics import kendall_tau, pairwise_accuracy
-from sooner.rankers import Ranker, encoding
-from sooner.rankers.papers import Classifier
+from sooner.rankers import Ranker
+from sooner.rankers.neural import encoding
+from sooner.rankers.papers.head import Classifier
+from sooner.training import fit as train
 
 _TIMED = 64  # requests scored to time one
 
@@ -195,7 +198,7 @@ def _judged(
     return Row(
         name,
         kendall_tau(scores, unseen.lengths),
-        train.tau_error(scores, unseen.lengths, unseen.groups, seed=seed),
+        measures.tau_error(scores, unseen.lengths, unseen.groups, seed=seed),
         pairwise_accuracy(scores, unseen.lengths),
         accuracy,
         float(np.sqrt(np.mean((lengths - unseen.lengths) ** 2))),
@@ -208,7 +211,7 @@ def _ms(ranker: Ranker, data: train.Dataset) -> float:
     """CPU milliseconds a request of a copy from disk, which remembers nothing."""
     with tempfile.TemporaryDirectory() as folder:
         ranker.save(folder)
-        return train.cpu_ms(rankers.load(folder), data, 1, rows=_TIMED)
+        return measures.cpu_ms(rankers.load(folder), data, 1, rows=_TIMED)
 
 
 def claims(rows: Mapping[str, Row]) -> list[Claim]:

@@ -1,133 +1,22 @@
-"""Fit, evaluate, save and load rankers: from a log of finished requests to figures a person can judge.
-
-Rows that repeat a prompt are merged, and rows of one conversation never stand on both sides of a
-split: prompts repeat a lot in real logs, and a ranker that has seen the answer looks better than it is.
-"""
+"""How well a ranker orders rows that it was not trained on: tau and its error, coverage, deciles, cost."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from sooner import rankers
-from sooner.core import DataError
+from sooner.judging.verdict import Verdict, judge
 from sooner.metrics import kendall_tau, pairwise_accuracy, spearman
-from sooner.rankers import Context, Progress, Ranker, text
+from sooner.rankers import Ranker
 from sooner.rankers.contract import Floats
-from sooner.rankers.verdict import Verdict, judge
-from sooner.workloads import logs
+from sooner.training.fit import Dataset
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Quantiles whose coverage `evaluate` reports."""
-
-load = rankers.load
-
-
-class Dataset(NamedTuple):
-    """Rows as a ranker sees them: n texts, lengths (n,) [tokens], contexts and conversation names."""
-
-    prompts: list[str]
-    lengths: Floats
-    context: list[Context]
-    groups: list[str]
-
-    def take(self, index: ArrayLike) -> Dataset:
-        """Return the rows at `index`."""
-        at = np.asarray(index, dtype=np.int64)
-        return Dataset(
-            [self.prompts[i] for i in at],
-            self.lengths[at],
-            [self.context[i] for i in at],
-            [self.groups[i] for i in at],
-        )
-
-
-def dataset(rows: Sequence[logs.Row]) -> Dataset:
-    """Return the rows of a log as texts and contexts, cleaned as the scheduler cleans them."""
-    read = [text.read_messages([_cleaned(message) for message in row.messages]) for row in rows]
-    context = [
-        replace(
-            one.context,
-            max_tokens=row.max_tokens,
-            temperature=row.temperature,
-            tools=row.tools,
-            structured=row.structured,
-        )
-        for one, row in zip(read, rows, strict=True)
-    ]
-    return Dataset(
-        [one.prompt for one in read],
-        np.array([row.output_len for row in rows], dtype=np.float64),
-        context,
-        [row.conversation for row in rows],
-    )
-
-
-def _cleaned(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A lone prompt may come rendered by a chat template; as a message it is its cleaned text."""
-    content = message.get("content")
-    if message.get("role") == "user" and isinstance(content, str):
-        return {"role": "user", "content": text.clean(content)}
-    return message
-
-
-def merged(data: Dataset) -> Dataset:
-    """Return the data with rows of one text and context made one, of their mean length, first place kept."""
-    first: dict[tuple[str, Context], int] = {}
-    at = np.array([first.setdefault(key, len(first)) for key in zip(data.prompts, data.context, strict=True)])
-    if len(first) == len(at):
-        return data
-    kept = data.take(np.unique(at, return_index=True)[1])
-    return kept._replace(lengths=np.bincount(at, weights=data.lengths) / np.bincount(at))
-
-
-def split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Return (train, test) with about `share` of the conversations in test, none in both.
-
-    A prompt that train has too is left out of test. Raises DataError when either would be empty.
-    """
-    names = sorted(set(data.groups))
-    chosen = np.random.default_rng(seed).permutation(len(names))[: round(share * len(names))]
-    apart = {names[i] for i in chosen}
-    inside = [i for i, group in enumerate(data.groups) if group not in apart]
-    known = {data.prompts[i] for i in inside}
-    outside = [i for i, group in enumerate(data.groups) if group in apart and data.prompts[i] not in known]
-    if not inside or not outside:
-        raise DataError(f"{len(names)} conversations cannot be split with a share of {share}")
-    return data.take(inside), data.take(outside)
-
-
-def fit(
-    name: str,
-    prompts: Sequence[str],
-    lengths: ArrayLike,
-    *,
-    context: Sequence[Context] | None = None,
-    groups: Sequence[str] | None = None,
-    seed: int = 0,
-    prior: Ranker | None = None,
-    progress: Progress | None = None,
-    **settings: object,
-) -> Ranker:
-    """Return ranker `name` fitted on prompts and reply lengths (n,) [tokens], repeated prompts merged.
-
-    `prior` is a fitted ranker to start from, for those that can. Raises UnknownName for the ranker,
-    DataError for rows that do not fit together or for a prior the ranker cannot use.
-    """
-    rows = rankers.Rows.checked(prompts, lengths, context, groups)
-    data = merged(Dataset(list(rows.prompts), rows.lengths, list(rows.context), list(rows.groups)))
-    extra = settings if prior is None else {**settings, "prior": prior}
-    try:
-        ranker = rankers.create(name, seed=seed, **extra)
-    except TypeError as error:
-        raise DataError(f"ranker {name!r} cannot be made with {sorted(extra)}: {error}") from error
-    return ranker.fit(data.prompts, data.lengths, context=data.context, groups=data.groups, progress=progress)
 
 
 def held_out(ranker: Ranker, *, seed: int = 0) -> dict[str, Any] | None:
@@ -248,8 +137,3 @@ def cpu_ms(ranker: Ranker, data: Dataset, batch: int, rows: int = 256) -> float:
         stop = min(at + batch, n)
         ranker.predictions(data.prompts[at:stop], context=data.context[at:stop])
     return (time.process_time() - start) * 1e3 / n
-
-
-def save(ranker: Ranker, directory: str | Path) -> None:
-    """Write a fitted ranker to `directory`."""
-    ranker.save(directory)

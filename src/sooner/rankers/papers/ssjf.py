@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sooner.core import ConfigError, UnknownName
 from sooner.rankers import ranker
 from sooner.rankers.contract import Floats, State
-from sooner.rankers.papers import Classifier
+from sooner.rankers.papers.head import Classifier
 
 PERCENTILES = {
     "regression": (),
@@ -23,7 +23,7 @@ PERCENTILES = {
 """Percentiles of the training lengths that are the edges of each task's classes."""
 
 if TYPE_CHECKING:
-    from sooner.rankers.objectives import Loss, Schedule
+    from sooner.rankers.neural.objectives import Loss, Schedule
 
 
 @ranker("ssjf")
@@ -47,7 +47,7 @@ class SSJF(Classifier):
         self.distance = distance
 
     def _objective(self, lengths: Floats) -> tuple[int, Loss, Schedule]:
-        from sooner.rankers import objectives  # torch is needed from here on only
+        from sooner.rankers.neural import objectives  # torch is needed from here on only
 
         schedule = objectives.Schedule(hidden=(128, 128), batch=16, epochs=6)
         self.edges_ = np.unique(np.percentile(lengths, PERCENTILES[self.task]))

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sooner.core import ConfigError, MissingExtra, UnknownName
-from sooner.rankers import encoding, ranker
+from sooner.rankers import ranker
 from sooner.rankers.context import Context, estimate_tokens
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
+from sooner.rankers.neural import encoding
 
 try:
     import lightgbm

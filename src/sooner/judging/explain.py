@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sooner.core import NotFittedError
-from sooner.rankers import features, history
 from sooner.rankers.context import EMPTY, Context
 from sooner.rankers.contract import Floats, Ranker
+from sooner.rankers.features import hashed as features
+from sooner.rankers.features import history
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Quantiles of the reply's length that an explanation gives."""

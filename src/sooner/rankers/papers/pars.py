@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from sooner.core import ConfigError
 from sooner.rankers import ranker
 from sooner.rankers.contract import Floats
-from sooner.rankers.papers import Paper
+from sooner.rankers.papers.head import Paper
 
 if TYPE_CHECKING:
-    from sooner.rankers.objectives import Loss, Schedule
+    from sooner.rankers.neural.objectives import Loss, Schedule
 
 
 @ranker("pars")
@@ -33,7 +33,7 @@ class Pars(Paper):
         self.least = least
 
     def _objective(self, lengths: Floats) -> tuple[int, Loss, Schedule]:
-        from sooner.rankers import objectives  # torch is needed from here on only
+        from sooner.rankers.neural import objectives  # torch is needed from here on only
 
         return 1, objectives.margin(self.least), objectives.Schedule()
 

@@ -9,10 +9,10 @@ import numpy as np
 from sooner.core import ConfigError
 from sooner.rankers import ranker
 from sooner.rankers.contract import Floats
-from sooner.rankers.papers import LONGEST, Classifier
+from sooner.rankers.papers.head import LONGEST, Classifier
 
 if TYPE_CHECKING:
-    from sooner.rankers.objectives import Loss, Schedule
+    from sooner.rankers.neural.objectives import Loss, Schedule
 
 
 @ranker("buckets")
@@ -32,7 +32,7 @@ class Buckets(Classifier):
         self.size = size
 
     def _objective(self, lengths: Floats) -> tuple[int, Loss, Schedule]:
-        from sooner.rankers import objectives  # torch is needed from here on only
+        from sooner.rankers.neural import objectives  # torch is needed from here on only
 
         self.edges_ = np.arange(self.size, LONGEST + 1, self.size, dtype=np.float64)
         return len(self.edges_) + 1, objectives.classes(self.edges_), objectives.Schedule()

@@ -1,0 +1,1 @@
+"""The papers' rankers, one file each, on one head."""
