@@ -50,7 +50,7 @@ from sooner.replay.record import read_run
 from sooner.sim.calibrate import calibrate, rerun
 from sooner.sim.cost import Engine
 from sooner.sim.validate import compare, validate
-from sooner.workloads.engine_run import EngineRun, read
+from sooner.workloads.traces.engine_run import EngineRun, read
 
 RESULTS = Path("benchmarks/results")
 LOADS = (0.5, 0.8, 1.2)

@@ -24,7 +24,7 @@ from sooner.sim.runs import meta_beside, part_of, read_limits
 from sooner.sim.validate import validate
 from sooner.workloads.arrivals import poisson
 from sooner.workloads.columns import Workload
-from sooner.workloads.engine_run import EngineRun, read
+from sooner.workloads.traces.engine_run import EngineRun, read
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 FCFS = policies.get("fcfs")

@@ -14,7 +14,8 @@ import pytest
 from sooner import config
 from sooner.core import DataError, SoonerError, UnknownName
 from sooner.metrics import kendall_tau
-from sooner.workloads import named, servegen, traces
+from sooner.workloads import named, traces
+from sooner.workloads.traces import servegen
 
 
 def write(folder: Path, name: str, text: str) -> Path:

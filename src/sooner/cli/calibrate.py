@@ -58,7 +58,7 @@ def calibrate(
     from sooner.cli.options import table
     from sooner.sim.calibrate import calibrate as fit
     from sooner.sim.runs import meta_beside, part_of, read_limits
-    from sooner.workloads.engine_run import read
+    from sooner.workloads.traces.engine_run import read
 
     given = {
         "max_num_seqs": max_num_seqs,

@@ -32,7 +32,7 @@ def validate(run: Path, engine: str, policy: str, part: str | None, steps: bool,
     from sooner.sim.cost import load
     from sooner.sim.runs import part_of
     from sooner.sim.validate import validate as judge
-    from sooner.workloads.engine_run import read
+    from sooner.workloads.traces.engine_run import read
 
     real = read(run, steps=steps)
     simulated = load(engine)

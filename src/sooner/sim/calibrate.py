@@ -21,7 +21,7 @@ from sooner.core import Completed, DataError, MissingExtra
 from sooner.policies import Policy
 from sooner.sim.cost import Engine
 from sooner.sim.engine import simulate
-from sooner.workloads.engine_run import EngineRun
+from sooner.workloads.traces.engine_run import EngineRun
 
 Column = NDArray[np.float64]
 COEFFICIENTS = ("iteration_s", "prefill_token_s", "decode_seq_s", "context_token_s")

@@ -12,7 +12,7 @@ from sooner.core import Completed, DataError
 from sooner.policies import Policy
 from sooner.sim.calibrate import rerun
 from sooner.sim.cost import Engine
-from sooner.workloads.engine_run import EngineRun
+from sooner.workloads.traces.engine_run import EngineRun
 
 
 class Comparison(NamedTuple):

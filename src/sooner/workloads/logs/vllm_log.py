@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sooner.workloads.dropped import Report
+from sooner.workloads.logs.report import Report
 
 _DETAILS = re.compile(r"Request (\S+) details: prompt: (.*?), prompt_token_ids: ")
 _PARAMS = re.compile(r"Received request (\S+): params: (.*)")

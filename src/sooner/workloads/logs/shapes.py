@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sooner.workloads.dropped import Report
+from sooner.workloads.logs.report import Report
 
 Count: TypeAlias = Callable[[str], int]
 """Counts the tokens of a reply."""

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sooner.core import DataError
-from sooner.workloads import engine_run, logs, servegen
-from sooner.workloads.text import lines
+from sooner.workloads import logs
+from sooner.workloads.jsonl import lines
+from sooner.workloads.traces import engine_run, servegen
 
 Column = NDArray[np.float64]
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]

@@ -1,8 +1,8 @@
 """Reading logs of finished requests: what was asked, and how many tokens the reply had.
 
-Files (`sooner.workloads.sources`): JSON Lines, JSON lists (also one that is cut off at its end, as
+Files (`sooner.workloads.logs.sources`): JSON Lines, JSON lists (also one that is cut off at its end, as
 ShareGPT's often is), CSV with a header, `.gz` of these, parquet, vLLM's own log, a folder of them, standard
-input, and data sets of the Hugging Face hub as `hf:owner/name`. Records (`sooner.workloads.shapes`):
+input, and data sets of the Hugging Face hub as `hf:owner/name`. Records (`sooner.workloads.logs.shapes`):
 
 - `prompt` or `messages`, with `output_len` or `output_tokens`;
 - a request and its response as OpenAI and vLLM log them: `messages`, `prompt` or `input` beside, or under
@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sooner.core import DataError, MissingExtra
-from sooner.workloads import shapes, sources
-from sooner.workloads.dropped import Report
-from sooner.workloads.shapes import Count, Row
-from sooner.workloads.sources import items
+from sooner.workloads.logs import shapes, sources
+from sooner.workloads.logs.report import Report
+from sooner.workloads.logs.shapes import Count, Row
+from sooner.workloads.logs.sources import items
 
 __all__ = ["Count", "Log", "Report", "Row", "items", "read", "tokenizer"]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sooner.core import Completed, DataError
 from sooner.workloads.columns import Workload
-from sooner.workloads.text import lines
+from sooner.workloads.jsonl import lines
 
 ENGINE_FIELDS = ("input_toks", "output_toks", "queued_ts", "first_token_ts", "last_token_ts")
 STEP_FIELDS = {

@@ -1,6 +1,6 @@
 """Where logs lie: JSON Lines, JSON lists, CSV, parquet, vLLM's own log, folders of these, and the hub.
 
-Everything becomes plain records; what a record means is the matter of `sooner.workloads.shapes`.
+Everything becomes plain records; what a record means is the matter of `sooner.workloads.logs.shapes`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sooner.core import DataError, MissingExtra
-from sooner.workloads import vllm_log
-from sooner.workloads.dropped import Report
+from sooner.workloads.logs import vllm_log
+from sooner.workloads.logs.report import Report
 
 ALLOWED = "JSON with `prompt` or `messages`, and `output_len` or `output_tokens`"
 
