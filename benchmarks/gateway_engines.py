@@ -34,7 +34,7 @@ from sooner.replay.drive import attach_fields
 from sooner.replay.record import Record
 from sooner.replay.saved import replay_to_file
 from sooner.training import fit as train
-from sooner.workloads.logs import Row
+from sooner.workloads.logs import LogRow
 from sooner.workloads.prompts import Prompt
 
 WARM = 16  # requests that wake everything up
@@ -89,7 +89,7 @@ def workload(out: Path, requests: int, bursts: int, scale: float) -> list[list[P
         sys.exit(f"{len(rest)} collected lengths for {requests * bursts} requests; lower --requests")
     data = train.dataset(
         [
-            Row(
+            LogRow(
                 conversation=str(row.prompt.id),
                 messages=row.prompt.messages,
                 output_len=row.output_len * scale,

@@ -32,7 +32,7 @@ from sooner.replay.record import completed
 from sooner.replay.saved import replay_to_file
 from sooner.training import fit as train
 from sooner.workloads.arrivals import poisson
-from sooner.workloads.logs import Row
+from sooner.workloads.logs import LogRow
 from sooner.workloads.prompts import Prompt
 
 SLOTS = 16
@@ -69,7 +69,7 @@ def measure(folder: Path, requests: int, seeds: int, scale: float) -> dict[str, 
     train_rows, rest = rows[::2], rows[1::2]
     data = train.dataset(
         [
-            Row(
+            LogRow(
                 conversation=str(row.prompt.id),
                 messages=row.prompt.messages,
                 output_len=row.output_len * scale,

@@ -98,7 +98,7 @@ def test_context_counts() -> None:
 
 def test_a_rendered_prompt_in_a_log_is_cleaned() -> None:
     rendered = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
-    row = logs.Row(conversation="a", messages=[{"role": "user", "content": rendered}], output_len=3)
+    row = logs.LogRow(conversation="a", messages=[{"role": "user", "content": rendered}], output_len=3)
     assert train.dataset([row]).prompts == ["hello"]
 
 

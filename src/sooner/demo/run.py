@@ -23,7 +23,7 @@ from sooner.replay.drive import Attach, attach_fields
 from sooner.replay.record import Record
 from sooner.replay.saved import replay_to_file
 from sooner.training import fit as train
-from sooner.workloads.logs import Row
+from sooner.workloads.logs import LogRow
 from sooner.workloads.prompts import Prompt
 
 Say = Callable[[str], None]
@@ -138,7 +138,7 @@ def dataset(asked: Sequence[Prompt], lengths: Sequence[int], max_tokens: int) ->
     """Return prompts as the scheduler's ranker will see them."""
     return train.dataset(
         [
-            Row(
+            LogRow(
                 conversation=str(prompt.id),
                 messages=prompt.messages,
                 output_len=length,

@@ -42,7 +42,7 @@ class Dataset(NamedTuple):
         )
 
 
-def dataset(rows: Sequence[logs.Row]) -> Dataset:
+def dataset(rows: Sequence[logs.LogRow]) -> Dataset:
     """Return the rows of a log as texts and contexts, cleaned as the scheduler cleans them."""
     read = [text.read_messages([_cleaned(message) for message in row.messages]) for row in rows]
     context = [

@@ -24,16 +24,16 @@ from typing import Any, NamedTuple
 from sooner.core import DataError, MissingExtra
 from sooner.workloads.logs import shapes, sources
 from sooner.workloads.logs.report import Report
-from sooner.workloads.logs.shapes import Count, Row
+from sooner.workloads.logs.shapes import Count, LogRow
 from sooner.workloads.logs.sources import items
 
-__all__ = ["Count", "Log", "Report", "Row", "items", "read", "tokenizer"]
+__all__ = ["Count", "Log", "LogRow", "Report", "items", "read", "tokenizer"]
 
 
 class Log(NamedTuple):
     """The rows of a log, in its order, and the report on it."""
 
-    rows: list[Row]
+    rows: list[LogRow]
     report: Report
 
 
@@ -48,7 +48,7 @@ def read(
     source cannot be read or holds no row.
     """
     report = Report()
-    rows: list[Row] = []
+    rows: list[LogRow] = []
     for number, record in enumerate(sources.records(path, report)):
         for row in shapes.rows(record, number, count, report, model):
             if first_turns and any(_is_reply(message) for message in row.messages):

@@ -19,10 +19,11 @@ Count: TypeAlias = Callable[[str], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class LogRow:
     """One finished request: its messages, the length of the reply [tokens], and what else was set.
 
     `conversation` is shared by the requests of one conversation. Messages are those before the reply.
+    `sender` is who asked, `arrival_time` [s] and `prompt_len` [tokens] what the record says of them.
     """
 
     conversation: str
@@ -32,6 +33,9 @@ class Row:
     temperature: float | None = None
     tools: int = 0
     structured: bool = False
+    sender: str | None = None
+    arrival_time: float | None = None
+    prompt_len: float | None = None
 
 
 _WRAPPED = ("standard_logging_object", "standard_logging_payload")
@@ -47,7 +51,7 @@ _AS_TEXT = (
 
 def rows(
     record: Mapping[str, Any], number: int, count: Count | None, report: Report, model: str | None = None
-) -> Iterator[Row]:
+) -> Iterator[LogRow]:
     """Yield the finished requests of one record; what cannot be used is counted in `report`.
 
     With `model`, only records of that served model.
@@ -135,7 +139,7 @@ def _response(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return _first_mapping(response, ("body",)) or response
 
 
-def _rows(record: Mapping[str, Any], number: int, count: Count | None, report: Report) -> Iterator[Row]:
+def _rows(record: Mapping[str, Any], number: int, count: Count | None, report: Report) -> Iterator[LogRow]:
     conversation = _conversation(record, number)
     whole = record.get("conversations", record.get("conversation"))
     if isinstance(whole, Sequence) and not isinstance(whole, str):
@@ -168,7 +172,7 @@ def _rows(record: Mapping[str, Any], number: int, count: Count | None, report: R
     )
     if _cut_off(record):
         report.truncated += 1
-    yield Row(
+    yield LogRow(
         conversation=conversation,
         messages=messages,
         output_len=length,
@@ -200,7 +204,9 @@ def _cut_off(record: Mapping[str, Any]) -> bool:
     return False
 
 
-def _replies(whole: Sequence[Any], conversation: str, count: Count | None, report: Report) -> Iterator[Row]:
+def _replies(
+    whole: Sequence[Any], conversation: str, count: Count | None, report: Report
+) -> Iterator[LogRow]:
     """One row for each reply of a recorded conversation that answers a user or a tool."""
     messages = [message for message in whole if isinstance(message, Mapping) and role_of(message)]
     for at, message in enumerate(messages):
@@ -213,7 +219,7 @@ def _replies(whole: Sequence[Any], conversation: str, count: Count | None, repor
             report.dropped["an empty reply"] += 1
         else:
             length = float(_count(text, count, report))
-            yield Row(conversation=conversation, messages=messages[:at], output_len=length)
+            yield LogRow(conversation=conversation, messages=messages[:at], output_len=length)
 
 
 def _messages(settings: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:

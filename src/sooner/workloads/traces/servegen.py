@@ -24,7 +24,7 @@ from sooner.core import DataError
 Column = NDArray[np.float64]
 
 
-class Histogram(NamedTuple):
+class LengthHistogram(NamedTuple):
     """Lengths [tokens] and how likely each is."""
 
     values: Column
@@ -84,7 +84,8 @@ def _arrivals(
 def _read(
     path: Path,
 ) -> tuple[
-    dict[str, list[tuple[float, float, float, bool]]], dict[str, dict[float, tuple[Histogram, Histogram]]]
+    dict[str, list[tuple[float, float, float, bool]]],
+    dict[str, dict[float, tuple[LengthHistogram, LengthHistogram]]],
 ]:
     windows, lengths = {}, {}
     try:
@@ -118,9 +119,9 @@ def _window(line: str) -> tuple[float, float, float, bool]:
     return float(start), float(rate), float(shape) or 1.0, kind == "Weibull"
 
 
-def _histogram(text: str) -> Histogram | None:
+def _histogram(text: str) -> LengthHistogram | None:
     table = ast.literal_eval(text)
     if not table:
         return None
     share = np.array(list(table.values()), dtype=np.float64)
-    return Histogram(np.array(list(table), dtype=np.float64), share / share.sum())
+    return LengthHistogram(np.array(list(table), dtype=np.float64), share / share.sum())
