@@ -225,10 +225,10 @@ def test_a_trained_ranker_is_judged_beside_the_papers(
 
 
 def test_claims_hold_fail_or_are_too_close() -> None:
-    def row(name: str, tau: float, accuracy: float | None = None, rmse: float = 100.0) -> comparison.Row:
-        return comparison.Row(name, tau, 0.02, (1 + tau) / 2, accuracy, rmse, 1.0, 1.0)
+    def row(name: str, tau: float, accuracy: float | None = None, rmse: float = 100.0) -> comparison.Standing:
+        return comparison.Standing(name, tau, 0.02, (1 + tau) / 2, accuracy, rmse, 1.0, 1.0)
 
-    def outcome(claim: str, *rows: comparison.Row) -> tuple[str, bool | None]:
+    def outcome(claim: str, *rows: comparison.Standing) -> tuple[str, bool | None]:
         found = comparison.claims({one.name: one for one in rows})
         return next((one.outcome, one.held) for one in found if claim in one.claim)
 

@@ -22,7 +22,7 @@ from tiny_encoder import RECIPE, build, rows  # noqa: E402
 
 from sooner.rankers import Context, load  # noqa: E402  # the heavy libraries come first
 from sooner.rankers.neural import finetune  # noqa: E402  # the heavy libraries come first
-from sooner.rankers.neural.recipe import Examples, Recipe  # noqa: E402
+from sooner.rankers.neural.recipe import NetworkRows, Recipe  # noqa: E402
 from sooner.rankers.transformer import Encoder, Transformer  # noqa: E402
 
 ODD = (
@@ -293,7 +293,7 @@ def test_refit_on_noise_keeps_the_shipped_order(fitted: Transformer) -> None:
 
 
 def test_examples_stay_together() -> None:
-    examples = Examples(
+    examples = NetworkRows(
         [np.array([i]) for i in range(4)], np.eye(4), np.arange(4.0), np.eye(4), np.arange(4) > 1
     )
     taken = examples.take(np.array([2, 0]))

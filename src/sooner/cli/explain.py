@@ -61,7 +61,7 @@ def explain(
     seen = text.read_messages(found) if (found := _messages(given)) is not None else text.read(given)
     made = why(ranker, seen.prompt, replace(seen.context, max_tokens=max_tokens), seed=seed)
     kept = None if directory == "default" else Examples.load(directory)
-    nearest = [one._asdict() for one in kept.nearest(seen.prompt, min(top, 5))] if kept else []
+    nearest = [example._asdict() for example in kept.nearest(seen.prompt, min(top, 5))] if kept else []
     if as_json:
         click.echo(json.dumps({**made.as_json, "nearest": nearest}))
     else:
@@ -93,11 +93,11 @@ def _print(made: Explanation, nearest: list[dict[str, Any]], top: int) -> None:
         rest = sum(term.amount for term in terms[top:])
         click.echo(f"  {rest:+.4f}  {len(terms) - top} smaller terms")
     click.echo(f"  {sum(term.amount for term in terms):+.4f}  sum" + ("" if made.exact else " (sampled)"))
-    for one in nearest:
-        told = "" if one["prompt"] is None else f": {_short(one['prompt'])}"
+    for example in nearest:
+        told = "" if example["prompt"] is None else f": {_short(example['prompt'])}"
         click.echo(
-            f"near (cosine {one['similarity']:.2f}): conversation {one['conversation']}, "
-            f"{one['output_len']:.0f} tokens{told}"
+            f"near (cosine {example['similarity']:.2f}): conversation {example['conversation']}, "
+            f"{example['output_len']:.0f} tokens{told}"
         )
 
 
@@ -123,8 +123,8 @@ def _overall(
         click.echo(f"  {share:6.1%}  {kind}")
     for title, chosen in (("longer", found.longer), ("shorter", found.shorter)):
         click.echo(f"what makes a {title} reply expected (mean over the prompts that have it, how many):")
-        for one in chosen[:top]:
-            click.echo(f"  {one.mean:+.4f}  {one.kind}: {_short(one.text)} ({one.prompts})")
+        for term in chosen[:top]:
+            click.echo(f"  {term.mean:+.4f}  {term.kind}: {_short(term.text)} ({term.prompts})")
 
 
 def _short(words: str) -> str:

@@ -21,7 +21,7 @@ from sooner.training import fit as train
 _TIMED = 64  # requests scored to time one
 
 
-class Arm(NamedTuple):
+class Entrant(NamedTuple):
     """One ranker of the comparison: its settings, and what its paper reports for it."""
 
     ranker: str
@@ -31,7 +31,7 @@ class Arm(NamedTuple):
     reported: str = ""  # figures that the paper, its release or a rerun gives, with their data
 
 
-class Row(NamedTuple):
+class Standing(NamedTuple):
     """What one arm did here. Figures that an arm does not have are None."""
 
     name: str
@@ -44,7 +44,7 @@ class Row(NamedTuple):
     ms_per_request: float
 
 
-class Claim(NamedTuple):
+class PaperClaim(NamedTuple):
     """What a paper says about its arms, and what became of it here, in one of the words of `outcome`.
 
     `held` is None where the arms were not run, and where they differ by less than the larger of their
@@ -61,41 +61,41 @@ class Claim(NamedTuple):
 _LTR, _SSJF, _PARS, _MAGNUS = "vllm-ltr", "SSJF", "PARS", "Magnus"
 _BUCKET = "ShareGPT, Llama-3-70B, OPT-350M: accuracy {}, tau {}"
 
-ARMS: dict[str, Arm] = {
-    "prompt_length": Arm("prompt_length"),
-    "lexical": Arm("lexical"),
-    "boosted": Arm("boosted"),
-    "ltr": Arm("ltr", {}, True, _LTR, "ShareGPT, Llama-3-8B, OPT-125M: tau 0.52"),
-    "buckets 820": Arm("buckets", {"size": 820}, True, _LTR, _BUCKET.format("85.1 %", 0.24)),
-    "buckets 100": Arm("buckets", {"size": 100}, True, _LTR, _BUCKET.format("28.1 %", 0.49)),
-    "buckets 10": Arm("buckets", {"size": 10}, True, _LTR, _BUCKET.format("4.7 %", 0.46)),
-    "buckets 1": Arm("buckets", {"size": 1}, True, _LTR, _BUCKET.format("1.0 %", 0.32)),
-    "pars": Arm(
+ARMS: dict[str, Entrant] = {
+    "prompt_length": Entrant("prompt_length"),
+    "lexical": Entrant("lexical"),
+    "boosted": Entrant("boosted"),
+    "ltr": Entrant("ltr", {}, True, _LTR, "ShareGPT, Llama-3-8B, OPT-125M: tau 0.52"),
+    "buckets 820": Entrant("buckets", {"size": 820}, True, _LTR, _BUCKET.format("85.1 %", 0.24)),
+    "buckets 100": Entrant("buckets", {"size": 100}, True, _LTR, _BUCKET.format("28.1 %", 0.49)),
+    "buckets 10": Entrant("buckets", {"size": 10}, True, _LTR, _BUCKET.format("4.7 %", 0.46)),
+    "buckets 1": Entrant("buckets", {"size": 1}, True, _LTR, _BUCKET.format("1.0 %", 0.32)),
+    "pars": Entrant(
         "pars", {}, True, _PARS, "LMSYS, BERT, an independent rerun: tau 0.596 (ListMLE on OPT: 0.559)"
     ),
-    "ssjf regression l1": Arm("ssjf", {"task": "regression", "distance": "l1"}, True, _SSJF),
-    "ssjf regression mse": Arm("ssjf", {"task": "regression", "distance": "mse"}, True, _SSJF),
-    "ssjf classes3": Arm(
+    "ssjf regression l1": Entrant("ssjf", {"task": "regression", "distance": "l1"}, True, _SSJF),
+    "ssjf regression mse": Entrant("ssjf", {"task": "regression", "distance": "mse"}, True, _SSJF),
+    "ssjf classes3": Entrant(
         "ssjf",
         {"task": "classes3"},
         True,
         _SSJF,
         "LMSYS, Vicuna-13B, BERT, released predictions: accuracy 80.7 %, tau 0.567",
     ),
-    "ssjf classes5": Arm(
+    "ssjf classes5": Entrant(
         "ssjf",
         {"task": "classes5"},
         True,
         _SSJF,
         "LMSYS, Vicuna-13B, BERT, released predictions: accuracy 60.0 %, tau 0.635",
     ),
-    "ssjf ordinal3": Arm("ssjf", {"task": "ordinal3"}, True, _SSJF),
-    "ssjf ordinal5": Arm("ssjf", {"task": "ordinal5"}, True, _SSJF),
-    "magnus uilo": Arm("magnus", {"variant": "uilo"}, True, _MAGNUS),
-    "magnus inst": Arm("magnus", {"variant": "inst"}, True, _MAGNUS),
-    "magnus usin": Arm("magnus", {"variant": "usin"}, True, _MAGNUS),
-    "transformer": Arm("transformer"),
-    "blend": Arm("blend"),
+    "ssjf ordinal3": Entrant("ssjf", {"task": "ordinal3"}, True, _SSJF),
+    "ssjf ordinal5": Entrant("ssjf", {"task": "ordinal5"}, True, _SSJF),
+    "magnus uilo": Entrant("magnus", {"variant": "uilo"}, True, _MAGNUS),
+    "magnus inst": Entrant("magnus", {"variant": "inst"}, True, _MAGNUS),
+    "magnus usin": Entrant("magnus", {"variant": "usin"}, True, _MAGNUS),
+    "transformer": Entrant("transformer"),
+    "blend": Entrant("blend"),
 }
 
 QUICK = tuple(name for name in ARMS if name not in ("transformer", "blend"))
@@ -131,7 +131,7 @@ def compare(
         rows.append(_run(name, known, unseen, shared, encode_s, seed))
     rows += [_judged(place, rankers.load(place), unseen, None, None, seed) for place in trained]
     progress(1.0, "done")
-    cited = {row.name: ARMS.get(row.name, Arm("")) for row in rows}
+    cited = {row.name: ARMS.get(row.name, Entrant("")) for row in rows}
     return {
         "train_rows": len(known.prompts),
         "test_rows": len(unseen.prompts),
@@ -173,7 +173,7 @@ def _run(
     shared: encoding.Remembered | None,
     encode_s: float,
     seed: int,
-) -> Row:
+) -> Standing:
     arm = ARMS[name]
     settings = {**arm.settings, "encoder": shared} if arm.encoded else dict(arm.settings)
     start = time.process_time()
@@ -192,10 +192,10 @@ def _judged(
     accuracy: float | None,
     train_cpu_s: float | None,
     seed: int,
-) -> Row:
+) -> Standing:
     scores = ranker.predict(unseen.prompts, context=unseen.context)
     lengths = ranker.predict_len(unseen.prompts, context=unseen.context)
-    return Row(
+    return Standing(
         name,
         kendall_tau(scores, unseen.lengths),
         measures.tau_error(scores, unseen.lengths, unseen.groups, seed=seed),
@@ -214,20 +214,20 @@ def _ms(ranker: Ranker, data: train.Dataset) -> float:
         return measures.cpu_ms(rankers.load(folder), data, 1, rows=_TIMED)
 
 
-def claims(rows: Mapping[str, Row]) -> list[Claim]:
+def claims(rows: Mapping[str, Standing]) -> list[PaperClaim]:
     """Return what the papers claim of these arms, and what became of it here."""
     buckets = [f"buckets {size}" for size in (820, 100, 10, 1)]
     classes = ["ssjf classes5", "ssjf classes3"]
     forests = ["magnus usin", "magnus inst", "magnus uilo"]
 
-    def claim(paper: str, words: str, needs: Sequence[str], *steps: tuple[str, str, str]) -> Claim:
+    def claim(paper: str, words: str, needs: Sequence[str], *steps: tuple[str, str, str]) -> PaperClaim:
         """`steps` are (measure, the arm that has more of it, the other)."""
         if any(name not in rows for name in needs):
-            return Claim(paper, words, None, "not run", "")
+            return PaperClaim(paper, words, None, "not run", "")
         found = [_more(measure, rows[a], rows[b]) for measure, a, b in steps]
         held = False if False in found else None if None in found else True
         outcome = {True: "held", False: "did not hold", None: "too close to call"}[held]
-        return Claim(paper, words, held, outcome, "; ".join(_told(rows[name]) for name in needs))
+        return PaperClaim(paper, words, held, outcome, "; ".join(_told(rows[name]) for name in needs))
 
     others = buckets[1:]
     return [
@@ -279,7 +279,7 @@ def claims(rows: Mapping[str, Row]) -> list[Claim]:
     ]
 
 
-def _more(measure: str, a: Row, b: Row) -> bool | None:
+def _more(measure: str, a: Standing, b: Standing) -> bool | None:
     """Whether `a` has more of a measure than `b`; None where that is too close to call."""
     x, y = getattr(a, measure), getattr(b, measure)
     near = {
@@ -290,7 +290,7 @@ def _more(measure: str, a: Row, b: Row) -> bool | None:
     return None if abs(x - y) < near else bool(x > y)
 
 
-def _told(row: Row) -> str:
+def _told(row: Standing) -> str:
     accuracy = "" if row.class_accuracy is None else f", accuracy {row.class_accuracy:.1%}"
     error = f", RMSE {row.rmse:.0f}" if row.name.startswith("magnus") else ""
     return f"{row.name}: tau {row.kendall_tau:.3f}{accuracy}{error}"

@@ -16,6 +16,7 @@ from sooner.core import DataError
 from sooner.judging import measures
 from sooner.metrics import kendall_tau
 from sooner.rankers import Context, Ranker
+from sooner.rankers.offers import Refits
 from sooner.training import fit as train
 
 _FEWEST = 30  # prompts with several replies, below which no ceiling is told
@@ -46,9 +47,9 @@ def evaluate(ranker: Ranker, data: train.Dataset, *, refit: int = 0, seed: int =
 def plain(value: Any) -> Any:
     """Return the value with None for every NaN, which JSON does not know."""
     if isinstance(value, Mapping):
-        return {name: plain(one) for name, one in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -75,11 +76,9 @@ def _apart(rows: train.Dataset, count: int, seed: int) -> tuple[train.Dataset, t
 
 
 def _refitted(ranker: Ranker, known: train.Dataset) -> Ranker:
-    refit = getattr(ranker, "refit", None)
-    if refit is None:
-        raise DataError(f"a {ranker.name!r} ranker cannot be refitted; allowed: 'blend' and 'transformer'")
-    other: Ranker = refit(known.prompts, known.lengths, context=known.context)
-    return other
+    if not isinstance(ranker, Refits):
+        raise DataError(f"a {ranker.name!r} ranker cannot be refitted; allowed: one with a `refit`, as blend")
+    return ranker.refit(known.prompts, known.lengths, context=known.context)
 
 
 def noise_ceiling(data: train.Dataset, *, seed: int = 0) -> dict[str, float] | None:

@@ -1,9 +1,9 @@
 """Why a ranker gave a prompt its score: terms that add up to it, exactly where the ranker is a sum.
 
-The terms of the lexical ranker, of the trees and of a blend are exact (linear terms, TreeSHAP, the
-stack's columns). What an encoder makes of a text is divided among its pieces by sampled Shapley values
-(Castro et al., 2009): for random orders of the pieces, what each adds when it joins those before it. In
-every order these sum to the difference from the empty prompt, so their means do as well.
+A ranker that `Explains` gives its own terms: linear ones, those of trees (TreeSHAP), the columns of a stack.
+What it cannot divide, such as what an encoder makes of a text, is divided among pieces of the text by
+sampled Shapley values (Castro et al., 2009): for random orders of the pieces, what each adds when it joins
+those before it. In every order these sum to the difference from the empty prompt, so their means do as well.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from sooner.core import NotFittedError
 from sooner.rankers.context import EMPTY, Context
 from sooner.rankers.contract import Floats, Ranker
-from sooner.rankers.features import hashed as features
-from sooner.rankers.features import history
+from sooner.rankers.offers import Explains, Term, Whole
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Quantiles of the reply's length that an explanation gives."""
@@ -28,14 +27,6 @@ _PIECES = 12
 _ORDERS = 8  # random orders, each also backwards
 _PIECE = re.compile(r"[^\n.?!;]*[\n.?!;]+\s*|[^\n.?!;]+")
 _WORD = re.compile(r"\S+\s*")
-
-
-class Term(NamedTuple):
-    """What one thing adds to the score: its kind, what it is, and the amount."""
-
-    kind: str
-    text: str
-    amount: float
 
 
 class Explanation(NamedTuple):
@@ -81,72 +72,34 @@ def explain(
 def _terms(
     ranker: Ranker, prompt: str, context: Context, seed: int, sampled: bool
 ) -> tuple[list[Term], bool]:
-    if ranker.name == "lexical":
-        return linear(ranker, prompt, context), True
-    if ranker.name == "boosted":
-        names, columns = ranker.terms([prompt], [context])  # type: ignore[attr-defined]  # of Boosted
-        trees = [Term("trees", *pair) for pair in zip(names, columns[0].tolist(), strict=True)]
-        return [*linear(ranker.lexical, prompt, context), *trees], True  # type: ignore[attr-defined]
-    if ranker.name == "blend":
-        return _blended(ranker, prompt, context, seed, sampled)
-    if ranker.name in ("prompt_length", "constant", "oracle"):
-        return [Term("score", ranker.name, float(ranker._score([prompt], [context])[0]))], True
-    if not sampled:
-        return [Term("score", ranker.name, float(ranker._score([prompt], [context])[0]))], False
-    return shapley(lambda texts: ranker._score(texts, [context] * len(texts)), prompt, seed), False
-
-
-def linear(ranker: Any, prompt: str, context: Context) -> list[Term]:
-    """Return the terms of a fitted `Lexical`: its intercept, each hashed feature, each plain number."""
-    terms = [Term("level", "of all prompts", float(ranker.intercept_))]
-    terms += [
-        Term(one.kind, one.text, float(ranker.hashed_[one.place]) * one.value)
-        for one in features.named(prompt, context)
-    ]
-    plain = ranker._dense_columns(np.array([features.numbers(prompt, context)]))[0] * ranker.dense_
-    return terms + [Term("number", *pair) for pair in zip(features.NUMBERS, plain.tolist(), strict=True)]
-
-
-def _blended(ranker: Any, prompt: str, context: Context, seed: int, sampled: bool) -> tuple[list[Term], bool]:
-    """The stack's columns; that of the lexical part divided exactly, that of the encoder by sampling."""
-    columns = {name: float(one[0]) for name, one in ranker.parts([prompt], context=[context]).items()}
+    """The ranker's own terms where it knows them, what it cannot divide divided by sampling; and if exact."""
+    if isinstance(ranker, Explains):
+        found = ranker.explain(prompt, context)
+    else:
+        score = float(ranker._score([prompt], [context])[0])
+        whole = Whole(
+            "text" if sampled else "score",
+            ranker.name,
+            score,
+            lambda texts: ranker._score(texts, [context] * len(texts)),
+        )
+        found = [whole]
     terms: list[Term] = []
-    exact = True
-    for name, amount in columns.items():
-        if name == "lexical":
-            terms += _scaled(linear(ranker.lexical, prompt, context), ranker, prompt, context, amount)
-        elif name == "transformer" and sampled:
-            exact = False
-            divided = shapley(
-                lambda texts: np.asarray(
-                    ranker.parts(texts, context=[context] * len(texts))["transformer"], dtype=np.float64
-                ),
-                prompt,
-                seed,
-                kind="transformer",
-            )
-            left = amount - sum(term.amount for term in divided)  # int8 rounds by what else is in a batch
-            terms += [*divided, Term("level", "rounding of the encoder", left)]
+    for part in found:
+        if isinstance(part, Term):
+            terms.append(part)
+        elif not sampled:
+            terms.append(Term(part.kind, part.text, part.amount))
         else:
-            exact = exact and name != "transformer"
-            plain = name in features.NUMBERS or name in history.NUMBERS
-            terms.append(Term("context" if plain else name, name, amount))
-    return terms, exact
+            terms += _divided(part, prompt, seed)
+    return terms, not any(isinstance(part, Whole) for part in found)
 
 
-def _scaled(terms: list[Term], ranker: Any, prompt: str, context: Context, amount: float) -> list[Term]:
-    """Lexical terms in the stack's scale, so that they sum to `amount`; one term where the scaling cuts."""
-    score = sum(term.amount for term in terms)
-    stack, at = ranker._stack, 1
-    slope = float(stack.weights[at]) * float(stack.scaling.factor[at])
-    shift = -slope * float(stack.scaling.mean[at])
-    if abs(slope * score + shift - amount) > 1e-6:  # the scaling cuts what is farther than 5 deviations
-        return [Term("lexical", "all of the text", amount)]
-    level = amount - slope * score
-    return [
-        Term("level", "of the lexical part", level),
-        *(t._replace(amount=slope * t.amount) for t in terms),
-    ]
+def _divided(whole: Whole, prompt: str, seed: int) -> list[Term]:
+    """Pieces of the text in place of the whole, and what rounding leaves of its amount."""
+    terms = shapley(whole.of, prompt, seed, kind=whole.kind)
+    left = whole.amount - sum(term.amount for term in terms)
+    return terms if left == 0.0 else [*terms, Term("level", f"rounding of the {whole.kind}", left)]
 
 
 def pieces(prompt: str, most: int = _PIECES) -> list[str]:

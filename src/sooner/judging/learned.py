@@ -24,7 +24,7 @@ class Learned(NamedTuple):
     mean: float
 
 
-class View(NamedTuple):
+class Overall(NamedTuple):
     """The terms over `rows` prompts: each kind's share of all that moves scores, and the strongest terms."""
 
     rows: int
@@ -36,7 +36,7 @@ class View(NamedTuple):
     @property
     def as_json(self) -> dict[str, Any]:
         """The view as plain values."""
-        plain = {name: [one._asdict() for one in getattr(self, name)] for name in ("longer", "shorter")}
+        plain = {name: [term._asdict() for term in getattr(self, name)] for name in ("longer", "shorter")}
         return {**self._asdict(), **plain}
 
 
@@ -48,7 +48,7 @@ def learned(
     rows: int = 300,
     top: int = 40,
     seed: int = 0,
-) -> View:
+) -> Overall:
     """Return the terms over at most `rows` of the prompts, drawn at random.
 
     Terms of a kind are weighed by mean times the root of the prompts that have them, so that a word of
@@ -72,11 +72,11 @@ def learned(
         for (kind, text), found in amounts.items()
         if len(found) >= least
     ]
-    known.sort(key=lambda one: -one.mean * np.sqrt(one.prompts))
-    return View(
+    known.sort(key=lambda term: -term.mean * np.sqrt(term.prompts))
+    return Overall(
         len(pick),
         exact,
         {kind: amount / total for kind, amount in sorted(moved.items(), key=lambda pair: -pair[1])},
-        [one for one in known[:top] if one.mean > 0],
-        [one for one in known[::-1][:top] if one.mean < 0],
+        [term for term in known[:top] if term.mean > 0],
+        [term for term in known[::-1][:top] if term.mean < 0],
     )

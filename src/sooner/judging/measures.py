@@ -13,6 +13,7 @@ from sooner.judging.verdict import Verdict, judge
 from sooner.metrics import kendall_tau, pairwise_accuracy, spearman
 from sooner.rankers import Ranker
 from sooner.rankers.contract import Floats
+from sooner.rankers.offers import HasParts
 from sooner.training.fit import Dataset
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -24,9 +25,9 @@ def held_out(ranker: Ranker, *, seed: int = 0) -> dict[str, Any] | None:
 
     The keys are among those of `evaluate`. None where fitting gave no such scores.
     """
-    if ranker.honest_ is None or ranker.honest_.scores.shape[0] < 2:
+    if ranker.out_of_fold_ is None or ranker.out_of_fold_.scores.shape[0] < 2:
         return None
-    scores, lengths, groups = ranker.honest_
+    scores, lengths, groups = ranker.out_of_fold_
     tau = kendall_tau(scores, lengths)
     se = tau_error(scores, lengths, groups, seed=seed)
     return {
@@ -78,8 +79,9 @@ def evaluate(ranker: Ranker, data: Dataset, *, seed: int = 0) -> dict[str, Any]:
 
 def _parts(ranker: Ranker, data: Dataset, scores: Floats) -> Mapping[str, Floats]:
     """The scores (n,) of each ranker that this one is made of; its own where it is of one piece."""
-    part_scores = getattr(ranker, "part_scores", None)
-    return {ranker.name: scores} if part_scores is None else part_scores(data.prompts, data.context)
+    if isinstance(ranker, HasParts):
+        return ranker.part_scores(data.prompts, data.context)
+    return {ranker.name: scores}
 
 
 def coverage(ranker: Ranker, scores: Floats, lengths: Floats) -> dict[str, float]:

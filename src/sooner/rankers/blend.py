@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,52 +18,17 @@ from sooner.rankers.features import hashed as features
 from sooner.rankers.features import history
 from sooner.rankers.features.history import History
 from sooner.rankers.lexical import Lexical
+from sooner.rankers.offers import Term, Whole
 from sooner.rankers.refit import Refit
-from sooner.rankers.scaling import Scaling, normal_scores
-from sooner.rankers.transformer import Transformer, View, plain_numbers, refitted
+from sooner.rankers.scaling import Scaling
+from sooner.rankers.stack import PARTS, Stack
+from sooner.rankers.transformer import Seen, Transformer, plain_numbers, refitted
 
-_PARTS = ("transformer", "lexical")
 _SIGNS = re.compile("turn|repl|system|max_tokens|temperature|tools|structure")
 _CONTEXT = [i for i, name in enumerate(features.NUMBERS) if _SIGNS.search(name)]
 """The plain numbers that come from the context of a request and not from its text."""
 
-_USUAL = (0.45, 0.15)
-"""Weights that the parts usually get, both sides in standard deviations; a few rows move them little."""
-
-_DAMPING = 10.0
-"""Rows that the usual weights count for; context numbers are drawn to zero three times as hard."""
-
 _FOLDS = 5
-
-
-class Stack(NamedTuple):
-    """A sum of scaled columns: one for each part, the context numbers, those of the earlier turns."""
-
-    scaling: Scaling
-    weights: NDArray[np.float64]  # (k,)
-    level: float
-
-    @classmethod
-    def fit(cls, columns: NDArray[np.float64], lengths: NDArray[np.float64]) -> Self:
-        """Return the ridge regression of the lengths' normal scores on columns (n, k)."""
-        target = normal_scores(lengths)
-        scaling = Scaling.of(columns)
-        x = scaling(columns)
-        usual = np.zeros(columns.shape[1])
-        usual[: len(_PARTS)] = _USUAL
-        damping = np.full(columns.shape[1], 3 * _DAMPING)
-        damping[: len(_PARTS)] = _DAMPING
-        residual = target - target.mean() - x @ usual
-        change = np.linalg.solve(x.T @ x + np.diag(damping), x.T @ residual)
-        return cls(scaling, usual + change, float(target.mean()))
-
-    def terms(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return what each column adds (n, k); with `level` they sum to the score."""
-        return np.asarray(self.scaling(columns) * self.weights, dtype=np.float64)
-
-    def __call__(self, columns: NDArray[np.float64]) -> Floats:
-        """Return scores (n,)."""
-        return np.asarray(self.level + self.terms(columns).sum(axis=1), dtype=np.float64)
 
 
 @ranker("blend")
@@ -135,15 +100,15 @@ class Blend(Ranker):
         columns = np.column_stack([np.column_stack([transformer, lexical, plain])[fresh], told])
         lengths = rows.lengths[fresh]
         self._stack = Stack.fit(columns, lengths)
-        honest = np.full(len(rows.prompts), np.nan)
-        honest[fresh] = _crossed(columns, lengths, rows.take(fresh).folds(_FOLDS, self.seed))
-        parts = {"transformer": transformer[fresh], "lexical": lexical[fresh], "blend": honest[fresh]}
+        unseen = np.full(len(rows.prompts), np.nan)
+        unseen[fresh] = _crossed(columns, lengths, rows.take(fresh).folds(_FOLDS, self.seed))
+        parts = {"transformer": transformer[fresh], "lexical": lexical[fresh], "blend": unseen[fresh]}
         self.training_ = {
             **self.transformer.training_,
             "held_out_rows": len(fresh),
             "held_out_tau": {name: _tau(scores, lengths) for name, scores in parts.items()},
         }
-        return honest
+        return unseen
 
     def _without(self, rows: Rows, fresh: NDArray[np.int64]) -> Lexical:
         """The lexical part as it is without rows `fresh`; itself where these are all, or have no past."""
@@ -156,21 +121,21 @@ class Blend(Ranker):
         """Take the prior's encoder and stack; fit a last layer, given out-of-fold lexical scores (n,)."""
         self.transformer, self._stack, self._history = prior.transformer, prior._stack, prior._history
         columns, vectors = self._columns(rows.prompts, rows.context)
-        columns[:, _PARTS.index("lexical")] = lexical
+        columns[:, PARTS.index("lexical")] = lexical
         if len(rows.prompts) < 2:
             return self._stack(columns)
         own = self._vectors(columns, vectors)
-        self.refit_, honest = Refit.fit(self._stack(columns), own, rows.lengths)
-        self.training_ = {"prior": dict(prior.training_), "kendall_tau_left_out": _tau(honest, rows.lengths)}
-        return honest
+        self.refit_, unseen = Refit.fit(self._stack(columns), own, rows.lengths)
+        self.training_ = {"prior": dict(prior.training_), "kendall_tau_left_out": _tau(unseen, rows.lengths)}
+        return unseen
 
-    def view(self, prompts: Sequence[str], context: Sequence[Context]) -> View:
+    def view(self, prompts: Sequence[str], context: Sequence[Context]) -> Seen:
         """Return the scores (n,) before any refit, and the vectors (n, d) of the encoder and the parts.
 
         Raises NotFittedError before `fit`.
         """
         columns, vectors = self._columns(prompts, context)
-        return View(self._stack(columns), self._vectors(columns, vectors))
+        return Seen(self._stack(columns), self._vectors(columns, vectors))
 
     def parts(self, prompts: Sequence[str], *, context: Sequence[Context] | None = None) -> dict[str, Floats]:
         """Return what each part adds to the scores; columns (n,) that sum to `predict`'s.
@@ -181,7 +146,7 @@ class Blend(Ranker):
         known = [EMPTY] * len(prompts) if context is None else context
         columns, vectors = self._columns(prompts, known)
         terms = self._stack.terms(columns)
-        names = (*_PARTS, *(features.NUMBERS[i] for i in _CONTEXT), *history.NUMBERS)[: terms.shape[1]]
+        names = (*PARTS, *(features.NUMBERS[i] for i in _CONTEXT), *history.NUMBERS)[: terms.shape[1]]
         added = {"level": np.full(len(prompts), self._stack.level), **dict(zip(names, terms.T, strict=True))}
         if self.refit_ is not None:
             shipped = self._stack(columns)
@@ -191,7 +156,25 @@ class Blend(Ranker):
     def part_scores(self, prompts: Sequence[str], context: Sequence[Context]) -> dict[str, Floats]:
         """Return the scores (n,) of the two rankers in the blend, each in its own unit."""
         columns, _ = self._columns(prompts, context)
-        return {name: columns[:, i] for i, name in enumerate(_PARTS)}
+        return {name: columns[:, i] for i, name in enumerate(PARTS)}
+
+    def explain(self, prompt: str, context: Context) -> list[Term | Whole]:
+        """Return the stack's columns: the lexical part's own terms, and the encoder's as a whole."""
+        terms: list[Term | Whole] = []
+        for name, column in self.parts([prompt], context=[context]).items():
+            amount = float(column[0])
+            if name == "lexical":
+                terms += self._stack.spread(1, self.lexical.explain(prompt, context), amount)
+            elif name == "transformer":
+                terms.append(Whole(name, "all of the text", amount, self._encoded_in(context)))
+            else:
+                plain = name in features.NUMBERS or name in history.NUMBERS
+                terms.append(Term("context" if plain else name, name, amount))
+        return terms
+
+    def _encoded_in(self, context: Context) -> Callable[[Sequence[str]], Floats]:
+        """What the encoder's column adds to the scores of other texts in this context."""
+        return lambda texts: self.parts(texts, context=[context] * len(texts))["transformer"]
 
     def _vectors(self, columns: NDArray[np.float64], vectors: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.column_stack([vectors, self._stack.scaling(columns)])
@@ -235,7 +218,7 @@ class Blend(Ranker):
         self._stack = Stack(Scaling.from_arrays(arrays, "stack"), weights, float(arrays["stack.level"][0]))
         self._history = History.from_arrays(arrays)
         past = 0 if self._history is None else len(history.NUMBERS)
-        if weights.shape != (len(_PARTS) + len(_CONTEXT) + past,):
+        if weights.shape != (len(PARTS) + len(_CONTEXT) + past,):
             raise ValueError(f"stack weights of shape {weights.shape}")
         self.lexical._restore(State(_within("lexical.", arrays), state.settings["lexical"], {}))
         self.transformer._restore(

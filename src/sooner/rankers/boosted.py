@@ -16,6 +16,7 @@ from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
 from sooner.rankers.features import hashed as features
 from sooner.rankers.features.topics import Topics
 from sooner.rankers.lexical import Lexical
+from sooner.rankers.offers import Term
 from sooner.rankers.scaling import normal_scores
 
 try:
@@ -61,22 +62,22 @@ class Boosted(Ranker):
         self._topics = Topics.fit(rows.prompts, self.topics, seed=self.seed)
         columns = self._columns(rows.prompts, rows.context, lexical)
         target = normal_scores(rows.lengths)  # as the lexical ranker's
-        honest = np.array(lexical, dtype=np.float64)
+        unseen = np.array(lexical, dtype=np.float64)
         fold = rows.folds(_FOLDS, self.seed)
         for number in np.unique(fold):
             inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
             if inside.size:
                 part = self._boost(columns[inside], target[inside] - lexical[inside])
-                honest[outside] += part.predict(columns[outside], num_threads=1)
+                unseen[outside] += part.predict(columns[outside], num_threads=1)
             progress(0.85 + 0.025 * int(number), f"fold {number + 1} of {_FOLDS}")
         self._booster = self._boost(columns, target - lexical)
         self.training_ = {
             **self.lexical.training_,
             "trees": self._booster.num_trees(),
-            **({"kendall_tau_out_of_fold": round(kendall_tau(honest, target), 4)} if folded else {}),
+            **({"kendall_tau_out_of_fold": round(kendall_tau(unseen, target), 4)} if folded else {}),
         }
         progress(1.0, "done")
-        return honest if folded else None
+        return unseen if folded else None
 
     def _boost(self, columns: Floats, missing: Floats) -> lightgbm.Booster:
         settings = {
@@ -133,9 +134,17 @@ class Boosted(Ranker):
         topics = shares[:, plain:-1].sum(axis=1)
         return [*names, "topics (trees)"], np.column_stack([shares[:, -1], shares[:, :plain], topics])
 
+    def explain(self, prompt: str, context: Context) -> list[Term]:
+        """Return the lexical terms, and what each input of the trees adds."""
+        names, columns = self.terms([prompt], [context])
+        trees = [Term("trees", *pair) for pair in zip(names, columns[0].tolist(), strict=True)]
+        return [*self.lexical.explain(prompt, context), *trees]
+
     def _state(self) -> State:
         lexical = self.lexical._state()
-        arrays: dict[str, NDArray[Any]] = {f"{_LEXICAL}.{name}": one for name, one in lexical.arrays.items()}
+        arrays: dict[str, NDArray[Any]] = {
+            f"{_LEXICAL}.{name}": array for name, array in lexical.arrays.items()
+        }
         return State(
             arrays | self._topics.arrays(),
             {_LEXICAL: dict(lexical.settings), "numbers": list(features.NUMBERS)},
@@ -146,7 +155,9 @@ class Boosted(Ranker):
         if state.settings["numbers"] != list(features.NUMBERS):
             raise ValueError(f"it was trained on other numbers: {state.settings['numbers']}")
         start = f"{_LEXICAL}."
-        own = {name.removeprefix(start): one for name, one in state.arrays.items() if name.startswith(start)}
+        own = {
+            name.removeprefix(start): array for name, array in state.arrays.items() if name.startswith(start)
+        }
         self.lexical._restore(State(own, state.settings[_LEXICAL], {}))
         self._topics = Topics.from_arrays(state.arrays)
         try:

@@ -1,4 +1,4 @@
-"""From an ordinal score to a distribution of the reply length, by nearest honest scores.
+"""From an ordinal score to a distribution of the reply length, by nearest out-of-fold scores.
 
 Around each of at most 64 knots of the score, the empirical distribution of the nearest training
 rows is kept as quantiles. Measured on ShareGPT it is as good as quantile regression.

@@ -19,6 +19,7 @@ import numpy as np
 from sooner.core import DataError, NotFittedError, RankerFileError
 from sooner.rankers.context import Context
 from sooner.rankers.contract import Ranker
+from sooner.rankers.offers import Explains, Refits, Whole
 
 Make = Callable[[], Ranker]
 Check = Callable[[Make], None]
@@ -93,8 +94,8 @@ def does_not_depend_on_the_batch(make: Make) -> None:
     np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(ranker.predict(prompts), together)
     both = ranker.predictions(prompts)
-    np.testing.assert_array_equal([one.score for one in both], together)
-    np.testing.assert_array_equal([one.predicted_len for one in both], ranker.predict_len(prompts))
+    np.testing.assert_array_equal([made.score for made in both], together)
+    np.testing.assert_array_equal([made.predicted_len for made in both], ranker.predict_len(prompts))
 
 
 @_check
@@ -190,3 +191,37 @@ def never_exceeds_max_tokens(make: Make) -> None:
     ranker = make().fit(prompts, lengths)
     capped = ranker.predict_len(prompts, context=[Context(max_tokens=5)] * len(prompts))
     assert (capped <= 5).all(), f"{capped.max()} tokens expected of 5 allowed"
+
+
+@_check
+def explains_itself(make: Make) -> None:
+    """A ranker that `Explains`: its terms sum to the score, `max_tokens` left aside."""
+    prompts, lengths = rows()
+    ranker = make().fit(prompts, lengths)
+    if not isinstance(ranker, Explains):
+        return
+    known = Context(turn=1, reply_lens=(40.0,), asked=("hi",))
+    for prompt in (*prompts[:5], "", "a\ud800b", "word " * 3000):
+        for context in (Context(), known):
+            terms = ranker.explain(prompt, context)
+            wanted = float(ranker.predict([prompt], context=[context])[0])
+            found = sum(term.amount for term in terms)
+            assert abs(found - wanted) < 1e-6, f"terms sum to {found}, the score is {wanted}"
+            for whole in (term for term in terms if isinstance(term, Whole)):
+                assert whole.of(["", prompt]).shape == (2,), "of() must give one number for each text"
+
+
+@_check
+def refits_and_stays_a_ranker(make: Make) -> None:
+    """A ranker that `Refits`: a copy learns, answers and comes back from disk; the first stays as it was."""
+    prompts, lengths = rows()
+    ranker = make().fit(prompts, lengths)
+    if not isinstance(ranker, Refits):
+        return
+    before = ranker.predict(prompts)
+    other = ranker.refit(prompts[:30], lengths[:30][::-1])
+    np.testing.assert_array_equal(ranker.predict(prompts), before)
+    assert np.isfinite(other.predict(prompts)).all(), "a score is not finite after a refit"
+    with tempfile.TemporaryDirectory() as folder:
+        other.save(folder)
+        np.testing.assert_array_equal(type(ranker).load(folder).predict(prompts), other.predict(prompts))

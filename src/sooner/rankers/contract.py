@@ -33,7 +33,7 @@ class State(NamedTuple):
     files: Mapping[str, bytes] = {}
 
 
-class Honest(NamedTuple):
+class OutOfFold(NamedTuple):
     """Scores (n,) of rows by a ranker that was not fitted on them, their lengths (n,) and conversations."""
 
     scores: Floats
@@ -46,7 +46,7 @@ class Ranker(ABC):
 
     name: ClassVar[str] = ""
     calibration_: Calibration | None = None
-    honest_: Honest | None = None  # known after `fit`, where there are such scores; not saved
+    out_of_fold_: OutOfFold | None = None  # known after `fit`, where there are such scores; not saved
     training_: Mapping[str, Any] = {}  # facts for the manifest: rows, seed, tau between folds
 
     def __init__(self, *, seed: int = 0) -> None:
@@ -54,7 +54,7 @@ class Ranker(ABC):
 
     @abstractmethod
     def _fit(self, rows: Rows, progress: Progress) -> Floats | None:
-        """Learn from `rows`; return honest (out-of-fold) scores (n,), or None where there are none.
+        """Learn from `rows`; return out-of-fold scores (n,), or None where there are none.
 
         A ranker that holds rows out instead of folding gives NaN for those it trained on.
         """
@@ -68,12 +68,6 @@ class Ranker(ABC):
 
     def _restore(self, state: State) -> None:  # noqa: B027  # most rankers keep something, not all
         """Take back what `_state` gave. A KeyError or ValueError here becomes a RankerFileError."""
-
-    def parts(
-        self, prompts: Sequence[str], *, context: Sequence[Context] | None = None
-    ) -> Mapping[str, Floats]:
-        """Return the scores (n,) of each ranker this one is made of; itself where it is of one piece."""
-        return {self.name: self.predict(prompts, context=context)}
 
     def fit(
         self,
@@ -90,14 +84,14 @@ class Ranker(ABC):
         DataError for columns of unlike length, no rows, or a length that is not finite and >= 0.
         """
         rows = Rows.checked(prompts, lengths, context, groups)
-        honest = self._fit(rows, progress or (lambda done, words: None))
-        self.honest_ = None
-        if honest is None:
+        unseen = self._fit(rows, progress or (lambda done, words: None))
+        self.out_of_fold_ = None
+        if unseen is None:
             self.calibration_ = Calibration.fit(self._score(rows.prompts, rows.context), rows.lengths)
         else:
-            known = np.flatnonzero(~np.isnan(honest))
-            self.calibration_ = Calibration.fit(honest[known], rows.lengths[known])
-            self.honest_ = Honest(honest[known], rows.lengths[known], [rows.groups[i] for i in known])
+            known = np.flatnonzero(~np.isnan(unseen))
+            self.calibration_ = Calibration.fit(unseen[known], rows.lengths[known])
+            self.out_of_fold_ = OutOfFold(unseen[known], rows.lengths[known], [rows.groups[i] for i in known])
         self.training_ = {**self.training_, "rows": len(rows.prompts), "seed": self.seed}
         return self
 
@@ -107,13 +101,12 @@ class Ranker(ABC):
             raise NotFittedError(f"this {self.name!r} ranker was not fitted; call fit, or load a saved one")
         known = _aligned(prompts, context)
         scores = np.asarray(self._score(prompts, known), dtype=np.float64)
-        if any(one.max_tokens is not None for one in known):
-            limit = np.array([math.inf if one.max_tokens is None else one.max_tokens for one in known])
-            scores = np.minimum(scores, self.calibration_.score_at(limit))
+        if any(request.max_tokens is not None for request in known):
+            scores = np.minimum(scores, self.calibration_.score_at(_limits(known)))
         return scores
 
     def predict_len(self, prompts: Sequence[str], *, context: Sequence[Context] | None = None) -> Floats:
-        """Return expected reply lengths (n,) [tokens], calibrated on honest scores."""
+        """Return expected reply lengths (n,) [tokens], calibrated on out-of-fold scores."""
         known = _aligned(prompts, context)
         return self._lengths(self.predict(prompts, context=known), known)
 
@@ -131,9 +124,8 @@ class Ranker(ABC):
     def _lengths(self, scores: Floats, context: Sequence[Context]) -> Floats:
         assert self.calibration_ is not None  # predict raised before
         lengths: Floats = self.calibration_.expected(scores)
-        if any(one.max_tokens is not None for one in context):
-            limit = np.array([math.inf if one.max_tokens is None else one.max_tokens for one in context])
-            lengths = np.minimum(lengths, limit)
+        if any(request.max_tokens is not None for request in context):
+            lengths = np.minimum(lengths, _limits(context))
         return lengths
 
     def save(self, directory: str | Path) -> None:
@@ -222,6 +214,11 @@ class Rows(NamedTuple):
             [self.context[i] for i in index],
             [self.groups[i] for i in index],
         )
+
+
+def _limits(context: Sequence[Context]) -> Floats:
+    """The most tokens (n,) that each reply may have; infinity where the client named none."""
+    return np.array([math.inf if request.max_tokens is None else request.max_tokens for request in context])
 
 
 def _aligned(prompts: Sequence[str], context: Sequence[Context] | None) -> Sequence[Context]:

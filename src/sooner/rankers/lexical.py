@@ -16,6 +16,7 @@ from sooner.rankers import ranker
 from sooner.rankers.context import Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
 from sooner.rankers.features import hashed as features
+from sooner.rankers.offers import Term
 from sooner.rankers.ridge import Design, Weights, solve
 from sooner.rankers.scaling import normal_scores
 
@@ -60,7 +61,7 @@ class Lexical(Ranker):
         if self.prior is not None:
             design = design.with_dense(np.c_[design.dense, _PRIOR * self._prior_part(raw)])
         design, used = design.compact()
-        honest, damping = self._honest(design, target, rows, progress)
+        unseen, damping = self._out_of_fold(design, target, rows, progress)
         progress(0.9, "fitting all rows")
         center = float(target.mean())
         weights = solve(design, target - center, damping)
@@ -68,21 +69,21 @@ class Lexical(Ranker):
         hashed[used] = weights.hashed
         self._keep(weights._replace(hashed=hashed), center)
         self.training_ = {"damping": damping}
-        if honest is not None:
+        if unseen is not None:
             self.training_ = {
                 "damping": damping,
-                "kendall_tau_out_of_fold": round(kendall_tau(honest, target), 4),
+                "kendall_tau_out_of_fold": round(kendall_tau(unseen, target), 4),
             }
         progress(1.0, "done")
-        return honest
+        return unseen
 
     def apart(self, rows: Rows) -> Lexical:
-        """Return a ranker as strong as this one, fitted on `rows` only: what it knows of others is honest."""
+        """Return a ranker as strong as this one, fitted on `rows` only: others are out of fold."""
         other = Lexical(seed=self.seed, prior=self.prior, damping=self.training_["damping"])
         other._fit(rows._replace(groups=[""] * len(rows.groups)), lambda done, words: None)  # of no folds
         return other
 
-    def _honest(
+    def _out_of_fold(
         self, design: Design, target: Floats, rows: Rows, progress: Progress
     ) -> tuple[Floats | None, float]:
         """Out-of-fold scores (n,) and the damping the first fold liked best."""
@@ -153,6 +154,16 @@ class Lexical(Ranker):
         return np.asarray(
             self.intercept_ + scores + self._dense_columns(plain) @ self.dense_, dtype=np.float64
         )
+
+    def explain(self, prompt: str, context: Context) -> list[Term]:
+        """Return the terms of the sum: its intercept, each hashed feature, each plain number."""
+        terms = [Term("level", "of all prompts", float(self.intercept_))]
+        terms += [
+            Term(found.kind, found.text, float(self.hashed_[found.place]) * found.value)
+            for found in features.named(prompt, context)
+        ]
+        plain = self._dense_columns(np.array([features.numbers(prompt, context)]))[0] * self.dense_
+        return terms + [Term("number", *pair) for pair in zip(features.NUMBERS, plain.tolist(), strict=True)]
 
     def _state(self) -> State:
         dense = np.stack([self.dense_, self.mean_, self.spread_]).astype(np.float32)

@@ -12,6 +12,7 @@ from sooner.metrics import kendall_tau
 from sooner.rankers import ranker
 from sooner.rankers.context import Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
+from sooner.rankers.offers import Term
 
 
 @ranker("oracle")
@@ -32,6 +33,10 @@ class Oracle(Ranker):
 
     def _score(self, prompts: Sequence[str], context: Sequence[Context]) -> Floats:
         return np.array([self.lengths_.get(prompt, self.mean_) for prompt in prompts], dtype=np.float64)
+
+    def explain(self, prompt: str, context: Context) -> list[Term]:
+        """Return the score as its one term."""
+        return [Term("score", self.name, float(self._score([prompt], [context])[0]))]
 
     def predict_len(self, prompts: Sequence[str], *, context: Sequence[Context] | None = None) -> Floats:
         """Return the true lengths (n,) [tokens]: the score itself, nothing to calibrate."""

@@ -32,12 +32,11 @@ class Refit(NamedTuple):
     def fit(
         cls, scores: NDArray[np.float64], vectors: NDArray[np.float64], lengths: NDArray[np.float64]
     ) -> tuple[Refit, NDArray[np.float64]]:
-        """Return the layer for scores (n,), vectors (n, d) and lengths (n,) [tokens], and honest scores (n,).
+        """Return the layer for scores (n,), vectors (n, d), lengths (n,) [tokens]; and leave-one-out scores.
 
         Ridge regressions of several strengths, averaged. How far the weights may leave zero is what a few
         rows cannot tell, so each strength counts by its leave-one-out error, as a likelihood (closed form:
-        Rasmussen and Williams, 2006, section 5.4.2). The honest scores are the leave-one-out predictions.
-        Costs about min(n, d)^3. Raises DataError below 2 rows.
+        Rasmussen and Williams, 2006, section 5.4.2). Costs about min(n, d)^3. Raises DataError below 2 rows.
         """
         n = scores.shape[0]
         if n < 2:

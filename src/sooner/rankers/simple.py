@@ -9,6 +9,7 @@ import numpy as np
 from sooner.rankers import ranker
 from sooner.rankers.context import Context, estimate_tokens
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows
+from sooner.rankers.offers import Term
 
 
 @ranker("prompt_length")
@@ -21,6 +22,10 @@ class PromptLength(Ranker):
     def _score(self, prompts: Sequence[str], context: Sequence[Context]) -> Floats:
         return np.log1p(np.array([estimate_tokens(prompt) for prompt in prompts], dtype=np.float64))
 
+    def explain(self, prompt: str, context: Context) -> list[Term]:
+        """Return the score as its one term."""
+        return [Term("score", self.name, float(self._score([prompt], [context])[0]))]
+
 
 @ranker("constant")
 class Constant(Ranker):
@@ -31,6 +36,10 @@ class Constant(Ranker):
 
     def _score(self, prompts: Sequence[str], context: Sequence[Context]) -> Floats:
         return np.zeros(len(prompts))
+
+    def explain(self, prompt: str, context: Context) -> list[Term]:
+        """Return the score as its one term."""
+        return [Term("score", self.name, float(self._score([prompt], [context])[0]))]
 
     def predict(self, prompts: Sequence[str], *, context: Sequence[Context] | None = None) -> Floats:
         """Return zeros (n,), whatever the client's limits. Raises NotFittedError before `fit`."""

@@ -19,7 +19,7 @@ from sooner.rankers.context import Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
 from sooner.rankers.features import hashed as features
 from sooner.rankers.features.replyform import FORMS, forms
-from sooner.rankers.neural.recipe import Examples, Head, Recipe
+from sooner.rankers.neural.recipe import DenseHead, NetworkRows, Recipe
 from sooner.rankers.neural.wordpiece import Wordpieces
 from sooner.rankers.refit import Refit
 from sooner.rankers.scaling import Scaling
@@ -61,7 +61,7 @@ class Encoder:
         return pooled
 
 
-class View(NamedTuple):
+class Seen(NamedTuple):
     """What the network made of n requests: its scores (n,), and vectors (n, d) of length about 1.
 
     A vector is the encoder's pooled one beside the head's hidden layer, each standardised and half of it.
@@ -124,7 +124,7 @@ class Transformer(Ranker):
         return self.fit_rows(rows, progress, self._replies)
 
     def fit_rows(self, rows: Rows, progress: Progress, replies: Sequence[str] | None) -> Floats:
-        """Fine-tune on checked rows; return honest scores (n,), NaN for the rows that were trained on.
+        """Fine-tune on checked rows; return out-of-fold scores (n,), NaN for the rows that were trained on.
 
         Where no row could be held out, all scores are of rows that were trained on.
         """
@@ -136,7 +136,7 @@ class Transformer(Ranker):
         held_out = held_out_rows(rows, self.recipe)
         columns = plain_numbers(rows.prompts, rows.context)
         self._scaling = Scaling.of(columns[~held_out])
-        examples = Examples(
+        examples = NetworkRows(
             [self._pieces.encode(prompt) for prompt in rows.prompts],
             self._scaling(columns),
             rows.lengths,
@@ -158,23 +158,23 @@ class Transformer(Ranker):
         pooled = self._encoder.pool(self._pieces, part.ids)
         hidden = self._head.hidden(pooled, part.numbers)
         self._spread = Scaling.of(np.concatenate([pooled, hidden], axis=1))
-        honest = np.full(len(rows.prompts), np.nan)
-        honest[fresh] = _scores(self._head.outputs(hidden, part.numbers))
-        return honest
+        unseen = np.full(len(rows.prompts), np.nan)
+        unseen[fresh] = _scores(self._head.outputs(hidden, part.numbers))
+        return unseen
 
-    def view(self, prompts: Sequence[str], context: Sequence[Context]) -> View:
+    def view(self, prompts: Sequence[str], context: Sequence[Context]) -> Seen:
         """Return what the network, as it was trained, makes of requests; raises NotFittedError before."""
         if not hasattr(self, "_encoder"):
             raise NotFittedError(f"this {self.name!r} ranker was not fitted; call fit, or load a saved one")
         if not prompts:
-            return View(np.empty(0), np.empty((0, self._spread.mean.shape[0])))
+            return Seen(np.empty(0), np.empty((0, self._spread.mean.shape[0])))
         pooled = self._encoder.pool(self._pieces, [self._pieces.encode(prompt) for prompt in prompts])
         numbers = self._scaling(plain_numbers(prompts, context))
         hidden = self._head.hidden(pooled, numbers)
         vectors = self._spread(np.concatenate([pooled, hidden], axis=1))
         vectors[:, : self._encoder.width] /= math.sqrt(2 * self._encoder.width)
         vectors[:, self._encoder.width :] /= math.sqrt(2 * hidden.shape[1])
-        return View(_scores(self._head.outputs(hidden, numbers)), vectors)
+        return Seen(_scores(self._head.outputs(hidden, numbers)), vectors)
 
     def _score(self, prompts: Sequence[str], context: Sequence[Context]) -> Floats:
         seen = self.view(prompts, context)
@@ -209,7 +209,7 @@ class Transformer(Ranker):
         definition = state.files["tokenizer.json"].decode("utf-8")
         self._pieces = Wordpieces(definition, int(settings["max_pieces"]), int(settings["pad"]))
         self._encoder = Encoder(state.files["model.onnx"])
-        self._head = Head(*(arrays[f"head.{field}"] for field in Head._fields))
+        self._head = DenseHead(*(arrays[f"head.{field}"] for field in DenseHead._fields))
         self._scaling = Scaling.from_arrays(arrays, "numbers")
         self._spread = Scaling.from_arrays(arrays, "vectors")
         if self._spread.mean.shape[0] != self._encoder.width + self._head.w1.shape[1]:
@@ -229,7 +229,7 @@ class _Refittable(Protocol):
     calibration_: Calibration | None
     training_: Mapping[str, Any]
 
-    def view(self, prompts: Sequence[str], context: Sequence[Context]) -> View:
+    def view(self, prompts: Sequence[str], context: Sequence[Context]) -> Seen:
         """Return scores and vectors as they were before any refit."""
 
 
@@ -240,8 +240,8 @@ def refitted(ranker: _Kind, rows: Rows) -> _Kind:
     """Return a copy of `ranker`, its encoder shared, with a last layer and calibration of its own."""
     seen = ranker.view(rows.prompts, rows.context)
     other = copy.copy(ranker)
-    other.refit_, honest = Refit.fit(seen.scores, seen.vectors, rows.lengths)
-    other.calibration_ = Calibration.fit(honest, rows.lengths)
+    other.refit_, unseen = Refit.fit(seen.scores, seen.vectors, rows.lengths)
+    other.calibration_ = Calibration.fit(unseen, rows.lengths)
     other.training_ = {**ranker.training_, "refit_rows": len(rows.prompts)}
     return other
 

@@ -16,7 +16,7 @@ _SHOWN = 15
 
 
 def write(path: Path, view: Mapping[str, Any], *, title: str) -> None:
-    """Write the page on `view`, as `sooner.judging.learned.View.as_json` gives it."""
+    """Write the page on `view`, as `sooner.judging.learned.Overall.as_json` gives it."""
     path.write_text(html(view, title=title), encoding="utf-8")
 
 
@@ -44,20 +44,20 @@ def html(view: Mapping[str, Any], *, title: str) -> str:
 def _plot(chosen: Sequence[Mapping[str, Any]]) -> str:
     if not chosen:
         return ""
-    means = np.array([one["mean"] for one in chosen])
+    means = np.array([term["mean"] for term in chosen])
     low, high = min(0.0, float(means.min())), max(0.0, float(means.max()))
     series = [svg.Series("mean", "s0", means, np.arange(len(chosen), dtype=np.float64))]
     axis = svg.linear("Mean added to the score", low, high)
-    names = [_short(one["text"]) for one in chosen]
+    names = [_short(term["text"]) for term in chosen]
     drawing = svg.dots(names, series, axis, "What the strongest terms add to the score", reference=0.0)
     return f"<figure><figcaption>What the strongest terms add to the score</figcaption>{drawing}</figure>"
 
 
 def _table(chosen: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(
-        f'<tr><th scope="row">{escape(one["text"])}</th><td>{escape(one["kind"])}</td>'
-        f"<td>{one['prompts']}</td><td>{one['mean']:+.4f}</td></tr>"
-        for one in chosen
+        f'<tr><th scope="row">{escape(term["text"])}</th><td>{escape(term["kind"])}</td>'
+        f"<td>{term['prompts']}</td><td>{term['mean']:+.4f}</td></tr>"
+        for term in chosen
     )
     head = "".join(f'<th scope="col">{name}</th>' for name in ("Term", "Kind", "Prompts", "Mean added"))
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'

@@ -64,7 +64,9 @@ class Examples(NamedTuple):
         if len(prompts) > most:
             pick = np.sort(np.random.default_rng(seed).choice(len(prompts), most, replace=False))
         chosen = [prompts[i] for i in pick.tolist()]
-        held = np.bincount(np.concatenate([topics.places(one) for one in chosen]), minlength=1 << topics.BITS)
+        held = np.bincount(
+            np.concatenate([topics.places(prompt) for prompt in chosen]), minlength=1 << topics.BITS
+        )
         weight = np.log((1 + len(chosen)) / (1 + held)).astype(np.float16).astype(np.float32)
         return cls(
             [conversations[i] for i in pick.tolist()],

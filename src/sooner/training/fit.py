@@ -47,16 +47,16 @@ def dataset(rows: Sequence[logs.LogRow]) -> Dataset:
     read = [text.read_messages([_cleaned(message) for message in row.messages]) for row in rows]
     context = [
         replace(
-            one.context,
+            request.context,
             max_tokens=row.max_tokens,
             temperature=row.temperature,
             tools=row.tools,
             structured=row.structured,
         )
-        for one, row in zip(read, rows, strict=True)
+        for request, row in zip(read, rows, strict=True)
     ]
     return Dataset(
-        [one.prompt for one in read],
+        [request.prompt for request in read],
         np.array([row.output_len for row in rows], dtype=np.float64),
         context,
         [row.conversation for row in rows],

@@ -87,7 +87,7 @@ NUMBERS = (
 """Names of the plain numbers, in the order of the columns `numbers` returns."""
 
 
-class Hashed(NamedTuple):
+class SparseRow(NamedTuple):
     """Features of one request: places (m,) in [0, 2 ** BITS) and their values (m,)."""
 
     place: NDArray[np.int64]
@@ -103,11 +103,11 @@ class Named(NamedTuple):
     value: float
 
 
-def hashed(prompt: str, context: Context) -> Hashed:
+def hashed(prompt: str, context: Context) -> SparseRow:
     """Return the hashed features of one request."""
     keys = np.sort(_keys(_parts(prompt, context)))
     unique = keys[np.r_[True, keys[1:] != keys[:-1]]]
-    return Hashed((unique & _MASK).astype(np.int64), _values(unique))
+    return SparseRow((unique & _MASK).astype(np.int64), _values(unique))
 
 
 def named(prompt: str, context: Context) -> list[Named]:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from sooner.core import ConfigError, DataError, MissingExtra
 from sooner.metrics import kendall_tau
 from sooner.rankers.neural.draws import draws
-from sooner.rankers.neural.recipe import DEFAULT_ENCODER, Examples, Head, Recipe, Tuned
+from sooner.rankers.neural.recipe import DEFAULT_ENCODER, DenseHead, NetworkRows, Recipe, Tuned
 from sooner.rankers.neural.wordpiece import Wordpieces
 
 try:
@@ -39,7 +39,7 @@ try:
 except ImportError as error:
     raise MissingExtra(error.name or "torch", "train") from error
 
-from sooner.rankers.neural import losses
+from sooner.rankers.neural import loop, losses
 
 _CHUNK = 24
 """Batches that are sorted by length together; enough that padding is rare, few enough to stay shuffled."""
@@ -118,8 +118,8 @@ class Network(nn.Module):  # type: ignore[misc]  # torch is not typed here
 def tune(
     recipe: Recipe,
     pieces: Wordpieces,
-    train: Examples,
-    held_out: Examples,
+    train: NetworkRows,
+    held_out: NetworkRows,
     *,
     checkpoint: Path | None = None,
     progress: Callable[[float, str], None] = lambda done, words: None,
@@ -163,7 +163,7 @@ class _Run:
     """One training run: the network, its optimiser and its place in the schedule."""
 
     def __init__(
-        self, recipe: Recipe, pieces: Wordpieces, network: Network, rows: Examples, device: torch.device
+        self, recipe: Recipe, pieces: Wordpieces, network: Network, rows: NetworkRows, device: torch.device
     ) -> None:
         self.recipe, self.pieces, self.network, self.rows, self.device = recipe, pieces, network, rows, device
         self.loss = losses.get(recipe.loss)
@@ -193,25 +193,26 @@ class _Run:
         torch.manual_seed(self.recipe.seed * 1000 + number)
         batches = self._batches(self.drawn[number], np.random.default_rng((self.recipe.seed, number)))
         self.network.train()
-        for i, index in enumerate(batches):
-            self._schedule((number % self.recipe.epochs + i / len(batches)) / self.recipe.epochs)
-            outputs = self._outputs(self.rows.take(index))
-            targets = torch.from_numpy(self.targets[index]).float().to(self.device)
-            value = self.loss.value(outputs[:, : self.loss.width], targets)
-            if self.rows.targets.shape[1]:
-                wanted = torch.from_numpy(self.rows.targets[index]).float().to(self.device)
-                value = value + self.recipe.auxiliary * nn.functional.mse_loss(
-                    outputs[:, self.loss.width :], wanted
-                )
-            if not torch.isfinite(value):
-                raise DataError(f"training diverged in epoch {number + 1}; try a smaller learning_rate")
-            self.optimiser.zero_grad(set_to_none=True)
-            value.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-            self.optimiser.step()
-            yield (i + 1) / len(batches)
+        yield from loop.descend(
+            self.optimiser,
+            batches,
+            self._value,
+            epoch=number,
+            before=lambda done: self._schedule((number % self.recipe.epochs + done) / self.recipe.epochs),
+            clipped=self.network.parameters(),
+        )
 
-    def tau(self, rows: Examples) -> float:
+    def _value(self, index: NDArray[np.int64]) -> Tensor:
+        """The loss of the rows at `index`, that of the replies' form added where these are known."""
+        outputs = self._outputs(self.rows.take(index))
+        targets = torch.from_numpy(self.targets[index]).float().to(self.device)
+        value = self.loss.value(outputs[:, : self.loss.width], targets)
+        if not self.rows.targets.shape[1]:
+            return value
+        wanted = torch.from_numpy(self.rows.targets[index]).float().to(self.device)
+        return value + self.recipe.auxiliary * nn.functional.mse_loss(outputs[:, self.loss.width :], wanted)
+
+    def tau(self, rows: NetworkRows) -> float:
         """Return the tau on at most `_JUDGED` of the rows, or NaN where there are fewer than two."""
         if len(rows.ids) < 2:
             return math.nan
@@ -226,13 +227,13 @@ class _Run:
                 scores[index] = self.loss.score(outputs).cpu().numpy()
         return kendall_tau(scores, rows.lengths)
 
-    def head(self) -> Head:
+    def head(self) -> DenseHead:
         """Return the head's weights, those of the auxiliary targets left out."""
         parts = (self.network.hidden.weight.T, self.network.hidden.bias)
         outs = (self.network.out.weight[: self.loss.width].T, self.network.out.bias[: self.loss.width])
-        return Head(*(part.detach().cpu().numpy().copy() for part in (*parts, *outs)))
+        return DenseHead(*(part.detach().cpu().numpy().copy() for part in (*parts, *outs)))
 
-    def _outputs(self, rows: Examples) -> Tensor:
+    def _outputs(self, rows: NetworkRows) -> Tensor:
         batch = self.pieces.batch(rows.ids)
         numbers = torch.from_numpy(rows.numbers).float()
         parts = (torch.from_numpy(batch.ids), torch.from_numpy(batch.mask), numbers)
@@ -286,7 +287,7 @@ def _groups(recipe: Recipe, network: Network) -> list[dict[str, Any]]:
 class _Checkpoint:
     """The last finished epoch, in a folder; nothing where none is named."""
 
-    def __init__(self, folder: Path | None, recipe: Recipe, rows: Examples) -> None:
+    def __init__(self, folder: Path | None, recipe: Recipe, rows: NetworkRows) -> None:
         self.path = None if folder is None else folder / _CHECKPOINT
         digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
         for part in (*rows.ids, rows.numbers, rows.lengths, rows.targets, rows.later):

@@ -27,15 +27,15 @@ class Layers(NamedTuple):
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what is saved."""
-        named: dict[str, NDArray[Any]] = {f"weight.{i}": one for i, one in enumerate(self.weights)}
-        return named | {f"bias.{i}": one for i, one in enumerate(self.biases)}
+        named: dict[str, NDArray[Any]] = {f"weight.{i}": array for i, array in enumerate(self.weights)}
+        return named | {f"bias.{i}": array for i, array in enumerate(self.biases)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Return what was saved. Raises KeyError or ValueError for layers that do not fit together."""
         count = sum(name.startswith("weight.") for name in arrays)
         made = cls([arrays[f"weight.{i}"] for i in range(count)], [arrays[f"bias.{i}"] for i in range(count)])
-        shapes = [one.shape for one in made.weights]
+        shapes = [array.shape for array in made.weights]
         joined = all(a[1] == b[0] for a, b in itertools.pairwise(shapes))
         ends = all(bias.shape == shape[1:] for bias, shape in zip(made.biases, shapes, strict=True))
         if not count or not joined or not ends:

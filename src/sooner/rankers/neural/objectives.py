@@ -5,27 +5,25 @@ A loss takes outputs (n, width) and reply lengths (n,) [tokens] of one mini-batc
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sooner.core import DataError, MissingExtra
+from sooner.core import MissingExtra
 
 try:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.nn import functional
 except ImportError as error:
     raise MissingExtra("torch", "train") from error
 
 from sooner.rankers.neural import losses
-from sooner.rankers.neural.layers import Layers
 from sooner.rankers.papers.head import LONGEST
 
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+Objective: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 class Schedule(NamedTuple):
@@ -39,7 +37,7 @@ class Schedule(NamedTuple):
     weight_decay: float = 0.01  # added to the gradient, as Adam (not AdamW) does
 
 
-def list_mle(group: int) -> Loss:
+def list_mle(group: int) -> Objective:
     """Return vllm-ltr's loss: the likelihood of the order by `longest // group - length // group`.
 
     The list is the mini-batch; rows of one label stand in the batch's random order. A higher output is
@@ -56,7 +54,7 @@ def list_mle(group: int) -> Loss:
     return loss
 
 
-def classes(edges: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> Loss:
+def classes(edges: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> Objective:
     """Return the cross-entropy of the class of a length, the number of `edges` it is at or above.
 
     `weights` (classes,) count a class more or less.
@@ -69,7 +67,7 @@ def classes(edges: NDArray[np.float64], weights: NDArray[np.float64] | None = No
     return loss
 
 
-def scalar(kind: str, edges: NDArray[np.float64] | None, scale: float = 1.0) -> Loss:
+def scalar(kind: str, edges: NDArray[np.float64] | None, scale: float = 1.0) -> Objective:
     """Return the `l1` or `mse` distance of the one output to the length, in units of `scale` [tokens].
 
     With `edges` to the index of the length's class instead.
@@ -83,7 +81,7 @@ def scalar(kind: str, edges: NDArray[np.float64] | None, scale: float = 1.0) -> 
     return loss
 
 
-def margin(least: float) -> Loss:
+def margin(least: float) -> Objective:
     """Return PARS's loss: a margin of 1 on pairs whose lengths differ by the share `least` or more."""
 
     def loss(outputs: Tensor, lengths: Tensor) -> Tensor:
@@ -94,48 +92,3 @@ def margin(least: float) -> Loss:
 
 def _class_of(lengths: Tensor, edges: NDArray[np.float64]) -> Tensor:
     return torch.bucketize(lengths, torch.from_numpy(edges).float(), right=True)
-
-
-def train(
-    vectors: NDArray[np.float64],
-    lengths: NDArray[np.float64],
-    width: int,
-    loss: Loss,
-    schedule: Schedule,
-    *,
-    seed: int,
-    progress: Callable[[float, str], None],
-) -> Layers:
-    """Return layers trained on vectors (n, d). Raises DataError when the loss stops being finite."""
-    x, y = torch.from_numpy(vectors).float(), torch.from_numpy(lengths).float()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = nn.Sequential(*dense([x.shape[1], *schedule.hidden, width]))
-        optimiser = torch.optim.Adam(
-            network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
-        )
-        for epoch in range(schedule.epochs):
-            for index in torch.randperm(len(y)).split(schedule.batch):
-                value = loss(network(x[index]), y[index])
-                if not torch.isfinite(value):
-                    raise DataError(f"training diverged in epoch {epoch + 1}; the loss is {float(value)}")
-                optimiser.zero_grad()
-                value.backward()
-                optimiser.step()
-            progress((epoch + 1) / schedule.epochs, f"epoch {epoch + 1} of {schedule.epochs}")
-        return layers_of(network)
-
-
-def dense(sizes: Sequence[int]) -> list[nn.Module]:
-    """Return linear layers between these sizes, with a rectifier after each but the last."""
-    made = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
-    return [part for layer in made for part in (layer, nn.ReLU())][:-1]
-
-
-def layers_of(network: nn.Sequential) -> Layers:
-    """Return what `dense` made and training changed, in NumPy."""
-    linear = [one for one in network if isinstance(one, nn.Linear)]
-    return Layers(
-        [one.weight.detach().numpy().T.copy() for one in linear],
-        [one.bias.detach().numpy().copy() for one in linear],
-    )

@@ -63,7 +63,7 @@ class Recipe:
         return len(cycle) - int(np.argmax(cycle or [0])) > self.patience
 
 
-class Examples(NamedTuple):
+class NetworkRows(NamedTuple):
     """Rows for the network: ids of n prompts, and what goes with each."""
 
     ids: Sequence[NDArray[np.int64]]
@@ -72,9 +72,9 @@ class Examples(NamedTuple):
     targets: NDArray[np.float64]  # (n, t), auxiliary
     later: NDArray[np.bool_]  # (n,), requests that follow a reply
 
-    def take(self, index: NDArray[np.int64]) -> Examples:
+    def take(self, index: NDArray[np.int64]) -> NetworkRows:
         """Return the rows at `index`."""
-        return Examples(
+        return NetworkRows(
             [self.ids[i] for i in index],
             self.numbers[index],
             self.lengths[index],
@@ -83,7 +83,7 @@ class Examples(NamedTuple):
         )
 
 
-class Head(NamedTuple):
+class DenseHead(NamedTuple):
     """What maps a pooled vector x and the numbers z to outputs: [silu([x, z] @ w1 + b1), z] @ w2 + b2."""
 
     w1: NDArray[np.float32]  # (2 x hidden size + k, hidden)
@@ -105,5 +105,5 @@ class Tuned(NamedTuple):
     """What training gives: an int8 ONNX graph (ids, mask -> pooled), the head, and each epoch's tau."""
 
     graph: bytes
-    head: Head
+    head: DenseHead
     taus: tuple[float, ...]

@@ -22,7 +22,7 @@ _CHARS_PER_PIECE = 12
 """Characters read for each piece kept: three times English, so that 1 MB is not all cut to pieces."""
 
 
-class Batch(NamedTuple):
+class Padded(NamedTuple):
     """Padded ids and mask (n, longest), int64: what an encoder takes."""
 
     ids: NDArray[np.int64]
@@ -66,7 +66,7 @@ class Wordpieces:
         whole = self._prefix + ids + self._suffix
         return np.array(whole or [self.pad], dtype=np.int64)
 
-    def batch(self, rows: Sequence[NDArray[np.int64]]) -> Batch:
+    def batch(self, rows: Sequence[NDArray[np.int64]]) -> Padded:
         """Return encoded prompts as one rectangle."""
         longest = max(len(row) for row in rows)
         ids = np.full((len(rows), longest), self.pad, dtype=np.int64)
@@ -74,4 +74,4 @@ class Wordpieces:
         for i, row in enumerate(rows):
             ids[i, : len(row)] = row
             mask[i, : len(row)] = 1
-        return Batch(ids, mask)
+        return Padded(ids, mask)

@@ -12,7 +12,7 @@ from sooner.rankers.contract import Floats
 from sooner.rankers.papers.head import LONGEST, Classifier
 
 if TYPE_CHECKING:
-    from sooner.rankers.neural.objectives import Loss, Schedule
+    from sooner.rankers.neural.objectives import Objective, Schedule
 
 
 @ranker("buckets")
@@ -31,7 +31,7 @@ class Buckets(Classifier):
             raise ConfigError(f"size is {size}; allowed: 1 to {LONGEST} tokens")
         self.size = size
 
-    def _objective(self, lengths: Floats) -> tuple[int, Loss, Schedule]:
+    def _objective(self, lengths: Floats) -> tuple[int, Objective, Schedule]:
         from sooner.rankers.neural import objectives  # torch is needed from here on only
 
         self.edges_ = np.arange(self.size, LONGEST + 1, self.size, dtype=np.float64)

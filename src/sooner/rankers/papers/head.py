@@ -22,7 +22,7 @@ from sooner.rankers.neural.layers import Layers
 from sooner.rankers.scaling import Scaling
 
 if TYPE_CHECKING:
-    from sooner.rankers.neural.objectives import Loss, Schedule
+    from sooner.rankers.neural.objectives import Objective, Schedule
 
 LONGEST = 8192
 """Replies are cut here by vllm-ltr's labels [tokens]."""
@@ -62,7 +62,7 @@ class Paper(Ranker):
         self.encoder_learning_rate = encoder_learning_rate
 
     @abstractmethod
-    def _objective(self, lengths: Floats) -> tuple[int, Loss, Schedule]:
+    def _objective(self, lengths: Floats) -> tuple[int, Objective, Schedule]:
         """Return the width of the output, the loss and the schedule for training lengths (n,) [tokens]."""
 
     @abstractmethod
@@ -79,20 +79,20 @@ class Paper(Ranker):
         self.training_ = {"encoder": self._encoding.name, "encoder_trained": self.tuned, **schedule._asdict()}
         if not fresh.size:
             return None
-        honest = np.full(len(rows.prompts), np.nan)
-        honest[fresh] = self._read(self.outputs([rows.prompts[i] for i in fresh]))
-        return honest
+        unseen = np.full(len(rows.prompts), np.nan)
+        unseen[fresh] = self._read(self.outputs([rows.prompts[i] for i in fresh]))
+        return unseen
 
     def _train(self, rows: Rows, progress: Progress) -> Schedule:
         """Train a head on the encoding's vectors."""
-        from sooner.rankers.neural import objectives  # torch is needed from here on only
+        from sooner.rankers.neural import heads  # torch is needed from here on only
 
         progress(0.0, "encoding prompts")
         self._encoding = encoding.start(self.encoder, rows.prompts, seed=self.seed)
         vectors = self._encoding(rows.prompts)
         self._scaling = Scaling.of(vectors)
         width, loss, schedule = self._scheduled(rows.lengths)
-        self._layers = objectives.train(
+        self._layers = heads.train(
             self._scaling(vectors),
             rows.lengths,
             width,
@@ -105,11 +105,11 @@ class Paper(Ranker):
 
     def _tune(self, rows: Rows, progress: Progress) -> Schedule:
         """Train the encoder with the head."""
-        from sooner.rankers.neural import headtune  # torch is needed from here on only
+        from sooner.rankers.neural import heads  # torch is needed from here on only
 
         width, loss, schedule = self._scheduled(rows.lengths)
         assert isinstance(self.encoder, str)  # checked when it was made
-        made = headtune.tune(
+        made = heads.tune(
             self.encoder,
             rows.prompts,
             rows.lengths,
@@ -125,7 +125,7 @@ class Paper(Ranker):
         self._scaling = Scaling(np.zeros(size, dtype=np.float32), np.ones(size, dtype=np.float32))
         return schedule
 
-    def _scheduled(self, lengths: Floats) -> tuple[int, Loss, Schedule]:
+    def _scheduled(self, lengths: Floats) -> tuple[int, Objective, Schedule]:
         width, loss, schedule = self._objective(lengths)
         if self.epochs is not None:
             schedule = schedule._replace(epochs=self.epochs)
@@ -156,7 +156,7 @@ class Paper(Ranker):
         self._encoding = encoding.restore(state)
         self._scaling = Scaling.from_arrays(state.arrays, "vectors")
         self._layers = Layers.from_arrays(
-            {name: one for name, one in state.arrays.items() if name.startswith(("weight.", "bias."))}
+            {name: array for name, array in state.arrays.items() if name.startswith(("weight.", "bias."))}
         )
         if self._layers.weights[0].shape[0] != self._scaling.mean.shape[0]:
             raise ValueError(f"{self._scaling.mean.shape[0]} numbers for {self._layers.weights[0].shape}")

@@ -12,7 +12,7 @@ from sooner.rankers.contract import Floats
 from sooner.rankers.papers.head import Paper
 
 if TYPE_CHECKING:
-    from sooner.rankers.neural.objectives import Loss, Schedule
+    from sooner.rankers.neural.objectives import Objective, Schedule
 
 
 @ranker("ltr")
@@ -33,7 +33,7 @@ class LearningToRank(Paper):
         self.group = group
         self.batch = batch
 
-    def _objective(self, lengths: Floats) -> tuple[int, Loss, Schedule]:
+    def _objective(self, lengths: Floats) -> tuple[int, Objective, Schedule]:
         from sooner.rankers.neural import objectives  # torch is needed from here on only
 
         return 1, objectives.list_mle(self.group), objectives.Schedule(batch=self.batch)

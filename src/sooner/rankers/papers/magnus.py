@@ -68,14 +68,14 @@ class Magnus(Ranker):
         self._learn(instructions, inputs)
         x = self._columns(instructions, inputs)
         keys = self._keys(instructions, rows.lengths.shape[0])
-        honest = np.empty(len(rows.prompts))
+        unseen = np.empty(len(rows.prompts))
         fold = rows.folds(_FOLDS, self.seed)
         for number in np.unique(fold):
             outside = fold == number
             if outside.all():  # one conversation: nothing is out of fold
                 break
             forests = self._forests(x[~outside], rows.lengths[~outside], keys[~outside])
-            honest[outside] = _ask(forests, x[outside], keys[outside])
+            unseen[outside] = _ask(forests, x[outside], keys[outside])
             progress(0.5 + 0.08 * int(number), f"fold {number + 1} of {_FOLDS}")
         self._grown = self._forests(x, rows.lengths, keys)
         self.training_ = {
@@ -85,7 +85,7 @@ class Magnus(Ranker):
             "forests": len(self._grown),
         }
         progress(1.0, "done")
-        return honest if len(np.unique(fold)) > 1 else None
+        return unseen if len(np.unique(fold)) > 1 else None
 
     def _learn(self, instructions: Sequence[str], inputs: Sequence[str]) -> None:
         """Open the encoding, and find the directions of a compression by PCA."""
@@ -159,7 +159,8 @@ class Magnus(Ranker):
     def _state(self) -> State:
         inner = State() if self._encoding is None else self._encoding.state()
         files = {
-            f"forest.{i}.txt": one.model_to_string().encode() for i, one in enumerate(self._grown.values())
+            f"forest.{i}.txt": forest.model_to_string().encode()
+            for i, forest in enumerate(self._grown.values())
         }
         directions: dict[str, NDArray[Any]] = {f"direction.{k}": v for k, v in self._directions.items()}
         return State(
@@ -177,8 +178,8 @@ class Magnus(Ranker):
         self.variant, self.compression = state.settings["variant"], state.settings["compression"]
         self._encoding = encoding.restore(state) if self.variant in ("inst", "usin") else None
         self._directions = {
-            name.removeprefix("direction."): one.astype(np.float64)
-            for name, one in state.arrays.items()
+            name.removeprefix("direction."): array.astype(np.float64)
+            for name, array in state.arrays.items()
             if name.startswith("direction.")
         }
         try:

@@ -13,7 +13,7 @@ from sooner.rankers.contract import Floats
 from sooner.rankers.papers.head import Paper
 
 if TYPE_CHECKING:
-    from sooner.rankers.neural.objectives import Loss, Schedule
+    from sooner.rankers.neural.objectives import Objective, Schedule
 
 
 @ranker("pars")
@@ -32,7 +32,7 @@ class Pars(Paper):
             raise ConfigError(f"least is {least}; allowed: at least 0 and below 1")
         self.least = least
 
-    def _objective(self, lengths: Floats) -> tuple[int, Loss, Schedule]:
+    def _objective(self, lengths: Floats) -> tuple[int, Objective, Schedule]:
         from sooner.rankers.neural import objectives  # torch is needed from here on only
 
         return 1, objectives.margin(self.least), objectives.Schedule()

@@ -23,7 +23,7 @@ PERCENTILES = {
 """Percentiles of the training lengths that are the edges of each task's classes."""
 
 if TYPE_CHECKING:
-    from sooner.rankers.neural.objectives import Loss, Schedule
+    from sooner.rankers.neural.objectives import Objective, Schedule
 
 
 @ranker("ssjf")
@@ -46,7 +46,7 @@ class SSJF(Classifier):
         self.task = task
         self.distance = distance
 
-    def _objective(self, lengths: Floats) -> tuple[int, Loss, Schedule]:
+    def _objective(self, lengths: Floats) -> tuple[int, Objective, Schedule]:
         from sooner.rankers.neural import objectives  # torch is needed from here on only
 
         schedule = objectives.Schedule(hidden=(128, 128), batch=16, epochs=6)
