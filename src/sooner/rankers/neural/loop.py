@@ -37,7 +37,7 @@ def descend(
         if not torch.isfinite(value):
             raise DataError(
                 f"training diverged in epoch {epoch + 1}: the loss is {float(value)}; "
-                "try a smaller learning rate"
+                "try a smaller learning_rate"
             )
         optimiser.zero_grad(set_to_none=True)
         value.backward()
