@@ -11,12 +11,16 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from sooner.core import View
 from sooner.policies import Policy
 from sooner.sim.cost import Engine, ticks
-from sooner.sim.engine import Options, coefficient_ticks, ready_ticks
+from sooner.sim.engine import Options, coefficient_ticks, ready_ticks, work_ticks
+from sooner.work import Usual
 from sooner.workloads.columns import Workload
 
+USUAL = {"usual_wait", "usual_work"}
 PATIENCE = 10_000
 """Steps without a token, after which requests only evict each other."""
 
@@ -36,6 +40,7 @@ class Job:
     tenant: int = 0
     cached: int = 0
     pressure: float = 0.0
+    work: int = 0  # [ps], at its instance
     computed: int = 0
     generated: int = 0
     held: int = 0
@@ -72,6 +77,7 @@ class Instance:
     barren: int = 0  # steps since the last token
     counters: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     last: int | None = None  # the tenant who was last to leave the waiting
+    usual: Usual = field(default_factory=Usual)
 
     def blocks(self, tokens: int) -> int:
         return -(-tokens // self.engine.block_size)
@@ -91,6 +97,9 @@ class Instance:
             job.pressure,
             job.level,
             0.0 if self.policy.static else self.counters[job.tenant] / self.multiple,
+            job.work * 1e-12,
+            self.usual.wait,
+            self.usual.work,
         )
         return (not job.promoted, float(self.policy.key(view, now)), not job.running, job.id)
 
@@ -125,7 +134,11 @@ class Instance:
             job.finish = -3
             return
         job.computed = job.cached
-        job.pressure = self.mean_wait / self.mean_predicted if self.mean_predicted > 0 else 0.0
+        self.usual.arrive(sum(other.work for other in self.waiting) * 1e-12)
+        self.usual.weigh(job.work * 1e-12)
+        told = self.usual.tell() and not self.policy.reads.isdisjoint(USUAL)
+        for placed in [job, *(self.waiting + self.running if told else ())]:
+            placed.pressure = self.mean_wait / self.mean_predicted if self.mean_predicted > 0 else 0.0
         if self.options.predict_blocks:
             self.now += ticks(self.options.predict_s)
         self.wait(job)
@@ -307,8 +320,8 @@ class Instance:
                 self.just_ended.append(job)
 
 
-def choose(instances: list[Instance], router: str, count: int, job: Job, prefix: int) -> int:
-    """The router, on the state as it is when the request comes."""
+def choose(instances: list[Instance], router: str, count: int, job: Job, prefix: int, work: list[int]) -> int:
+    """The router, on the state as it is when the request comes; `work` [ps] is what it is at each."""
     if router == "round-robin":
         return count % len(instances)
     if router == "prefix-affinity":
@@ -317,9 +330,13 @@ def choose(instances: list[Instance], router: str, count: int, job: Job, prefix:
     for instance in instances:
         here = [j for j in instance.waiting + instance.running if j.cancel is None or j.cancel >= job.ready]
         there = here + (instance.just_ended if instance.now > job.ready else [])
-        work = sum(int(j.predicted) for j in there)
-        pace = instance.pace() if router == "max-min" else 1
-        loads.append(len(there) if router == "least-requests" else work * pace)
+        if router == "least-requests":
+            loads.append(len(there))
+        elif router == "least-work":
+            mine = work[instances.index(instance)]
+            loads.append(sum(j.work for j in there) + mine)
+        else:
+            loads.append(sum(int(j.predicted) for j in there) * instance.pace())
     return loads.index(min(loads))
 
 
@@ -335,6 +352,7 @@ def simulate(
     """Serve the workload; returns every job with its times [ps], in order of arrival."""
     reorder = policy.preemptive if options.iteration_level is None else options.iteration_level
     instances = [Instance(e, policy, options, free=e.num_blocks, host=e.swap_blocks) for e in engines]
+    works = [work_ticks(workload, e, np.array(predicted)).tolist() for e in engines]
     jobs = []
     for i, ready in enumerate(ready_ticks(workload, options).tolist()):
         leaves = workload.cancel_time[i]
@@ -358,7 +376,9 @@ def simulate(
         for instance in instances:
             while instance.now < job.ready and instance.busy() and instance.barren < PATIENCE:
                 instance.step(reorder)
-        job.place = choose(instances, router, i, job, int(workload.prefix[i]))
+        there = [column[i] for column in works]
+        job.place = choose(instances, router, i, job, int(workload.prefix[i]), there)
+        job.work = there[job.place]
         if not reorder:  # at the iteration level, who leaves is seen at the next step, after who comes
             instances[job.place].cancel_due(job.ready - 1)
         instances[job.place].arrive(job)

@@ -57,6 +57,10 @@ class View(NamedTuple):
     once when the request arrives; 0 where nobody waits or the host does not measure it. `level` is
     the request's class, 0 the most urgent. `counter` [tokens of input] is what its tenant was served
     over the tenant's weight, as the host counts it now; 0 where the host does not count.
+
+    `work` [s] is what the engine is expected to spend on it (see `sooner.work`). `usual_wait` and
+    `usual_work` [s], above 0, are what the host has learned over thousands of requests; they are
+    the same for all that wait, and move seldom.
     """
 
     arrival_time: Number
@@ -69,6 +73,9 @@ class View(NamedTuple):
     pressure: Number = 0.0
     level: Number = 0.0
     counter: Number = 0.0
+    work: Number = 0.0
+    usual_wait: Number = 1.0
+    usual_work: Number = 1.0
 
 
 class Completed(NamedTuple):

@@ -27,6 +27,9 @@ views = st.builds(
     pressure=st.floats(0, 10),
     level=st.integers(0, 9).map(float),
     counter=lengths,
+    work=st.floats(0, 1e3),
+    usual_wait=st.floats(1e-3, 1e4),
+    usual_work=st.floats(1e-9, 1e3),
 )
 NAMES = policies.names()
 SLACK = 1e-6  # seconds: doubles near 1e6 s carry about 1e-10
@@ -117,16 +120,31 @@ def test_aged_with_great_patience_is_shortest_first(a: View, b: View) -> None:
     assert overtakes("aged", a, b, 1e7, beta=1e12, follow=0.0)
 
 
-@given(views, views, st.floats(1e-3, 10), st.floats(1e-4, 1))
-def test_boost_is_overtaken_only_within_the_others_boost(
-    late: View, early: View, gamma: float, seconds: float
-) -> None:
-    size = max(float(late.predicted_len), 1.0) * seconds
-    boost = -math.log(-math.expm1(-gamma * size)) / gamma
+@given(views, views, st.sampled_from([0.0, 1e-3, 0.1, 10.0]))
+def test_boost_is_overtaken_only_within_the_others_boost(late: View, early: View, gamma: float) -> None:
+    late = late._replace(usual_wait=early.usual_wait, usual_work=early.usual_work)  # one host's
+    rate = gamma or 1 / (2.5 * float(early.usual_wait))
+    share = max(2.5 * float(late.work) / float(early.usual_work), 1e-6)
+    boost = -math.log(-math.expm1(-share)) / rate
     assume(late.arrival_time >= early.arrival_time + boost + SLACK)
-    assert not overtakes("boost", late, early, 1e7, gamma=gamma, seconds_per_token=seconds)
-    one_token = -math.log(-math.expm1(-gamma * seconds)) / gamma
-    assert boost <= one_token + SLACK
+    assert not overtakes("boost", late, early, 1e7, gamma=gamma)
+    assert boost <= 14 / rate
+
+
+@given(views, views)
+def test_boost_of_much_work_is_arrival_order(a: View, b: View) -> None:
+    for view in (a, b):
+        large = view._replace(work=20 * float(view.usual_work))
+        assert float(policies.get("boost").key(large, 0.0)) == pytest.approx(
+            float(view.arrival_time), abs=1e-6
+        )
+
+
+@given(views, views, st.floats(1e-4, 0.5), st.floats(1.01, 2.0))
+def test_boost_after_long_waits_is_least_work_first(a: View, b: View, work: float, times: float) -> None:
+    a = a._replace(usual_wait=1e10, usual_work=1.0, work=work)
+    b = b._replace(usual_wait=1e10, usual_work=1.0, work=work * times)
+    assert overtakes("boost", a, b, 0.0)
 
 
 @given(views, views, st.floats(0, 1e5))
@@ -152,6 +170,7 @@ def test_orders_by_one_field(a: View, b: View) -> None:
         ("las", lambda q: q.attained),
         ("edf", lambda q: q.deadline),
         ("vtc", lambda q: q.counter),
+        ("spw", lambda q: q.work),
     ):
         assert overtakes(name, a, b, 0.0) == bool(value(a) < value(b))
 
@@ -179,14 +198,6 @@ def test_what_is_refused() -> None:
     for wrong in (-1.0, math.nan, math.inf, True, "1"):
         with pytest.raises(ConfigError, match="a finite number >= 0"):
             policies.get("aged", beta=wrong)  # type: ignore[arg-type]  # what a user may send
-
-
-def test_describe_says_what_help_needs() -> None:
-    told = policies.describe("aged")
-    assert told["name"] == "aged"
-    assert set(told["parameters"]) == {"beta", "follow"}
-    assert told["static"] is True
-    assert told["summary"].startswith("Arrival time plus")
 
 
 @pytest.mark.parametrize("name", NAMES)

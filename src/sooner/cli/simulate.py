@@ -12,7 +12,7 @@ from sooner.cli.options import progress_bar, study_of, study_options, table
 
 @click.command()
 @click.argument("workload")
-@click.option("--policy", default="fcfs", show_default=True, help="The order: any of sooner's policies.")
+@click.option("--policy", default="boost", show_default=True, help="The order: any of sooner's policies.")
 @click.option(
     "--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the policy; repeatable."
 )
@@ -34,7 +34,7 @@ def simulate(ranker: str | None, as_json: bool, **given: Any) -> None:
     Without --rate, --load or --burst its own arrival times are replayed, or, where it has none, it
     comes at a load of 0.8. Presets are approximate: see `sooner calibrate` for an engine of your own.
 
-    Example: sooner simulate sharegpt --policy aged --engine llama3-8b-a100 --requests 100000 --rate 20 --json
+    Example: sooner simulate sharegpt --policy boost --engine llama3-8b-a100 --requests 100000 --rate 20 --json
     """
     from sooner.sim.study import prepare, run
 

@@ -7,9 +7,9 @@ so each uses only arithmetic and NumPy ufuncs. Hosts break ties by arrival, then
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -19,8 +19,17 @@ ORACLE_FED = {"sjf": "spjf", "srpt": "sprpt"}
 """Names for a policy fed by the oracle ranker: the truth enters through `predicted_len` only."""
 
 
+DEFAULT = "boost"
+"""What everything orders by that is not told otherwise."""
+
 LEVEL = 1e10
 """Far above any time [s]: a class, a queue's level, or what has been announced decides before time does."""
+
+REACH = 2.5
+"""Of `boost`, in time and in work; measured on five workloads, where 2 to 3 do as well."""
+
+SMALLEST_SHARE = 1e-6
+"""Of the usual work: less counts as this, so that a boost is at most 14 / gamma seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +40,7 @@ class Policy:
     good. `timeless`: the key does not depend on `now`, so a waiting request keeps its place.
     `preemptive`: meant to displace running requests too. `oracle`: `predicted_len` must be the truth.
     `linear`: the key of a waiting request is a straight line in `now`, whatever it is made of.
+    `reads`: the fields of `View` that the function names, so that a host knows what it must tell.
     """
 
     name: str
@@ -41,6 +51,7 @@ class Policy:
     preemptive: bool
     oracle: bool = False
     linear: bool = False
+    reads: frozenset[str] = frozenset()
 
     def key(self, view: View, now: float) -> Number:
         """Return the key of one request, or of n requests given as columns; smallest runs first."""
@@ -62,11 +73,36 @@ def policy(
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY
         }
         _REGISTRY[function.__name__] = Policy(
-            function.__name__, function, parameters, static, static or timeless, preemptive, linear=linear
+            function.__name__,
+            function,
+            parameters,
+            static,
+            static or timeless,
+            preemptive,
+            linear=linear,
+            reads=_fields_named(function),
         )
         return function
 
     return register
+
+
+def _fields_named(function: Callable[..., Number]) -> frozenset[str]:
+    """Return the fields of `View` that a function, or one of this package that it calls, may read.
+
+    Names in the code, not a trial run: a branch that a trial does not take is counted too.
+    """
+    found: set[str] = set()
+    waiting, seen = [function], set()
+    while waiting:
+        code = getattr(waiting.pop(), "__code__", None)
+        if code is None or code in seen:
+            continue
+        seen.add(code)
+        found.update(set(code.co_names) & set(View._fields))
+        called = (function.__globals__.get(name) for name in code.co_names)
+        waiting += [other for other in called if isinstance(other, types.FunctionType)]
+    return frozenset(found)
 
 
 def names() -> tuple[str, ...]:
@@ -93,13 +129,6 @@ def get(name: str, **parameters: float) -> Policy:
     return replace(base, name=name, parameters=bound, oracle=name in ORACLE_FED)
 
 
-def describe(name: str) -> dict[str, Any]:
-    """Return what the documentation and `--help` say of a policy: summary, flags and defaults."""
-    chosen = get(name)
-    summary = (inspect.getdoc(chosen.function) or "").split("\n", 1)[0]
-    return {"name": name, "summary": summary, "parameters": dict(chosen.parameters), "static": chosen.static}
-
-
 @policy(static=True)
 def fcfs(q: View, now: float) -> Number:
     """First come, first served: nobody is ever overtaken."""
@@ -108,7 +137,7 @@ def fcfs(q: View, now: float) -> Number:
 
 @policy(static=True)
 def aged(q: View, now: float, *, beta: float = 0.02, follow: float = 1.0) -> Number:
-    """Arrival time plus a patience of b [s/token] for each predicted token; the default.
+    """Arrival time plus a patience of b [s/token] for each predicted token.
 
     b = max(beta, follow * pressure): `beta` [s/token] is the floor, and `follow` scales b with the
     load, since `pressure` is the recent mean wait over the recent mean predicted length. Both are
@@ -188,18 +217,28 @@ def vtc(q: View, now: float) -> Number:
 
 
 @policy(static=True)
-def boost(q: View, now: float, *, gamma: float = 0.05, seconds_per_token: float = 0.02) -> Number:
-    """Arrival time less a boost that shrinks with predicted size (Yu and Scully, 2024, section 3).
+def boost(q: View, now: float, *, gamma: float = 0.0) -> Number:
+    """Arrival time less a boost that shrinks with expected work, the default; keeps the tail.
 
-    boost(s) = log(1 / (1 - exp(-gamma s))) / gamma, s = predicted_len * seconds_per_token [s] and
-    gamma [1/s] > 0 the decay rate of the tail to protect.
+    boost(work) = log(1 / (1 - exp(-2.5 work / usual_work))) / gamma, the tail-optimal boost of Yu and
+    Scully (2024, section 3) with two changes that an engine needs, which serves thousands of requests in
+    the time that one waits. The boost is gone at about `usual_work`, not at 1 / gamma, so the large
+    requests are one class, in order of arrival. And `gamma` [1/s] is 1 / (2.5 usual_wait) where it is 0:
+    a long memory of waits, never the present backlog, which would put large work off without end.
 
-    Guarantee: a request is overtaken only by requests that arrive less than `boost(their size)`
-    seconds after it, at most boost(one token), so nobody starves.
+    Guarantee: a request is overtaken only by requests that arrive less than boost(their work)
+    seconds after it, so nobody starves.
     """
-    size = np.maximum(q.predicted_len, 1.0) * seconds_per_token
-    late: Number = np.log(-np.expm1(-np.maximum(gamma, 1e-9) * size)) / np.maximum(gamma, 1e-9)
+    rate = gamma if gamma > 0.0 else 1.0 / (REACH * q.usual_wait)
+    share = np.maximum(REACH * q.work / q.usual_work, SMALLEST_SHARE)
+    late: Number = np.log(-np.expm1(-share)) / rate
     return q.arrival_time + late
+
+
+@policy(static=True)
+def spw(q: View, now: float) -> Number:
+    """Shortest predicted work first: prompt and reply together, in engine seconds. May starve long work."""
+    return q.work
 
 
 @policy(linear=True)

@@ -12,20 +12,27 @@ from numpy.typing import NDArray
 from sooner import policies
 from sooner.policies import Policy
 from sooner.sim import _bind, _far, _kernel, _shares
-from sooner.sim._state import DYNAMIC, END, HEAP, INSTANCE, LISTED, OPTION, REQUEST, World
+from sooner.sim._state import DYNAMIC, END, HEAP, INSTANCE, LEAST_WORK, LISTED, OPTION, REQUEST, World
 from sooner.sim.cost import TICKS_PER_SECOND, Engine, ticks
 from sooner.sim.engine import (
     LONGEST_RUN_S,
     Options,
     coefficient_ticks,
-    pace,
+    kinds,
     ready_ticks,
     static_keys,
+    token_ticks,
+    work_ticks,
 )
+from sooner.work import WAIT_FLOOR, WORK_FLOOR
 from sooner.workloads.columns import Workload
 
 IDLE = policies.get("fcfs")
 """What the kernel is given where keys are known beforehand; it is not called."""
+
+USUAL = {"usual_wait", "usual_work"}
+WORK = USUAL | {"work"}
+"""Fields of `View` for which work is counted."""
 
 
 def leavers(workload: Workload, ready: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -37,10 +44,10 @@ def leavers(workload: Workload, ready: NDArray[np.int64]) -> tuple[NDArray[np.in
     return rows[order].astype(np.int64), times[order]
 
 
-def records(kind: np.dtype[Any], **columns: Any) -> Any:
+def records(dtype: np.dtype[Any], /, **columns: Any) -> Any:
     """Return a record array of the given columns (n,) or scalars; the others are 0."""
     size = max((np.shape(column)[0] for column in columns.values() if np.ndim(column)), default=1)
-    table = np.zeros(size, dtype=kind).view(np.recarray)
+    table = np.zeros(size, dtype=dtype).view(np.recarray)
     for name, column in columns.items():
         table[name] = column
     return table
@@ -61,7 +68,10 @@ def instances(engines: Sequence[Engine]) -> Any:
         block=[engine.block_size for engine in engines],
         blocks=blocks,
         free=blocks,
-        pace=[pace(engine) for engine in engines],
+        pace=[token_ticks(engine) for engine in engines],
+        kind=kinds(engines)[1],
+        usual_wait=WAIT_FLOOR,
+        usual_work=WORK_FLOOR,
         watermark=[engine.watermark_blocks for engine in engines],
         part=-1,
         root=-1,
@@ -74,6 +84,16 @@ def instances(engines: Sequence[Engine]) -> Any:
 def column(values: NDArray[Any], kind: Any) -> NDArray[Any]:
     """Return a column as the kernel was compiled for: contiguous and writable."""
     return np.require(values, kind, ["C", "W"])
+
+
+def weights(
+    workload: Workload, engines: Sequence[Engine], predicted: NDArray[np.float64], wanted: bool
+) -> NDArray[np.int64]:
+    """Return the expected work [ps] of each kind of engine and request; (kinds, 0) where nobody asks."""
+    unlike, _ = kinds(engines)
+    if not wanted:
+        return np.zeros((len(unlike), 0), dtype=np.int64)
+    return np.stack([work_ticks(workload, engine, predicted) for engine in unlike])
 
 
 def tenants(workload: Workload, options: Options, count: int, wanted: bool) -> dict[str, Any]:
@@ -104,7 +124,9 @@ def serve(
     """Fill `finish`; return start, first [ps], preemptions and instance, columns (n,); see `_kernel`."""
     n, count = len(workload), len(engines)
     seqs = max(engine.max_num_seqs for engine in engines)
-    keys = static_keys(policy, workload, predicted, score)
+    weighed = bool(policy.reads & WORK) or router == LEAST_WORK
+    work = weights(workload, engines, predicted, weighed)
+    keys = static_keys(policy, workload, predicted, score, work)
     keyed = keys is None and policy.static
     asked, empty = keys is None, np.zeros(0)
     ready = ready_ticks(workload, options)
@@ -134,7 +156,9 @@ def serve(
             OPTION,
             queue=DYNAMIC if not policy.static else LISTED if options.guard else HEAP,
             keyed=keyed,
-            counted="counter" in policy.function.__code__.co_names,
+            weighed=weighed,
+            learns=bool(policy.reads & USUAL),
+            counted="counter" in policy.reads,
             linear=policy.linear and not options.guard,
             backfill=options.backfill,
             guard=options.guard,
@@ -147,6 +171,7 @@ def serve(
         score=column(score if asked else empty, np.float64),
         deadline=column(workload.deadline if asked else empty, np.float64),
         level=column(workload.level if asked else empty, np.float64),
+        work=work,
         **tenants(workload, options, count, not policy.static),
         sample=np.zeros((2, _far.SAMPLE)),
     )

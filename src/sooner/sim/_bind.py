@@ -18,11 +18,11 @@ from numba import cfunc, njit
 from sooner.core import Number, View
 from sooner.policies import Policy
 
-_SIGNATURE = numba.float64(*[numba.float64] * 11)
+_SIGNATURE = numba.float64(*[numba.float64] * (len(View._fields) + 1))
 
 
 def compiled(policy: Policy) -> Any:
-    """Return the policy's key as a C function of the ten fields of `View` and `now`."""
+    """Return the policy's key as a C function of the fields of `View` and `now`."""
     return _compiled(policy.function, tuple(policy.parameters.values()))
 
 
@@ -37,11 +37,12 @@ def _compiled(function: Callable[..., Number], bound: tuple[float, ...]) -> Any:
 
     def key(
         arrival_time: float, prompt_len: float, predicted_len: float, score: float, attained: float,
-        cached_len: float, deadline: float, pressure: float, level: float, counter: float, now: float,
+        cached_len: float, deadline: float, pressure: float, level: float, counter: float, work: float,
+        usual_wait: float, usual_work: float, now: float,
     ) -> float:  # fmt: skip
         view = View(
             arrival_time, prompt_len, predicted_len, score, attained, cached_len, deadline, pressure,
-            level, counter,
+            level, counter, work, usual_wait, usual_work,
         )  # fmt: skip
         return float(inner(view, now, *bound))
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from sooner.policies import Policy
 from sooner.sim import _bind, _live, _reorder
-from sooner.sim._admission import IDLE, column, leavers, records, tenants
+from sooner.sim._admission import IDLE, USUAL, WORK, column, leavers, records, tenants, weights
 from sooner.sim.cost import Engine, ticks
 from sooner.sim.engine import Options, coefficient_ticks, ready_ticks, static_keys
+from sooner.work import WAIT_FLOOR, WORK_FLOOR
 from sooner.workloads.columns import Workload
 
 
@@ -28,7 +29,8 @@ def serve(
 ) -> tuple[NDArray[Any], ...]:
     """Fill `finish`; return start, first [ps], preemptions and instance, columns (n,); see `_reorder`."""
     n, engine = len(workload), engines[0]
-    keys = static_keys(policy, workload, predicted, score)
+    work = weights(workload, engines, predicted, bool(policy.reads & WORK))
+    keys = static_keys(policy, workload, predicted, score, work)
     keyed = keys is None and policy.static
     asked, empty = keys is None, np.zeros(0)
     ready = ready_ticks(workload, options)
@@ -57,6 +59,7 @@ def serve(
         score=column(score if asked else empty, np.float64),
         deadline=column(workload.deadline if asked else empty, np.float64),
         level=column(workload.level if asked else empty, np.float64),
+        work=work,
         **tenants(workload, options, 1, asked and not keyed),
     )
     _reorder.run(world, _bind.compiled(policy if asked else IDLE))
@@ -87,5 +90,9 @@ def _state(engine: Engine, policy: Policy, options: Options, dynamic: bool, keye
         quantum=options.quantum,
         predict=ticks(options.predict_s) if options.predict_blocks else 0,
         keyed=keyed,
+        weighed=bool(policy.reads & WORK),
+        learns=bool(policy.reads & USUAL),
+        usual_wait=WAIT_FLOOR,
+        usual_work=WORK_FLOOR,
         last=-1,
     )

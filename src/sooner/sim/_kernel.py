@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from sooner.sim import _running, _shares, _waiting
+from sooner.sim import _running, _shares, _usual, _waiting
 from sooner.sim._closed import blocks, span, steps_until
 from sooner.sim._jit import compiled, entered
+from sooner.sim._keys import fixed
 from sooner.sim._pressure import squeeze
 from sooner.sim._state import (
     AFFINITY,
@@ -21,6 +22,7 @@ from sooner.sim._state import (
     FOREVER,
     HEAP,
     LEAST_REQUESTS,
+    LEAST_WORK,
     MAX_MIN,
     REJECTED,
     ROUND_ROBIN,
@@ -92,7 +94,7 @@ def _step(w: Any, m: Any, until: Any, hard: Any, key_fn: Any) -> None:
     """Run one iteration, or a stretch of decode-only ones in closed form."""
     s = w.instance[m]
     s.ended = 0
-    s.ended_work = 0
+    s.ended_load = 0
     decoding, part, share, total = s.decoding, s.part, np.int64(0), np.int64(0)
     need = w.residue[m, (1 - s.step) % s.block]
     if part >= 0:
@@ -185,13 +187,15 @@ def _route(w: Any, i: Any, now: Any, hard: Any, prefix: Any, key_fn: Any) -> Any
             advance(w, m, now, hard, key_fn)
         ending = s.t > now  # what ends with the step under way is still there
         if router == LEAST_REQUESTS:
-            work = s.running + s.waiting + (s.ended if ending else 0)
+            load = s.running + s.waiting + (s.ended if ending else 0)
         else:
-            work = s.work + (s.ended_work if ending else 0)
-            if router == MAX_MIN:
-                work *= s.pace
-        if m == 0 or work < least:
-            best, least = m, work
+            load = s.load + (s.ended_load if ending else 0)
+            if router == LEAST_WORK:
+                load += _running.load(w, m, i)  # it takes longer on a slower engine
+            elif router == MAX_MIN:
+                load *= s.pace
+        if m == 0 or load < least:
+            best, least = m, load
     return best
 
 
@@ -205,14 +209,14 @@ def _arrive(w: Any, m: Any, i: Any, now: Any, key_fn: Any) -> None:
     if blocks(q.prompt + q.output - 1, s.block) > s.blocks:
         w.finish[i] = REJECTED
         return
-    if o.keyed == 1:  # the key is fixed now, from what the host measures now
-        pressure = s.mean_wait / s.mean_predicted if s.mean_predicted > 0 else 0.0
-        q.key = key_fn(
-            w.arrival[i], float(q.prompt), w.predicted[i], w.score[i],
-            0.0, float(q.cached), w.deadline[i], pressure, w.level[i], 0.0, w.arrival[i],
-        )  # fmt: skip
+    if o.learns == 1:
+        news = _usual.learn(s, s.backlog * 1e-12, w.work[s.kind, i] * 1e-12)
+        if news:
+            _waiting.place_anew(w, m, i, key_fn)
+    if o.keyed == 1:
+        fixed(w, m, i, key_fn)
     s.t += o.predict
-    s.work += np.int64(w.predicted[i])
+    s.load += _running.load(w, m, i)
     _waiting.enter(w, m, i)
 
 

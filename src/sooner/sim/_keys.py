@@ -6,8 +6,14 @@ from __future__ import annotations
 from typing import Any
 
 from sooner.sim import _shares
-from sooner.sim._jit import compiled
+from sooner.sim._jit import compiled, inlined
 from sooner.sim._state import DYNAMIC
+
+
+@inlined
+def expected(w: Any, m: Any, r: Any) -> Any:
+    """The work of a request at instance m [s]; 0 where it is not counted."""
+    return w.work[w.instance[m].kind, r] * 1e-12 if w.option[0].weighed == 1 else 0.0
 
 
 @compiled
@@ -16,11 +22,22 @@ def key(w: Any, r: Any, now: Any, key_fn: Any) -> Any:
     q = w.request[r]
     if w.option[0].queue != DYNAMIC:
         return q.key
-    served = 0.0
+    served, m = 0.0, q.place
     if w.option[0].counted == 1:
-        m = q.place
         served = _shares.counter(w.tally, m, w.tenant[r], w.instance[m].step) / w.multiple[0]
     return key_fn(
         w.arrival[r], float(q.prompt), w.predicted[r], w.score[r], float(q.generated), float(q.cached),
-        w.deadline[r], 0.0, w.level[r], served, now,
+        w.deadline[r], 0.0, w.level[r], served, expected(w, m, r),
+        w.instance[m].usual_wait, w.instance[m].usual_work, now,
+    )  # fmt: skip
+
+
+@compiled
+def fixed(w: Any, m: Any, r: Any, key_fn: Any) -> None:
+    """Fix the key of a request at instance m, from what the host measures now."""
+    s, q = w.instance[m], w.request[r]
+    pressure = s.mean_wait / s.mean_predicted if s.mean_predicted > 0 else 0.0
+    q.key = key_fn(
+        w.arrival[r], float(q.prompt), w.predicted[r], w.score[r], 0.0, float(q.cached), w.deadline[r],
+        pressure, w.level[r], 0.0, expected(w, m, r), s.usual_wait, s.usual_work, w.arrival[r],
     )  # fmt: skip

@@ -30,7 +30,18 @@ STATE = np.dtype(
     [(name, "i8") for name in ("a", "b", "c", "d", "seqs", "tokens", "block", "blocks", "watermark")]
     + [
         (name, "i8")
-        for name in ("swap", "swap_ticks", "dynamic", "timeless", "guard", "quantum", "predict", "keyed")
+        for name in (
+            "swap",
+            "swap_ticks",
+            "dynamic",
+            "timeless",
+            "guard",
+            "quantum",
+            "predict",
+            "keyed",
+            "weighed",
+            "learns",
+        )
     ]
     + [
         (name, "i8")
@@ -45,9 +56,11 @@ STATE = np.dtype(
             "sorted",  # how many of the live were in order after the last step
             "gained",  # the last step that made a token
             "last",  # the tenant who was last to run after a wait, or -1
+            "arrivals",
         )
     ]
     + [("mean_wait", "f8"), ("mean_predicted", "f8")]
+    + [(name, "f8") for name in ("square_wait", "work_mean", "square_work", "usual_wait", "usual_work")]
 )
 
 
@@ -68,6 +81,7 @@ class World(NamedTuple):
     score: Any
     deadline: Any
     level: Any
+    work: Any  # (1, n) expected [ps]; (1, 0) where nobody asks
     tenant: Any  # (n,) from 0, where the key hangs on the host's state; else empty, as is the next
     tally: Any  # (1, tenants) TALLY
     multiple: Any  # (1,) of the weights: what a counter is counted in

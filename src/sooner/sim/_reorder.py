@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sooner.sim import _shares
+from sooner.sim import _shares, _usual
 from sooner.sim._closed import blocks, span, steps_until
 from sooner.sim._jit import allocating, compiled, entered, inlined
 from sooner.sim._state import CANCELLED, FOREVER, REJECTED, WAITS
@@ -30,13 +30,45 @@ def _served(w: Any, r: Any) -> Any:
     return w.tally.counter[0, w.tenant[r]] / w.multiple[0] if s.timeless == 0 and s.keyed == 0 else 0.0
 
 
+@inlined
+def _expected(w: Any, r: Any) -> Any:
+    """The work of a request [s]; 0 where it is not counted."""
+    return w.work[0, r] * 1e-12 if w.state[0].weighed == 1 else 0.0
+
+
 @compiled
 def _fresh_key(w: Any, r: Any, pressure: Any, now: Any, key_fn: Any) -> Any:
-    q = w.entry[r]
+    s, q = w.state[0], w.entry[r]
     return key_fn(
         w.arrival[r], float(q.prompt), w.predicted[r], w.score[r], float(q.generated), float(q.cached),
-        w.deadline[r], pressure, w.level[r], _served(w, r), now,
+        w.deadline[r], pressure, w.level[r], _served(w, r), _expected(w, r), s.usual_wait, s.usual_work, now,
     )  # fmt: skip
+
+
+@compiled
+def _fix_key(w: Any, r: Any, key_fn: Any) -> None:
+    """Give a request the key that stays until what is usual is told anew, or it runs."""
+    s, q = w.state[0], w.entry[r]
+    if s.keyed == 1:
+        pressure = s.mean_wait / s.mean_predicted if s.mean_predicted > 0 else 0.0
+        generated, q.generated = q.generated, 0
+        q.key = _fresh_key(w, r, pressure, w.arrival[r], key_fn)
+        q.generated = generated
+    elif s.dynamic == 1 and s.timeless == 1:
+        q.key = _fresh_key(w, r, 0.0, 0.0, key_fn)
+
+
+@compiled
+def _learn(w: Any, r: Any, key_fn: Any) -> None:
+    """Take request r, which arrives, into what is usual; place all anew where that is news."""
+    s, backlog = w.state[0], np.int64(0)
+    for i in range(s.live):
+        if not w.entry[w.order[i]].running:
+            backlog += w.work[0, w.order[i]]
+    if _usual.learn(s, backlog * 1e-12, w.work[0, r] * 1e-12):
+        for i in range(s.live):
+            _fix_key(w, w.order[i], key_fn)
+        s.sorted = 0
 
 
 @inlined
@@ -83,11 +115,9 @@ def _arrive(w: Any, r: Any, key_fn: Any) -> None:
     if blocks(q.prompt + q.output - 1, s.block) > s.blocks:
         w.finish[r] = REJECTED
         return
-    if s.keyed == 1:
-        pressure = s.mean_wait / s.mean_predicted if s.mean_predicted > 0 else 0.0
-        q.key = _fresh_key(w, r, pressure, w.arrival[r], key_fn)
-    elif s.dynamic == 1 and s.timeless == 1:
-        q.key = _fresh_key(w, r, 0.0, 0.0, key_fn)
+    if s.learns == 1:
+        _learn(w, r, key_fn)
+    _fix_key(w, r, key_fn)
     if s.dynamic == 1:
         _shares.lift(w.tally, 0, w.tenant[r], s.last, 0)
         w.tally.waiting[0, w.tenant[r]] += 1

@@ -14,8 +14,8 @@ import numpy as np
 
 from sooner.sim import _shares
 from sooner.sim._closed import blocks
-from sooner.sim._jit import allocating, compiled
-from sooner.sim._state import CANCELLED, DYNAMIC
+from sooner.sim._jit import allocating, compiled, inlined
+from sooner.sim._state import CANCELLED, DYNAMIC, LEAST_WORK
 
 
 @compiled
@@ -50,6 +50,14 @@ def _pop_end(w: Any, m: Any, count: Any) -> Any:
     return top
 
 
+@inlined
+def load(w: Any, m: Any, r: Any) -> Any:
+    """What a request adds to the load of instance m, as the router counts it."""
+    if w.option[0].router == LEAST_WORK:
+        return w.work[w.instance[m].kind, r]
+    return np.int64(w.predicted[r])
+
+
 @compiled
 def finish(w: Any, m: Any, r: Any) -> None:
     """End a request whose last token came with this step."""
@@ -59,13 +67,13 @@ def finish(w: Any, m: Any, r: Any) -> None:
     s.running -= 1
     s.ended += 1
     leave(w, m, r)
-    s.ended_work += np.int64(w.predicted[r])
+    s.ended_load += load(w, m, r)
 
 
 @compiled
 def leave(w: Any, m: Any, r: Any) -> None:
-    """Take a request off the instance's outstanding work."""
-    w.instance[m].work -= np.int64(w.predicted[r])
+    """Take a request off the instance's load."""
+    w.instance[m].load -= load(w, m, r)
 
 
 @compiled

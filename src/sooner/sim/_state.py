@@ -53,16 +53,21 @@ INSTANCE = np.dtype(
             "root",  # of the waiting: a heap, or a list
             "seq",
             "ended",  # by the last step
-            "work",  # predicted tokens of all that are here
-            "ended_work",
+            "load",  # of all that are here, as the router counts: expected work [ps], or predicted tokens
+            "ended_load",
             "stall",  # steps in a row that ran nothing
             "last",  # the tenant who was last taken off the queue, or -1
             "far",  # root of the list of those who cannot be next yet, or -1; see `_far`
             "near",  # how many of the waiting are not in it
             "crowd",  # so many of them that they are parted anew
+            "kind",  # the row of `work` that is meant for it
+            "backlog",  # work that waits [ps]
+            "arrivals",
+            "oldest",  # all before it have ended or are elsewhere
         )
     ]
     + [("mean_wait", "f8"), ("mean_predicted", "f8")]
+    + [(name, "f8") for name in ("square_wait", "work_mean", "square_work", "usual_wait", "usual_work")]
     + [(name, "f8") for name in ("parted", "horizon", "low", "later", "pause")]  # of `_far`
 )
 
@@ -72,6 +77,8 @@ OPTION = np.dtype(
         for name in (
             "queue",
             "keyed",
+            "weighed",  # whether work is counted
+            "learns",  # whether a key hangs on what is usual
             "counted",
             "linear",
             "backfill",
@@ -103,6 +110,7 @@ class World(NamedTuple):
     score: Any
     deadline: Any
     level: Any
+    work: Any  # (kinds of engine, n) expected [ps]; (kinds, 0) where nobody asks
     tenant: Any  # (n,) from 0, where the key may change; else empty, as is the next
     tally: Any  # (m, tenants) TALLY
     multiple: Any  # (1,) of the weights: what a counter is counted in

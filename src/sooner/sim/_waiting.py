@@ -9,8 +9,8 @@ import numpy as np
 
 from sooner.sim import _far, _heap, _shares
 from sooner.sim._jit import compiled
-from sooner.sim._keys import key
-from sooner.sim._state import CANCELLED, DYNAMIC, HEAP
+from sooner.sim._keys import fixed, key
+from sooner.sim._state import CANCELLED, DYNAMIC, HEAP, WAITS
 
 
 @compiled
@@ -35,6 +35,8 @@ def enqueue(w: Any, m: Any, r: Any) -> None:
         s.near += 1
     if w.option[0].queue == DYNAMIC:
         w.tally.waiting[m, w.tenant[r]] += 1
+    if w.option[0].weighed == 1:
+        s.backlog += w.work[s.kind, r]
     s.waiting += 1
 
 
@@ -79,6 +81,8 @@ def take(w: Any, m: Any, r: Any, before: Any) -> None:
     if w.option[0].queue == DYNAMIC:
         s.last = w.tenant[r]
         w.tally.waiting[m, s.last] -= 1
+    if w.option[0].weighed == 1:
+        s.backlog -= w.work[s.kind, r]
     s.waiting -= 1
 
 
@@ -88,6 +92,8 @@ def drop(w: Any, m: Any, r: Any) -> None:
     s = w.instance[m]
     w.finish[r] = CANCELLED
     if w.option[0].queue == HEAP:
+        if w.option[0].weighed == 1:
+            s.backlog -= w.work[s.kind, r]
         s.waiting -= 1
         if s.waiting == 0:
             s.root = -1
@@ -98,3 +104,25 @@ def drop(w: Any, m: Any, r: Any) -> None:
     while at != r:
         before, at = at, np.int64(w.request[at].sibling)
     take(w, m, r, before)
+
+
+@compiled
+def place_anew(w: Any, m: Any, end: Any, key_fn: Any) -> None:
+    """Fix the keys of all that are at instance m anew, of the requests before `end`."""
+    s, o = w.instance[m], w.option[0]
+    if o.queue == DYNAMIC:
+        if s.far >= 0:
+            _far.gather(w, m)
+        return
+    if o.queue == HEAP:
+        s.root = -1
+    start = s.oldest
+    while start < end and (w.finish[start] != WAITS or w.request[start].place != m):
+        start += 1
+    s.oldest = start
+    for r in range(start, end):
+        q = w.request[r]
+        if w.finish[r] == WAITS and q.place == m:
+            fixed(w, m, r, key_fn)
+            if o.queue == HEAP and q.seq < 0:
+                s.root = _heap.push(w.request, s.root, r)

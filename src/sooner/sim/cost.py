@@ -16,6 +16,7 @@ from typing import Any
 
 from sooner import config
 from sooner.core import ConfigError, UnknownName
+from sooner.work import Pace
 
 TICKS_PER_SECOND = 10**12
 
@@ -71,6 +72,14 @@ class Engine:
     def coefficients(self) -> tuple[float, float, float, float]:
         """a [s], b [s/prefill token], c [s/decoding sequence], d [s/token of context]."""
         return self.iteration_s, self.prefill_token_s, self.decode_seq_s, self.context_token_s
+
+    @property
+    def pace(self) -> Pace:
+        """What a request's expected work is counted with; with every slot taken."""
+        a, b, c, d = self.coefficients
+        return Pace(
+            iteration_s=a, prefill_token_s=b, decode_seq_s=c, context_token_s=d, batch=self.max_num_seqs
+        )
 
     @property
     def watermark_blocks(self) -> int:

@@ -16,10 +16,15 @@ from sooner.core import Completed, ConfigError, DataError, EngineError, UnknownN
 from sooner.policies import Policy
 from sooner.sim._state import CANCELLED, REJECTED
 from sooner.sim.cost import TICKS_PER_SECOND, Engine, ticks
+from sooner.work import work
 from sooner.workloads.columns import Workload
 
 ROUTERS = {"round-robin": 0, "least-requests": 1, "least-work": 2, "prefix-affinity": 3, "max-min": 4}
-"""`least-work` counts predicted tokens outstanding, `max-min` (SCLS's rule) the time they take there."""
+"""`least-work` goes where expected work [s], the request's own there included, is least; `max-min` (SCLS's
+rule) counts predicted tokens outstanding and the time they take there."""
+
+HOST_STATE = {"pressure", "usual_wait", "usual_work", "counter"}
+"""Fields of `View` that hang on what the host did so far."""
 LONGEST_RUN_S = 2e6
 """Picoseconds must fit 62 bits: about 23 days of simulated time."""
 
@@ -160,20 +165,50 @@ def watched(finish: NDArray[np.int64], progress: Callable[[int, int], None] | No
     progress(n, n)
 
 
-def static_keys(policy: Policy, workload: Workload, predicted: NDArray[np.float64],
-                score: NDArray[np.float64]) -> NDArray[np.float64] | None:  # fmt: skip
-    """Return the keys (n,) of a static policy, or None where they hang on the state of the host."""
-    if not policy.static:
+def static_keys(
+    policy: Policy,
+    workload: Workload,
+    predicted: NDArray[np.float64],
+    score: NDArray[np.float64],
+    work: NDArray[np.int64],
+) -> NDArray[np.float64] | None:
+    """Return the keys (n,) of a static policy, or None where they hang on the state of the host.
+
+    `work` (kinds, n) [ps] is of each kind of engine.
+    """
+    if not policy.static or policy.reads & HOST_STATE or (work.shape[0] > 1 and "work" in policy.reads):
         return None
-    n = len(workload)
-    columns = (workload.arrival_time, workload.prompt_len.astype(np.float64), predicted, score)
-    level = workload.level.astype(np.float64)
-    rest = (np.zeros(n), np.zeros(n), workload.deadline)
-    calm, tense = (
-        policy.key(View(*columns, *rest, np.full(n, pressure), level), 0.0) for pressure in (0.0, 1.0)
+    view = View(
+        workload.arrival_time,
+        prompt_len=workload.prompt_len.astype(np.float64),
+        predicted_len=predicted,
+        score=score,
+        cached_len=workload.cached_len.astype(np.float64),
+        deadline=workload.deadline,
+        level=workload.level.astype(np.float64),
+        work=work[0] * 1e-12 if work.shape[1] else 0.0,
     )
-    keys = np.array(np.broadcast_to(calm, n), dtype=np.float64)
-    return keys if np.array_equal(keys, np.broadcast_to(tense, n)) else None
+    return np.array(np.broadcast_to(policy.key(view, 0.0), len(workload)), dtype=np.float64)
+
+
+def work_ticks(workload: Workload, engine: Engine, predicted: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the expected work (n,) of requests on an engine [ps].
+
+    The usual batch is what its slots or its KV memory hold of the mean of the requests so far.
+    """
+    held = workload.prompt_len + 0.5 * predicted
+    mean = np.cumsum(held) / np.arange(1, len(workload) + 1)
+    batch = np.clip(engine.num_blocks * engine.block_size / mean, 1.0, engine.max_num_seqs)
+    cached = workload.cached_len.astype(np.float64)
+    seconds = work(engine.pace, workload.prompt_len.astype(np.float64), cached, predicted, batch)
+    whole: NDArray[np.int64] = np.rint(np.asarray(seconds) * TICKS_PER_SECOND).astype(np.int64)
+    return whole
+
+
+def kinds(engines: Sequence[Engine]) -> tuple[list[Engine], list[int]]:
+    """Return the unlike engines of a cluster, and which of them each instance is."""
+    unlike = list(dict.fromkeys(engines))
+    return unlike, [unlike.index(engine) for engine in engines]
 
 
 def ready_ticks(workload: Workload, options: Options) -> NDArray[np.int64]:
@@ -188,7 +223,7 @@ def coefficient_ticks(engine: Engine) -> tuple[int, int, int, int]:
     return max(a, 1), b, c, d
 
 
-def pace(engine: Engine) -> int:
+def token_ticks(engine: Engine) -> int:
     """Picoseconds that a token takes in a full batch without context: what unlike engines differ in."""
     a, _, c, _ = coefficient_ticks(engine)
     return a // engine.max_num_seqs + c

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sooner import config, metrics, policies
 from sooner.core import ConfigError
 from sooner.policies import Policy
 from sooner.rankers.contract import Ranker
 from sooner.sim import groups, predictions
-from sooner.sim.cost import Engine
-from sooner.sim.engine import Options, Outcome, simulate
+from sooner.sim.cost import TICKS_PER_SECOND, Engine
+from sooner.sim.engine import Options, Outcome, simulate, work_ticks
 from sooner.workloads import named
 from sooner.workloads.build import Shape, build
 from sooner.workloads.columns import Workload
@@ -43,7 +44,7 @@ class Study:
     """
 
     workload: str
-    policy: str = "fcfs"
+    policy: str = policies.DEFAULT
     parameters: Mapping[str, float] = field(default_factory=dict)
     engine: Engine
     shape: Shape = field(default_factory=Shape)
@@ -141,6 +142,7 @@ def run(study: Study, prepared: Prepared | None = None, progress: Progress | Non
         "instances": study.instances,
         "rate": rate,
         "seed": study.seed,
+        "mean_work_s": mean_work(study.engine, workload, told.predicted_len),
         **measures(outcome),
         **groups.by_group(workload, outcome),
         "cancelled": int(outcome.cancelled.size),
@@ -167,6 +169,11 @@ def serve(
         router=study.router,
         progress=progress,
     )
+
+
+def mean_work(engine: Engine, workload: Workload, predicted: NDArray[np.float64]) -> float | None:
+    """Return the mean expected work of the requests [s]; None where there are none."""
+    return float(work_ticks(workload, engine, predicted).mean() / TICKS_PER_SECOND) if len(workload) else None
 
 
 def measures(outcome: Outcome) -> dict[str, Any]:
