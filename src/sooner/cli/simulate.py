@@ -34,7 +34,7 @@ def simulate(ranker: str | None, as_json: bool, **given: Any) -> None:
     Without --rate, --load or --burst its own arrival times are replayed, or, where it has none, it
     comes at a load of 0.8. Presets are approximate: see `sooner calibrate` for an engine of your own.
 
-    Example: sooner simulate sharegpt --policy boost --engine llama3-8b-a100 --requests 100000 --rate 20 --json
+    Example: sooner simulate sharegpt --policy boost --requests 100000 --rate 20 --json
     """
     from sooner.sim.study import prepare, run
 
