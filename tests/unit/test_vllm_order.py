@@ -13,6 +13,7 @@ from sooner.ordering import given
 from sooner.ordering.order import Mean, Order, uses_predictions
 from sooner.policies import Policy
 from sooner.vllm.counters import Counters
+from sooner.work import Pace
 
 
 def make(name: str, guard: Guard[str] | None = None, **parameters: float) -> Order:
@@ -131,6 +132,56 @@ def test_only_policies_that_read_predictions_need_a_ranker() -> None:
     assert needless == {
         "boost_blind", "edf", "edf_classes", "fastserve", "fcfs", "hrrn_prompt", "las", "mlfq", "vtc",
     }  # fmt: skip
+
+
+def test_the_backlog_is_the_work_that_waits() -> None:
+    order = make("boost")
+    order.set_pace(Pace(iteration_s=0.0, prefill_token_s=1e-3, decode_seq_s=1e-2, context_token_s=0.0))
+    for i in range(3):
+        order.arrive(str(i), 0.0, 100)
+    assert order.backlog == pytest.approx(0.3)
+    order.predicted("1", Prediction(50.0, 50.0), 0)
+    assert order.backlog == pytest.approx(0.8)
+    order.cached("1", 60)
+    assert order.backlog == pytest.approx(0.74)
+    order.admitted("1")
+    assert order.backlog == pytest.approx(0.2)
+    order.preempted("1", 10)
+    assert order.backlog == pytest.approx(0.74)
+    order.leave("0")
+    order.admitted("2")
+    order.admitted("1")
+    order.leave("1")
+    assert order.backlog == 0.0
+
+
+def test_after_waits_little_work_goes_first_and_after_none_who_came_first() -> None:
+    order = make("boost")
+    order.set_pace(Pace(iteration_s=0.0, prefill_token_s=1e-3, decode_seq_s=1e-2, context_token_s=0.0))
+    for i, length in enumerate((400.0, 200.0, 10.0)):
+        order.arrive(str(i), float(i), 10, given.Given(score=length, predicted_len=length))
+        assert order.take_news()
+    order.refresh(list(order.tickets.values()), [0, 0, 0])
+    assert ranked(order) == ["2", "1", "0"]
+    calm = make("boost")
+    for i, length in enumerate((400.0, 200.0, 10.0)):
+        calm.arrive(str(i), float(i), 10, given.Given(score=length, predicted_len=length))
+        calm.admitted(str(i))
+        calm.take_news()
+    calm.refresh(list(calm.tickets.values()), [0, 0, 0])
+    assert ranked(calm) == ["0", "1", "2"]
+
+
+def test_one_key_and_columns_of_keys_agree() -> None:
+    order = make("boost")
+    for i in range(20):
+        order.arrive(str(i), float(i), 10 * i + 1, given.Given(score=1.0, predicted_len=300.0 - 10 * i))
+        order.take_news()
+        order.refresh(list(order.tickets.values()), [0] * len(order.tickets))
+    columns = {id: ticket.key for id, ticket in order.tickets.items()}
+    for id, ticket in order.tickets.items():
+        order.predicted(id, Prediction(ticket.score, ticket.predicted_len), 0)
+        assert ticket.key == pytest.approx(columns[id], rel=1e-12)
 
 
 def test_a_mean_starts_at_its_first_value() -> None:

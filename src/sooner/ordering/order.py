@@ -20,6 +20,7 @@ from sooner.ordering.counters import Counters
 from sooner.ordering.given import NOTHING, Given
 from sooner.ordering.queue import Place
 from sooner.policies import Policy
+from sooner.work import Pace, Usual, work
 
 
 @dataclass(slots=True)
@@ -34,6 +35,10 @@ class Ticket:
     predicted_len: float
     arrival_step: int
     deadline: float = math.inf
+    cached_len: float = 0.0
+    work: float = 0.0  # expected [s]
+    weighed: bool = False  # its work is among what is usual
+    waiting: bool = True  # not taken by the engine
     key: float = 0.0
     place: Place = (1, 0.0, 0.0, 0)  # in the queue, and among the running when a victim is sought
     scored: bool = False
@@ -74,11 +79,21 @@ class Order:
 
     A request without a score stands at a neutral place: the recent mean score and predicted length.
     With no score at all that is the same for everyone, so the order is the order of arrival.
-    `now` [s] is set by the host once a step and does not move within it.
+    `now` [s] is set by the host once a step and does not move within it. `pace` is how fast the engine
+    works, which the host may learn and set; `usual` is what was learned of waits and work, which the
+    host may keep over a restart. Where either moved, `take_news` says that all must be placed anew.
     """
 
-    def __init__(self, policy: Policy, guard: Guard[str] | None, counters: Counters) -> None:
+    def __init__(
+        self, policy: Policy, guard: Guard[str] | None, counters: Counters, pace: Pace | None = None
+    ) -> None:
         self.policy = policy
+        self.pace = Pace() if pace is None else pace
+        self.usual = Usual()
+        self.backlog = 0.0  # expected work of the waiting [s]
+        self._waiting = 0
+        self._weighs = bool(policy.reads & {"work", "usual_wait", "usual_work"})
+        self._news = False
         self._scalar_key = scalar_key(policy)
         self.guard = guard
         self.counters = counters
@@ -101,14 +116,31 @@ class Order:
         """Recent mean predicted length [tokens]; 0 before the first."""
         return self._mean_len.value
 
-    def arrive(self, id: str, arrival_time: float, prompt_len: int, given: Given = NOTHING) -> Ticket:
-        """Give a new request its ticket, at a neutral place unless the client gave numbers."""
+    def arrive(
+        self,
+        id: str,
+        arrival_time: float,
+        prompt_len: int,
+        given: Given = NOTHING,
+        cached_len: int = 0,
+        ahead: float | None = None,
+    ) -> Ticket:
+        """Give a new request its ticket, at a neutral place unless the client gave numbers.
+
+        `cached_len` are prompt tokens that need not be computed. `ahead` [s] is the work that waits for
+        the same engines, where it is not all that waits here.
+        """
         self._entries += 1
         length = self._mean_len.value
         ticket = Ticket(
             self._entries, arrival_time, prompt_len, self._mean_wait.value / length if length > 0 else 0.0,
             self._mean_score.value, length, self.step,
         )  # fmt: skip
+        if self._weighs:
+            ticket.cached_len = cached_len
+            ticket.work = float(work(self.pace, prompt_len, cached_len, length))
+            self.usual.arrive(self.backlog if ahead is None else ahead)
+            self._join(ticket)
         if given is not NOTHING:
             if given.deadline_ms is not None:
                 ticket.deadline = arrival_time + given.deadline_ms / 1000.0
@@ -139,6 +171,11 @@ class Order:
         if ticket.first_scheduled_step < 0:
             ticket.first_scheduled_step = self.step
             self._mean_wait.add(max(0.0, self.now - ticket.arrival_time))
+        if ticket.waiting:
+            ticket.waiting = False
+            self._part(ticket)
+        if not ticket.weighed and self._weighs:  # no score came: it is what it seems
+            self._weigh(ticket)
         if self.guard is not None:
             self.guard.start(id, self.step)
 
@@ -148,6 +185,9 @@ class Order:
         if ticket is None:
             return
         ticket.preemptions += 1
+        if not ticket.waiting:
+            ticket.waiting = True
+            self._join(ticket)
         if not self.policy.static:
             ticket.stand(self._key(ticket, attained), ticket.promoted)
         if self.guard is not None:
@@ -161,13 +201,44 @@ class Order:
         self.now = now
         self._entries += 1
         ticket.arrival_time, ticket.prompt_len, ticket.sequence = now, prompt_len, self._entries
+        if not ticket.waiting:
+            ticket.waiting = True
+            self._join(ticket)
+        if self._weighs:
+            self._reckon(ticket)
         ticket.stand(self._key(ticket, attained), ticket.promoted)
 
     def leave(self, id: str) -> Ticket | None:
         """Forget a request; return its ticket."""
         if self.guard is not None:
             self.guard.leave(id)
-        return self.tickets.pop(id, None)
+        ticket = self.tickets.pop(id, None)
+        if ticket is not None and ticket.waiting:
+            self._part(ticket)
+        return ticket
+
+    def cached(self, id: str, cached_len: int) -> bool:
+        """Take in how much of a waiting prompt need not be computed; return whether it moved."""
+        ticket = self.tickets.get(id)
+        if ticket is None or not self._weighs or ticket.cached_len == cached_len:
+            return False
+        ticket.cached_len = cached_len
+        self._reckon(ticket)
+        ticket.stand(self._key(ticket, 0), ticket.promoted)
+        return True
+
+    def set_pace(self, pace: Pace) -> None:
+        """Reckon all work with another pace; all are placed anew at the next step."""
+        self.pace = pace
+        if self._weighs:
+            for ticket in self.tickets.values():
+                self._reckon(ticket)
+            self._news = True
+
+    def take_news(self) -> bool:
+        """Return whether what is usual, or the pace, moved since the last call: then place all anew."""
+        news, self._news = (self._weighs and self.usual.tell()) or self._news, False
+        return news
 
     def begin_step(self, now: float) -> list[str]:
         """Freeze `now` and let the guard act before the next step; return whose place changed."""
@@ -187,9 +258,17 @@ class Order:
             return
         column = {
             name: np.array([getattr(ticket, name) for ticket in tickets], dtype=np.float64)
-            for name in ("arrival_time", "prompt_len", "predicted_len", "score", "deadline", "pressure")
-        }
-        view = View(**column, attained=np.array(attained, dtype=np.float64))
+            for name in (
+                "arrival_time", "prompt_len", "predicted_len", "score", "deadline", "pressure",
+                "cached_len", "work",
+            )
+        }  # fmt: skip
+        view = View(
+            **column,
+            attained=np.array(attained, dtype=np.float64),
+            usual_wait=self.usual.wait,
+            usual_work=self.usual.work,
+        )
         try:
             keys = np.broadcast_to(self.policy.key(view, self.now), (len(tickets),))
         except Exception as error:
@@ -206,13 +285,37 @@ class Order:
         if predicted_len is not None:
             ticket.predicted_len = predicted_len
             self._mean_len.add(predicted_len)
+        if self._weighs:
+            self._reckon(ticket)
+            if not ticket.weighed:
+                self._weigh(ticket)
+
+    def _reckon(self, ticket: Ticket) -> None:
+        """Reckon a ticket's work anew."""
+        before = ticket.work
+        ticket.work = float(work(self.pace, ticket.prompt_len, ticket.cached_len, ticket.predicted_len))
+        if ticket.waiting:
+            self.backlog += ticket.work - before
+
+    def _weigh(self, ticket: Ticket) -> None:
+        ticket.weighed = True
+        self.usual.weigh(ticket.work)
+
+    def _join(self, ticket: Ticket) -> None:
+        self._waiting += 1
+        self.backlog += ticket.work
+
+    def _part(self, ticket: Ticket) -> None:
+        self._waiting -= 1
+        self.backlog = self.backlog - ticket.work if self._waiting > 0 else 0.0  # no rounding stays
 
     def _key(self, ticket: Ticket, attained: int) -> float:
         """Return the policy's key, or the last good one where it fails: then arrival decides."""
         try:
             view = View(
                 ticket.arrival_time, ticket.prompt_len, ticket.predicted_len, ticket.score,
-                attained, 0.0, ticket.deadline, ticket.pressure,
+                attained, ticket.cached_len, ticket.deadline, ticket.pressure, 0.0, 0.0,
+                ticket.work, self.usual.wait, self.usual.work,
             )  # fmt: skip
             key = float(self._scalar_key(view, self.now))
             if key != key:
@@ -261,10 +364,5 @@ def scalar_key(policy: Policy) -> Callable[[View, float], Any]:
 
 
 def uses_predictions(policy: Policy) -> bool:
-    """Return whether a policy's key depends on what a ranker says, so that none is run for nothing."""
-    waiting = View(100.0, predicted_len=10.0, score=1.0, pressure=1.0)
-    longer = waiting._replace(predicted_len=500.0, score=2.0)
-    return any(  # a policy may look at them only once a request has run for a while
-        policy.key(waiting._replace(attained=ran), 200.0) != policy.key(longer._replace(attained=ran), 200.0)
-        for ran in (0.0, 100.0)
-    )
+    """Return whether a policy reads what a ranker says, so that none is run for nothing."""
+    return not policy.reads.isdisjoint(("score", "predicted_len", "work"))
