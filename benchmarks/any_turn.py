@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from sooner import rankers
-from sooner.judging import measures
+from sooner import training as train
+from sooner.judging import certainty
 from sooner.metrics import kendall_tau
-from sooner.training import fit as train
 from sooner.workloads import logs
 
 
@@ -35,7 +35,7 @@ def measure(scores: np.ndarray[Any, Any], data: train.Dataset) -> dict[str, floa
     later = np.array([one.turn > 0 for one in data.context])
     return {
         "kendall_tau": round(kendall_tau(scores, data.lengths), 4),
-        "kendall_tau_se": round(measures.tau_error(scores, data.lengths, data.groups), 4),
+        "kendall_tau_se": round(certainty.tau_error(scores, data.lengths, data.groups), 4),
         "first_turns": round(kendall_tau(scores[~later], data.lengths[~later]), 4),
         "later_turns": round(kendall_tau(scores[later], data.lengths[later]), 4),
     }

@@ -17,9 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sooner import training as train
 from sooner.judging import comparison
 from sooner.rankers.neural.encoding import DEFAULT_ENCODER
-from sooner.training import fit as train
 from sooner.workloads import logs
 
 

@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 
 from real_engine_load import tiny_model
+from sooner import training as train
 from sooner.demo import engine, prompts
 from sooner.demo.run import versions
 from sooner.replay.client import Endpoint, Sampling
 from sooner.replay.drive import attach_fields
 from sooner.replay.record import Record
 from sooner.replay.saved import replay_to_file
-from sooner.training import fit as train
 from sooner.workloads.logs import LogRow
 from sooner.workloads.prompts import Prompt
 

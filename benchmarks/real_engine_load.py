@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from sooner import metrics
+from sooner import training as train
 from sooner.core import Completed
 from sooner.demo import engine, model, prompts
 from sooner.demo.run import versions
@@ -30,7 +31,6 @@ from sooner.replay.client import Endpoint, Sampling
 from sooner.replay.drive import attach_fields
 from sooner.replay.record import completed
 from sooner.replay.saved import replay_to_file
-from sooner.training import fit as train
 from sooner.workloads.arrivals import poisson
 from sooner.workloads.logs import LogRow
 from sooner.workloads.prompts import Prompt

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sooner import training as train
 from sooner.core import NotFittedError, RankerFileError
 from sooner.judging import evaluation
 from sooner.judging.explain import Term, explain, pieces, shapley
 from sooner.rankers import Context, Ranker, conformance, get
 from sooner.rankers.neural import encoding
-from sooner.training import fit as train
 from sooner.training.examples import FILE, Examples
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from sooner import training as train
 from sooner.cli import root
 from sooner.core import DataError, UnknownName
 from sooner.judging import comparison, evaluation, learned
@@ -18,7 +19,6 @@ from sooner.rankers import Context, conformance, get
 from sooner.rankers.neural import encoding
 from sooner.report import ranker as page
 from sooner.report import terms as terms_page
-from sooner.training import fit as train
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 

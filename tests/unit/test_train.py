@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from sooner import rankers
+from sooner import training as train
 from sooner.cli import root
 from sooner.core import DataError, RankerFileError, UnknownName
 from sooner.judging import measures
 from sooner.metrics import kendall_tau
 from sooner.rankers import Context, conformance
-from sooner.training import fit as train
 from sooner.workloads import logs
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -140,7 +141,7 @@ def test_conversations_that_a_file_names_are_left_out(tmp_path: Path) -> None:
 def test_the_shipped_ranker_loads_and_is_small() -> None:
     ranker = train.load("light")
     assert ranker.name == "lexical"
-    folder = Path(train.rankers.__file__).parent / "default"
+    folder = Path(rankers.__file__).parent / "default"
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 2_000_000
     low, high = ranker.predict(["hi", "Write a detailed 2000 word essay on the history of Rome."])
     assert low < high

@@ -52,9 +52,9 @@ def compare_rankers(
 
     Example: sooner compare-rankers train.jsonl test.jsonl --arm ltr --arm "buckets 100"
     """
+    from sooner import training as train
     from sooner.judging import comparison
     from sooner.rankers.neural.encoding import DEFAULT_ENCODER
-    from sooner.training import fit as train
     from sooner.workloads import logs
 
     count = logs.tokenizer(tokenizer) if tokenizer else None

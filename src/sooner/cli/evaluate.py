@@ -47,9 +47,9 @@ def evaluate(
 
     Example: sooner evaluate my-ranker last-week.jsonl --html ranker.html
     """
+    from sooner import training as library
     from sooner.judging import evaluation
     from sooner.report import ranker as page
-    from sooner.training import fit as library
     from sooner.workloads import logs
 
     ranker = library.load(directory)

@@ -45,9 +45,9 @@ def explain(
     """
     from dataclasses import replace
 
+    from sooner import training as library
     from sooner.judging.explain import explain as why
     from sooner.rankers import text
-    from sooner.training import fit as library
     from sooner.training.examples import Examples
 
     if (prompt is None) == (log_path is None):
@@ -105,9 +105,9 @@ def _overall(
     ranker: Any, path: str, rows: int, top: int, seed: int, html: Path | None, as_json: bool
 ) -> None:
     """Print, and plot, what the terms add over the prompts of a log."""
+    from sooner import training as library
     from sooner.judging.learned import learned
     from sooner.report import terms as page
-    from sooner.training import fit as library
     from sooner.workloads import logs
 
     data = library.merged(library.dataset(logs.read(path).rows))

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def say(words: str) -> None:
+    """Print words for people, to stderr."""
+    click.echo(words, err=True)
+
+
 def endpoint_options(command: Command) -> Command:
     """Add --url, --model, --api and --api-key-file."""
     for option in (

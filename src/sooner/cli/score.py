@@ -20,8 +20,8 @@ def score(directory: str, as_json: bool) -> None:
 
     Example: echo "Write a story" | sooner score default --json
     """
+    from sooner import training as library
     from sooner.rankers import text
-    from sooner.training import fit as library
 
     ranker = library.load(directory)
     for raw in sys.stdin.buffer:

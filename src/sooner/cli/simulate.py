@@ -40,7 +40,7 @@ def simulate(ranker: str | None, as_json: bool, **given: Any) -> None:
 
     loaded = None
     if ranker is not None:
-        from sooner.training import fit as train
+        from sooner import training as train
 
         loaded = train.load(ranker)
     study = study_of(**given)

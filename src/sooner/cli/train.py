@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from sooner.cli.options import progress_bar
-
-if TYPE_CHECKING:
-    from sooner.rankers import Ranker
-    from sooner.training.fit import Dataset
+from sooner.cli.options import progress_bar, say
 
 
 @click.command()
@@ -82,59 +78,42 @@ def train(
 
     Example: sooner train requests.jsonl --ranker boosted --out my-ranker
     """
-    from sooner.core import DataError
+    from sooner import training
     from sooner.judging import evaluation, measures
-    from sooner.training import fit as library
+    from sooner.training import from_log
     from sooner.workloads import logs
 
     chosen = dict(map(_setting, settings))
     if checkpoint is not None:
         chosen["checkpoint"] = checkpoint
+    for folder in (out, checkpoint):
+        if folder is not None:
+            training.try_folder(folder)
     count = logs.tokenizer(tokenizer) if tokenizer else None
     log = logs.read(data, count=count, first_turns=first_turns, model=model)
-    click.echo(str(log.report), err=True)
-    apart = set(leave_out.read_text(encoding="utf-8").split()) if leave_out else set()
-    allowed = [row for row in log.rows if row.conversation not in apart]
-    if leave_out:
-        click.echo(f"{len(log.rows) - len(allowed)} rows left out as {leave_out} says", err=True)
-    if not allowed:
-        raise DataError(f"{str(leave_out)!r} leaves no row of {data!r}; allowed: at least one")
-    rows = library.merged(library.dataset(allowed))
-    if (twice := len(allowed) - len(rows.prompts)) > 0:
-        click.echo(f"{twice} rows repeated a prompt and were merged", err=True)
-    start = library.load(prior) if prior else None
+    say(str(log.report))
+    rows = from_log.rows_of(log, leave_out=leave_out, say=say)
     with progress_bar(f"training {name}") as bar:
-
-        def fit(part: library.Dataset) -> Ranker:
-            return library.fit(
-                name,
-                part.prompts,
-                part.lengths,
-                context=part.context,
-                groups=part.groups,
-                seed=seed,
-                prior=start,
-                progress=lambda share, words: bar(int(100 * share), 100),
-                **chosen,
-            )
-
-        ranker = fit(rows)
-        verdict = measures.held_out(ranker, seed=seed)
-        if verdict is None and held_out > 0 and len(set(rows.groups)) >= 20:
-            known, unseen = library.split(rows, held_out, seed)
-            verdict = measures.evaluate(fit(known), unseen, seed=seed)
+        ranker, unseen = from_log.train(
+            rows,
+            name,
+            seed=seed,
+            prior=prior,
+            held_out=held_out,
+            settings=chosen,
+            progress=lambda share, words: bar(int(100 * share), 100),
+        )
     told = {"data": Path(data).name, "tokenizer": Path(tokenizer).name if tokenizer else None}
     ranker.training_ = {**ranker.training_, **{key: value for key, value in told.items() if value}}
-    ranker.save(out)
-    _keep(rows, out, keep_examples, seed)
+    training.keep(ranker, rows, out, examples=keep_examples, seed=seed)
     facts = {"out": str(out), "ranker": name, **ranker.training_}
-    if verdict is not None:
-        facts |= {f"held_out_{key}": verdict[key] for key in ("n", "kendall_tau", "kendall_tau_se")}
-        facts["verdict"] = verdict["verdict"]
-        click.echo(
-            f"{'Switch it on' if verdict['verdict']['switch_on'] else 'Do not switch it on'}: "
-            f"{verdict['verdict']['reason']} (on {verdict['n']} held-out requests)",
-            err=True,
+    judged = measures.held_out(unseen, seed=seed)
+    if judged is not None:
+        facts |= {f"held_out_{key}": judged[key] for key in ("n", "kendall_tau", "kendall_tau_se")}
+        facts["verdict"] = judged["verdict"]
+        say(
+            f"{'Switch it on' if judged['verdict']['switch_on'] else 'Do not switch it on'}: "
+            f"{judged['verdict']['reason']} (on {judged['n']} held-out requests)"
         )
     click.echo(json.dumps(evaluation.plain(facts)))
 
@@ -148,14 +127,3 @@ def _setting(given: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
-
-
-def _keep(rows: Dataset, out: Path, what: str, seed: int) -> None:
-    """Keep training examples beside the ranker, or see to it that none of an earlier training are there."""
-    from sooner.training import examples
-
-    if what == "none":
-        (out / examples.FILE).unlink(missing_ok=True)
-        return
-    kept = examples.Examples.of(rows.prompts, rows.lengths, rows.groups, texts=what == "text", seed=seed)
-    kept.save(out)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sooner import __version__
+from sooner import training as train
 from sooner.core import DataError
 from sooner.demo import arms, engine, model, prompts
 from sooner.rankers import Ranker
@@ -22,7 +23,6 @@ from sooner.replay.client import Endpoint, Sampling
 from sooner.replay.drive import Attach, attach_fields
 from sooner.replay.record import Record
 from sooner.replay.saved import replay_to_file
-from sooner.training import fit as train
 from sooner.workloads.logs import LogRow
 from sooner.workloads.prompts import Prompt
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sooner import rankers
+from sooner import training as train
 from sooner.core import DataError, UnknownName
-from sooner.judging import measures
+from sooner.judging import certainty, measures
 from sooner.metrics import kendall_tau, pairwise_accuracy
 from sooner.rankers import Ranker
 from sooner.rankers.neural import encoding
 from sooner.rankers.papers.head import Classifier
-from sooner.training import fit as train
 
 _TIMED = 64  # requests scored to time one
 
@@ -198,7 +198,7 @@ def _judged(
     return Standing(
         name,
         kendall_tau(scores, unseen.lengths),
-        measures.tau_error(scores, unseen.lengths, unseen.groups, seed=seed),
+        certainty.tau_error(scores, unseen.lengths, unseen.groups, seed=seed),
         pairwise_accuracy(scores, unseen.lengths),
         accuracy,
         float(np.sqrt(np.mean((lengths - unseen.lengths) ** 2))),
@@ -287,7 +287,7 @@ def _more(measure: str, a: Standing, b: Standing) -> bool | None:
         "rmse": 0.01 * max(a.rmse, b.rmse),
         "class_accuracy": 0.01,
     }[measure]
-    return None if abs(x - y) < near else bool(x > y)
+    return bool(x > y) if abs(x - y) >= near else None
 
 
 def _told(row: Standing) -> str:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from sooner import training as train
 from sooner.core import DataError
 from sooner.judging import measures
 from sooner.metrics import kendall_tau
 from sooner.rankers import Context, Ranker
 from sooner.rankers.offers import Refits
-from sooner.training import fit as train
 
 _FEWEST = 30  # prompts with several replies, below which no ceiling is told
 _DRAWS = 20

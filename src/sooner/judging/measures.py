@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sooner.judging.certainty import Certainty, certainty
 from sooner.judging.verdict import Verdict, judge
 from sooner.metrics import kendall_tau, pairwise_accuracy, spearman
 from sooner.rankers import Ranker
-from sooner.rankers.contract import Floats
+from sooner.rankers.contract import Floats, OutOfFold
 from sooner.rankers.offers import HasParts
-from sooner.training.fit import Dataset
+from sooner.training.rows import Dataset
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Quantiles whose coverage `evaluate` reports."""
 
 
-def held_out(ranker: Ranker, *, seed: int = 0) -> dict[str, Any] | None:
-    """Return how well a ranker just fitted orders rows of its log that it had not seen when it scored them.
+def held_out(unseen: OutOfFold | None, *, seed: int = 0) -> dict[str, Any] | None:
+    """Return how well a ranker ordered rows that it had not seen when it scored them.
 
-    The keys are among those of `evaluate`. None where fitting gave no such scores.
+    The keys are among those of `evaluate`. None where there are no such scores.
     """
-    if ranker.out_of_fold_ is None or ranker.out_of_fold_.scores.shape[0] < 2:
+    if unseen is None or unseen.scores.shape[0] < 2:
         return None
-    scores, lengths, groups = ranker.out_of_fold_
-    tau = kendall_tau(scores, lengths)
-    se = tau_error(scores, lengths, groups, seed=seed)
+    sure = certainty(unseen.scores, unseen.lengths, unseen.groups, seed=seed)
     return {
-        "n": scores.shape[0],
-        "kendall_tau": tau,
-        "kendall_tau_se": se,
-        "verdict": _spelled(judge(scores, lengths, tau, se, seed=seed)),
+        "n": unseen.scores.shape[0],
+        **_told(sure),
+        "verdict": _spelled(judge(unseen.scores, unseen.lengths, sure, seed=seed)),
+    }
+
+
+def _told(sure: Certainty) -> dict[str, Any]:
+    return {
+        "kendall_tau": sure.tau,
+        "kendall_tau_se": sure.se,
+        "kendall_tau_interval": [sure.low, sure.high],
+        "conversations": sure.conversations,
     }
 
 
@@ -50,19 +56,20 @@ def _spelled(verdict: Verdict) -> dict[str, Any]:
 def evaluate(ranker: Ranker, data: Dataset, *, seed: int = 0) -> dict[str, Any]:
     """Return how well a ranker orders rows it was not trained on, as `sooner evaluate` prints it.
 
-    `kendall_tau_se` is the bootstrap's over conversations; `ms_per_request` are CPU milliseconds at
-    batch 1. Raises DataError for fewer than two rows.
+    `kendall_tau_interval` covers 95 %; `ms_per_request` are CPU milliseconds at batch 1. Where the ranker
+    was trained on a tenth of the rows or more (`trained_on_share`), the verdict is "no". Raises DataError
+    for fewer than two rows.
     """
     scores = ranker.predict(data.prompts, context=data.context)
-    tau = kendall_tau(scores, data.lengths)
-    se = tau_error(scores, data.lengths, data.groups, seed=seed)
-    verdict = judge(scores, data.lengths, tau, se, seed=seed)
+    sure = certainty(scores, data.lengths, data.groups, seed=seed)
+    known = None if ranker.seen_ is None else ranker.seen_.share(data.prompts, data.context)
+    verdict = judge(scores, data.lengths, sure, known or 0.0, seed=seed)
     single = cpu_ms(ranker, data, 1)
     return {
         "ranker": ranker.name,
         "n": len(data.prompts),
-        "kendall_tau": tau,
-        "kendall_tau_se": se,
+        **_told(sure),
+        "trained_on_share": known,
         "pairwise_accuracy": pairwise_accuracy(scores, data.lengths),
         "spearman": spearman(scores, data.lengths),
         "ms_per_request": single,
@@ -105,29 +112,6 @@ def deciles(ranker: Ranker, scores: Floats, data: Dataset) -> list[dict[str, flo
         }
         for part in parts
     ]
-
-
-def tau_error(
-    scores: Floats, lengths: Floats, groups: Sequence[str], *, seed: int = 0, draws: int = 200
-) -> float:
-    """Return the bootstrap standard error of Kendall's tau, conversations drawn with replacement."""
-    _, conversation = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
-    members = _members(conversation)
-    if len(members) < 2:
-        return float("nan")
-    rng = np.random.default_rng(seed)
-    draws = draws if scores.shape[0] <= 5000 else draws // 4
-    taus = []
-    for _ in range(draws):
-        chosen = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
-        if chosen.shape[0] > 1:
-            taus.append(kendall_tau(scores[chosen], lengths[chosen]))
-    return float(np.std(taus, ddof=1))
-
-
-def _members(group: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    order = np.argsort(group, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
 
 
 def cpu_ms(ranker: Ranker, data: Dataset, batch: int, rows: int = 256) -> float:

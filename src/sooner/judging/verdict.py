@@ -13,11 +13,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sooner.judging.certainty import LEAST, Certainty
+
 LOAD = 0.9
 SLOTS = 16
 REQUESTS = 6000
 WORTHWHILE = 0.05
 """The smallest cut of the mean wait worth a switch."""
+OWN_ROWS = 0.1
+"""Share of rows it was trained on, from which a ranker is not judged: common prompts repeat by chance."""
 
 
 class Verdict(NamedTuple):
@@ -36,30 +40,38 @@ class Verdict(NamedTuple):
         return 1 - self.mean_wait_ranker / self.mean_wait_fcfs if self.mean_wait_fcfs > 0 else 0.0
 
 
-def judge(scores: ArrayLike, lengths: ArrayLike, tau: float, tau_se: float, *, seed: int = 0) -> Verdict:
-    """Return the verdict on scores (n,) of requests with true lengths (n,) [tokens] that it never saw."""
+def judge(
+    scores: ArrayLike, lengths: ArrayLike, sure: Certainty, trained_on: float = 0.0, *, seed: int = 0
+) -> Verdict:
+    """Return the verdict on scores (n,) of requests with true lengths (n,) [tokens] that it never saw.
+
+    `trained_on` is the share of them that it did see, as far as that is known.
+    """
     x, y = np.asarray(scores, dtype=np.float64), np.maximum(np.asarray(lengths, dtype=np.float64), 1.0)
     rng = np.random.default_rng(seed)
     pick = rng.integers(0, y.shape[0], REQUESTS)
     arrival = np.cumsum(rng.exponential(float(y.mean()) / (LOAD * SLOTS), REQUESTS))
     waits = [_mean_wait(arrival, key, y[pick]) for key in (arrival, x[pick], y[pick])]
-    sure = tau - 2 * tau_se > 0
     verdict = Verdict(False, "", LOAD, *waits)
+    tau = f"tau {sure.tau:.3f} (95 %: {sure.low:.3f} to {sure.high:.3f})"
     words = (
         f"expected to cut the mean wait by {100 * verdict.cut:.0f} % at load {LOAD} "
         f"(a perfect order: {100 * (1 - waits[2] / waits[0]) if waits[0] else 0:.0f} %)"
     )
-    if tau_se != tau_se:
+    if sure.conversations == 1:
         reason = "one conversation says nothing of how sure the tau is: collect more, or keep arrival order"
-    elif not sure:
-        reason = (
-            f"tau {tau:.3f} ± {tau_se:.3f} is not clearly above 0: collect more rows, or keep arrival order"
-        )
+    elif trained_on >= OWN_ROWS:
+        reason = f"it was trained on {trained_on:.0%} of these requests: judge it on others"
+    elif not sure.above_zero:
+        reason = f"{tau} is not clearly above 0: collect more rows, or keep arrival order"
+    elif not sure.enough:
+        seen = f"{sure.conversations} conversations"
+        reason = f"{tau} rests on {seen}: collect at least {LEAST}, or keep arrival order"
     elif verdict.cut < WORTHWHILE:
         reason = f"{words}, which is less than {100 * WORTHWHILE:.0f} %: not worth a switch"
     else:
-        reason = f"{words}, tau {tau:.3f} ± {tau_se:.3f}"
-    return verdict._replace(switch_on=sure and verdict.cut >= WORTHWHILE, reason=reason)
+        return verdict._replace(switch_on=True, reason=f"{words}, {tau}")
+    return verdict._replace(reason=reason)
 
 
 def _mean_wait(arrival: NDArray[np.float64], key: NDArray[np.float64], work: NDArray[np.float64]) -> float:

@@ -19,6 +19,7 @@ from sooner.core import DataError, NotFittedError, Prediction
 from sooner.rankers import files
 from sooner.rankers.calibration import Calibration
 from sooner.rankers.context import EMPTY, Context
+from sooner.rankers.seen import SeenPrompts
 
 Floats: TypeAlias = NDArray[np.float64]
 Progress: TypeAlias = Callable[[float, str], None]
@@ -47,6 +48,7 @@ class Ranker(ABC):
     name: ClassVar[str] = ""
     calibration_: Calibration | None = None
     out_of_fold_: OutOfFold | None = None  # known after `fit`, where there are such scores; not saved
+    seen_: SeenPrompts | None = None  # None for rankers that were saved without
     training_: Mapping[str, Any] = {}  # facts for the manifest: rows, seed, tau between folds
 
     def __init__(self, *, seed: int = 0) -> None:
@@ -92,6 +94,7 @@ class Ranker(ABC):
             known = np.flatnonzero(~np.isnan(unseen))
             self.calibration_ = Calibration.fit(unseen[known], rows.lengths[known])
             self.out_of_fold_ = OutOfFold(unseen[known], rows.lengths[known], [rows.groups[i] for i in known])
+        self.seen_ = SeenPrompts.of(rows.prompts, rows.context)
         self.training_ = {**self.training_, "rows": len(rows.prompts), "seed": self.seed}
         return self
 
@@ -133,7 +136,9 @@ class Ranker(ABC):
         if self.calibration_ is None:
             raise NotFittedError(f"this {self.name!r} ranker was not fitted; there is nothing to save")
         state = self._state()
-        arrays = {**state.arrays, **{f"calibration.{k}": v for k, v in self.calibration_.arrays().items()}}
+        calibration = {f"calibration.{k}": v for k, v in self.calibration_.arrays().items()}
+        seen = {} if self.seen_ is None else self.seen_.arrays()
+        arrays = {**state.arrays, **calibration, **seen}
         files.write(
             Path(directory),
             arrays,
@@ -151,6 +156,7 @@ class Ranker(ABC):
             )
         ranker = cls()
         try:
+            ranker.seen_ = SeenPrompts.taken_from(saved.arrays)
             own = {k: v for k, v in saved.arrays.items() if not k.startswith("calibration.")}
             ranker.calibration_ = Calibration.from_arrays(
                 {k.removeprefix("calibration."): v for k, v in saved.arrays.items() if k not in own}

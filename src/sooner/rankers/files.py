@@ -38,20 +38,31 @@ class Saved(NamedTuple):
 def write(
     directory: Path, arrays: Mapping[str, NDArray[Any]], files: Mapping[str, bytes], facts: Mapping[str, Any]
 ) -> None:
-    """Write arrays, files and the manifest; the manifest comes last, so a half-written ranker is damaged."""
+    """Write arrays, files and the manifest.
+
+    All are written beside their places first and then moved there, the manifest last: where writing fails,
+    the ranker that was there stays. Raises OSError.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **dict(arrays))
     contents = {_ARRAYS: buffer.getvalue(), **files}
-    for name, data in contents.items():
-        _replace(directory / name, data)
     manifest = {
         "format": FORMAT,
         "sooner": sooner.__version__,
         **facts,
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())},
     }
-    _replace(directory / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    contents[MANIFEST] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
+    beside = {directory / f"{name}.part": directory / name for name in contents}
+    try:
+        for path, data in zip(beside, contents.values(), strict=True):
+            path.write_bytes(data)
+        for path, place in beside.items():
+            os.replace(path, place)
+    finally:
+        for path in beside:
+            path.unlink(missing_ok=True)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -101,9 +112,3 @@ def read(directory: Path) -> Saved:
 def damaged(directory: str | Path, reason: str) -> RankerFileError:
     """Return the error that says what is wrong with the ranker in `directory`."""
     return RankerFileError(f"the ranker in {str(directory)!r} cannot be used: {reason}")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(data)
-    os.replace(beside, path)

@@ -1,4 +1,4 @@
-"""Fit, evaluate, save and load rankers: from a log of finished requests to figures a person can judge.
+"""Rows of a log as a ranker sees them: texts, lengths and contexts, merged and split.
 
 Rows that repeat a prompt are merged, and rows of one conversation never stand on both sides of a
 split: prompts repeat a lot in real logs, and a ranker that has seen the answer looks better than it is.
@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sooner import rankers
 from sooner.core import DataError
-from sooner.rankers import Context, Progress, Ranker, text
+from sooner.rankers import Context, text
 from sooner.rankers.contract import Floats
 from sooner.workloads import logs
-
-load = rankers.load
 
 
 class Dataset(NamedTuple):
@@ -95,35 +91,3 @@ def split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     if not inside or not outside:
         raise DataError(f"{len(names)} conversations cannot be split with a share of {share}")
     return data.take(inside), data.take(outside)
-
-
-def fit(
-    name: str,
-    prompts: Sequence[str],
-    lengths: ArrayLike,
-    *,
-    context: Sequence[Context] | None = None,
-    groups: Sequence[str] | None = None,
-    seed: int = 0,
-    prior: Ranker | None = None,
-    progress: Progress | None = None,
-    **settings: object,
-) -> Ranker:
-    """Return ranker `name` fitted on prompts and reply lengths (n,) [tokens], repeated prompts merged.
-
-    `prior` is a fitted ranker to start from, for those that can. Raises UnknownName for the ranker,
-    DataError for rows that do not fit together or for a prior the ranker cannot use.
-    """
-    rows = rankers.Rows.checked(prompts, lengths, context, groups)
-    data = merged(Dataset(list(rows.prompts), rows.lengths, list(rows.context), list(rows.groups)))
-    extra = settings if prior is None else {**settings, "prior": prior}
-    try:
-        ranker = rankers.create(name, seed=seed, **extra)
-    except TypeError as error:
-        raise DataError(f"ranker {name!r} cannot be made with {sorted(extra)}: {error}") from error
-    return ranker.fit(data.prompts, data.lengths, context=data.context, groups=data.groups, progress=progress)
-
-
-def save(ranker: Ranker, directory: str | Path) -> None:
-    """Write a fitted ranker to `directory`."""
-    ranker.save(directory)
