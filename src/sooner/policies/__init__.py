@@ -2,22 +2,17 @@
 
 The same function runs in the simulator (compiled), the vLLM plugin and the gateway (plain floats),
 so each uses only arithmetic and NumPy ufuncs. Hosts break ties by arrival, then by order of entry.
+A policy of your own is such a function in a module of yours, chosen as `module:name`; see `docs/policies.md`.
 """
 
 from __future__ import annotations
 
-import inspect
-import types
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-
 import numpy as np
 
-from sooner.core import ConfigError, Number, UnknownName, View
+from sooner.core import Number, View
+from sooner.policies.registry import ORACLE_FED, Host, Policy, get, names, policy
 
-ORACLE_FED = {"sjf": "spjf", "srpt": "sprpt"}
-"""Names for a policy fed by the oracle ranker: the truth enters through `predicted_len` only."""
-
+__all__ = ["DEFAULT", "ORACLE_FED", "Host", "Policy", "get", "names", "policy"]
 
 DEFAULT = "boost"
 """What everything orders by that is not told otherwise."""
@@ -30,103 +25,6 @@ REACH = 2.5
 
 SMALLEST_SHARE = 1e-6
 """Of the usual work: less counts as this, so that a boost is at most 14 / gamma seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """A chosen policy: its function with its parameters bound.
-
-    `static`: the key never changes after arrival, so one heap insertion orders the request for
-    good. `timeless`: the key does not depend on `now`, so a waiting request keeps its place.
-    `preemptive`: meant to displace running requests too. `oracle`: `predicted_len` must be the truth.
-    `linear`: the key of a waiting request is a straight line in `now`, whatever it is made of.
-    `reads`: the fields of `View` that the function names, so that a host knows what it must tell.
-    """
-
-    name: str
-    function: Callable[..., Number]
-    parameters: Mapping[str, float]
-    static: bool
-    timeless: bool
-    preemptive: bool
-    oracle: bool = False
-    linear: bool = False
-    reads: frozenset[str] = frozenset()
-
-    def key(self, view: View, now: float) -> Number:
-        """Return the key of one request, or of n requests given as columns; smallest runs first."""
-        return self.function(view, now, **self.parameters)
-
-
-_REGISTRY: dict[str, Policy] = {}
-
-
-def policy(
-    *, static: bool = False, timeless: bool = False, preemptive: bool = False, linear: bool = False
-) -> Callable[[Callable[..., Number]], Callable[..., Number]]:
-    """Register the decorated key function under its own name."""
-
-    def register(function: Callable[..., Number]) -> Callable[..., Number]:
-        parameters = {
-            name: parameter.default
-            for name, parameter in inspect.signature(function).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        }
-        _REGISTRY[function.__name__] = Policy(
-            function.__name__,
-            function,
-            parameters,
-            static,
-            static or timeless,
-            preemptive,
-            linear=linear,
-            reads=_fields_named(function),
-        )
-        return function
-
-    return register
-
-
-def _fields_named(function: Callable[..., Number]) -> frozenset[str]:
-    """Return the fields of `View` that a function, or one of this package that it calls, may read.
-
-    Names in the code, not a trial run: a branch that a trial does not take is counted too.
-    """
-    found: set[str] = set()
-    waiting, seen = [function], set()
-    while waiting:
-        code = getattr(waiting.pop(), "__code__", None)
-        if code is None or code in seen:
-            continue
-        seen.add(code)
-        found.update(set(code.co_names) & set(View._fields))
-        called = (function.__globals__.get(name) for name in code.co_names)
-        waiting += [other for other in called if isinstance(other, types.FunctionType)]
-    return frozenset(found)
-
-
-def names() -> tuple[str, ...]:
-    """Return every policy name, the oracle-fed ones included."""
-    return (*_REGISTRY, *ORACLE_FED)
-
-
-def get(name: str, **parameters: float) -> Policy:
-    """Return policy `name` with `parameters` bound over its defaults.
-
-    Raises UnknownName for a name or parameter that does not exist and ConfigError for a value that
-    is not a finite number >= 0.
-    """
-    base = _REGISTRY.get(ORACLE_FED.get(name, name))
-    if base is None:
-        raise UnknownName("policy", name, names())
-    for parameter, value in parameters.items():
-        if parameter not in base.parameters:
-            raise UnknownName(f"parameter of policy {name!r}", parameter, base.parameters)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number and np.isfinite(value) and value >= 0):
-            raise ConfigError(f"policy {name!r}: {parameter}={value!r}, allowed: a finite number >= 0")
-    bound = {**base.parameters, **{key: float(value) for key, value in parameters.items()}}
-    return replace(base, name=name, parameters=bound, oracle=name in ORACLE_FED)
 
 
 @policy(static=True)
