@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sooner import policies
 from sooner.core import ConfigError, Number, UnknownName, View
-from sooner.ordering.order import scalar_key
+from sooner.policies.plain import scalar_key
 
 times = st.floats(0, 1e6)
 lengths = st.floats(0, 1e5)

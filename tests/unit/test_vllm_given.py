@@ -13,12 +13,8 @@ from sooner.ordering.given import LIMITS, NOTHING, Given, read
 
 
 def test_what_is_taken() -> None:
-    assert read({"sooner_score": 3, "sooner_predicted_len": 20, "sooner_deadline_ms": 5.5}) == (
-        3.0,
-        20.0,
-        5.5,
-        0,
-    )
+    sent = {"sooner_score": 3, "sooner_predicted_len": 20, "sooner_deadline_ms": 5.5, "sooner_level": 2}
+    assert read(sent) == (3.0, 20.0, 5.5, 2.0, 0)
 
 
 def test_a_length_alone_is_also_the_score() -> None:
@@ -52,5 +48,5 @@ json = st.recursive(
 @cases(st.one_of(json, st.dictionaries(st.sampled_from([*LIMITS, "x"]), json)), json)
 def test_anything_may_be_sent(extra: Any, priority: Any) -> None:
     said = read(extra, priority)
-    for value in said[:3]:
+    for value in said[:4]:
         assert value is None or math.isfinite(value)

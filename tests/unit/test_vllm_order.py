@@ -10,7 +10,7 @@ from sooner import policies
 from sooner.core import Number, Prediction, View
 from sooner.guard import Guard
 from sooner.ordering import given
-from sooner.ordering.order import Mean, Order, uses_predictions
+from sooner.ordering.order import Mean, Order
 from sooner.policies import Policy
 from sooner.vllm.counters import Counters
 from sooner.work import Pace
@@ -128,7 +128,7 @@ def test_a_preempted_request_keeps_its_sequence_and_counts() -> None:
 
 
 def test_only_policies_that_read_predictions_need_a_ranker() -> None:
-    needless = {name for name in policies.names() if not uses_predictions(policies.get(name))}
+    needless = {name for name in policies.names() if not policies.get(name).uses_predictions}
     assert needless == {
         "boost_blind", "edf", "edf_classes", "fastserve", "fcfs", "hrrn_prompt", "las", "mlfq", "vtc",
     }  # fmt: skip

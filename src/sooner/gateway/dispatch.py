@@ -19,7 +19,7 @@ from sooner.gateway.settings import GatewaySettings
 from sooner.gateway.shares import Shares
 from sooner.ordering.client import ScorerClient
 from sooner.ordering.counters import Counters
-from sooner.ordering.order import Order, uses_predictions
+from sooner.ordering.order import Order
 
 logger = logging.getLogger("sooner.gateway")
 
@@ -53,7 +53,7 @@ class Dispatcher:
         self._tenants = {one.name: one for one in settings.tenants}
         self._loop = asyncio.get_running_loop()
         self._scorer: ScorerClient | None = None
-        if settings.ranker and (uses_predictions(policy) or settings.journal.url):
+        if settings.ranker and (policy.uses_predictions or settings.journal.url):
             self._scorer = ScorerClient(
                 "", settings.ranker, "", self._deliver, self.counters, settings.scorer_timeout
             )
@@ -112,7 +112,7 @@ class Dispatcher:
         said = asked.given
         if default_ms and said.deadline_ms is None:
             said = said._replace(deadline_ms=default_ms)
-        ticket = self.order.arrive(id, now, asked.prompt_len, said)
+        ticket = self.order.arrive(id, now, asked.prompt_len, said, level)
         request = Waiting(id, tenant, level, ticket, Place(asked, pool))
         self._expect(request)
         try:

@@ -319,7 +319,9 @@ class Room:
         self.work = max(0.0, self.work + amount)
 
     def _places(self, requests: list[Waiting]) -> list[Place]:
-        self._order.refresh([one.ticket for one in requests], [0] * len(requests))
+        for one in requests:
+            one.ticket.counter = self.shares[one.tenant]
+        self._order.refresh([one.ticket for one in requests], [one.ticket.attained for one in requests])
         return [one.place for one in requests]
 
 

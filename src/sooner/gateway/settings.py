@@ -13,6 +13,9 @@ from sooner import config, policies
 from sooner.core import ConfigError, UnknownName
 from sooner.gateway.priority import KINDS
 from sooner.gateway.upstream import Address
+from sooner.ordering.order import TELLS
+
+HOST = policies.Host("the gateway", TELLS | {"counter"})
 
 _Item = TypeVar("_Item")
 
@@ -218,7 +221,7 @@ class GatewaySettings:
     tenants: tuple[TenantSettings, ...] = ()
 
     def __post_init__(self) -> None:
-        policies.get(self.policy, **self.parameters)
+        HOST.bind(self.chosen_policy)
         _check(
             "gateway",
             ("port", self.port, 0 <= self.port < 65536, "0..65535"),

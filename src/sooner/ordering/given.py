@@ -10,6 +10,7 @@ LIMITS = {
     "sooner_score": (-1e15, 1e15),  # a score has no unit; the bound keeps arithmetic finite
     "sooner_predicted_len": (0.0, 1e9),  # tokens
     "sooner_deadline_ms": (0.0, 1e12),  # after arrival
+    "sooner_level": (0.0, 1e3),  # 0 is the most urgent
 }
 
 
@@ -19,6 +20,7 @@ class Given(NamedTuple):
     score: float | None = None
     predicted_len: float | None = None
     deadline_ms: float | None = None
+    level: float | None = None
     malformed: int = 0
 
 
@@ -33,7 +35,7 @@ def read(extra_args: Any, priority: Any = 0) -> Given:
     """
     if not extra_args and not priority:
         return NOTHING
-    score = length = deadline = None
+    score = length = deadline = level = None
     malformed = 0
     if isinstance(extra_args, Mapping):
         for name, value in extra_args.items():
@@ -46,13 +48,15 @@ def read(extra_args: Any, priority: Any = 0) -> Given:
                 score = float(value)
             elif name == "sooner_predicted_len":
                 length = float(value)
-            else:
+            elif name == "sooner_deadline_ms":
                 deadline = float(value)
+            else:
+                level = float(value)
     if score is None:
         score = length
     if score is None and priority and _is_number(priority):
         score = float(priority)
-    return Given(score, length, deadline, malformed)
+    return Given(score, length, deadline, level, malformed)
 
 
 def _is_number(value: Any) -> bool:

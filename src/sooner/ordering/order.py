@@ -6,11 +6,8 @@ Pure logic between the engine's hooks and the queue; it knows request ids, never
 from __future__ import annotations
 
 import math
-import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +17,11 @@ from sooner.ordering.counters import Counters
 from sooner.ordering.given import NOTHING, Given
 from sooner.ordering.queue import Place
 from sooner.policies import Policy
+from sooner.policies.plain import scalar_key
 from sooner.work import Pace, Usual, work
+
+TELLS = frozenset(View._fields) - {"counter"}
+"""Fields of `View` that an order tells its policy; a host may know less, or more."""
 
 
 @dataclass(slots=True)
@@ -39,6 +40,9 @@ class Ticket:
     work: float = 0.0  # expected [s]
     weighed: bool = False  # its work is among what is usual
     waiting: bool = True  # not taken by the engine
+    level: float = 0.0
+    attained: int = 0  # tokens of its reply when it last came to wait
+    counter: float = 0.0  # of its tenant, where the host counts
     key: float = 0.0
     place: Place = (1, 0.0, 0.0, 0)  # in the queue, and among the running when a victim is sought
     scored: bool = False
@@ -122,19 +126,21 @@ class Order:
         arrival_time: float,
         prompt_len: int,
         given: Given = NOTHING,
+        level: float | None = None,
         cached_len: int = 0,
         ahead: float | None = None,
     ) -> Ticket:
         """Give a new request its ticket, at a neutral place unless the client gave numbers.
 
-        `cached_len` are prompt tokens that need not be computed. `ahead` [s] is the work that waits for
-        the same engines, where it is not all that waits here.
+        `level` is its class, where the host has classes; else it is what the client said. `cached_len`
+        are prompt tokens that need not be computed. `ahead` [s] is the work that waits for the same
+        engines, where it is not all that waits here.
         """
         self._entries += 1
         length = self._mean_len.value
         ticket = Ticket(
             self._entries, arrival_time, prompt_len, self._mean_wait.value / length if length > 0 else 0.0,
-            self._mean_score.value, length, self.step,
+            self._mean_score.value, length, self.step, level=level or 0.0,
         )  # fmt: skip
         if self._weighs:
             ticket.cached_len = cached_len
@@ -144,6 +150,8 @@ class Order:
         if given is not NOTHING:
             if given.deadline_ms is not None:
                 ticket.deadline = arrival_time + given.deadline_ms / 1000.0
+            if level is None and given.level is not None:
+                ticket.level = given.level
             if given.score is not None:
                 self._take(ticket, given.score, given.predicted_len)
         ticket.key = key = self._key(ticket, 0)
@@ -185,6 +193,7 @@ class Order:
         if ticket is None:
             return
         ticket.preemptions += 1
+        ticket.attained = attained
         if not ticket.waiting:
             ticket.waiting = True
             self._join(ticket)
@@ -201,6 +210,7 @@ class Order:
         self.now = now
         self._entries += 1
         ticket.arrival_time, ticket.prompt_len, ticket.sequence = now, prompt_len, self._entries
+        ticket.attained = attained
         if not ticket.waiting:
             ticket.waiting = True
             self._join(ticket)
@@ -260,7 +270,7 @@ class Order:
             name: np.array([getattr(ticket, name) for ticket in tickets], dtype=np.float64)
             for name in (
                 "arrival_time", "prompt_len", "predicted_len", "score", "deadline", "pressure",
-                "cached_len", "work",
+                "level", "counter", "cached_len", "work",
             )
         }  # fmt: skip
         view = View(
@@ -314,7 +324,7 @@ class Order:
         try:
             view = View(
                 ticket.arrival_time, ticket.prompt_len, ticket.predicted_len, ticket.score,
-                attained, ticket.cached_len, ticket.deadline, ticket.pressure, 0.0, 0.0,
+                attained, ticket.cached_len, ticket.deadline, ticket.pressure, ticket.level, ticket.counter,
                 ticket.work, self.usual.wait, self.usual.work,
             )  # fmt: skip
             key = float(self._scalar_key(view, self.now))
@@ -325,44 +335,3 @@ class Order:
             return self._last_key
         self._last_key = key
         return key
-
-
-def _log(x: float) -> float:
-    return math.log(x) if x > 0 else -math.inf if x == 0 else math.nan
-
-
-_SCALARS = SimpleNamespace(
-    maximum=max,
-    minimum=min,
-    log=_log,
-    log1p=math.log1p,
-    exp=math.exp,
-    expm1=math.expm1,
-    sqrt=math.sqrt,
-    abs=abs,
-)
-
-
-def scalar_key(policy: Policy) -> Callable[[View, float], Any]:
-    """Return a policy's own function with `math` in place of NumPy: the same key, for one request.
-
-    A NumPy function called on one number costs more than all else that placing a request takes. A
-    policy that uses more of NumPy than there is here keeps NumPy.
-    """
-    function = policy.function
-    if not isinstance(function, types.FunctionType):
-        return policy.key
-    used = {name for name in function.__code__.co_names if hasattr(np, name)} - {"np"}
-    if not used <= set(vars(_SCALARS)) | set(View._fields):
-        return policy.key
-    plain = types.FunctionType(
-        function.__code__, {**function.__globals__, "np": _SCALARS}, function.__name__,
-        function.__defaults__, function.__closure__,
-    )  # fmt: skip
-    plain.__kwdefaults__ = {**(function.__kwdefaults__ or {}), **policy.parameters}
-    return plain
-
-
-def uses_predictions(policy: Policy) -> bool:
-    """Return whether a policy reads what a ranker says, so that none is run for nothing."""
-    return not policy.reads.isdisjoint(("score", "predicted_len", "work"))

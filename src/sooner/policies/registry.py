@@ -128,7 +128,7 @@ def _made(name: str, function: Any, static: bool, timeless: bool, preemptive: bo
 
 def _is_number(value: object) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and bool(np.isfinite(value)) and value >= 0  # type: ignore[call-overload,no-any-return,operator]
+    return number and bool(np.isfinite(value)) and value >= 0  # type: ignore[call-overload,operator]
 
 
 def names() -> tuple[str, ...]:

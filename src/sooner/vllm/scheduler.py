@@ -18,7 +18,7 @@ from sooner.core import Prediction
 from sooner.guard import Guard
 from sooner.ordering import given
 from sooner.ordering.client import ScorerClient
-from sooner.ordering.order import Order, Ticket, uses_predictions
+from sooner.ordering.order import Order, Ticket
 from sooner.ordering.queue import Place, RankedQueue
 from sooner.vllm import compat, settings
 from sooner.vllm.counters import Counters, Publisher
@@ -69,7 +69,7 @@ class RankOrder:
             directory = Path(self.settings.metrics_dir)
             self._publisher = Publisher(self.counters, self._gauges, directory, compat.engine_index(config))
         self.scorer: ScorerClient | None = None
-        if self.settings.ranker and not policy.oracle and uses_predictions(policy):
+        if self.settings.ranker and not policy.oracle and policy.uses_predictions:
             self.scorer = ScorerClient(
                 self.settings.scorer_socket,
                 self.settings.ranker,

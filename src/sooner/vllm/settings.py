@@ -9,8 +9,12 @@ from typing import Any
 
 from sooner import config, policies
 from sooner.core import ConfigError
+from sooner.ordering.order import TELLS
 
 ENVIRONMENT = "SOONER_VLLM"
+
+CLIENTS = frozenset({"deadline", "level"})
+"""Fields of `View` that only a client can tell here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +53,7 @@ class VllmSettings:
     metrics_dir: str = ""
 
     def __post_init__(self) -> None:
-        policies.get(self.policy, **self.parameters)
+        self.chosen_policy()
         ranges = (
             ("scorer_timeout", self.scorer_timeout, self.scorer_timeout > 0, "> 0 [s]"),
             ("starvation_threshold", self.starvation_threshold, self.starvation_threshold >= 1, ">= 1"),
@@ -62,8 +66,11 @@ class VllmSettings:
                 raise ConfigError(f"sooner.{name}={value!r}, allowed: {allowed}")
 
     def chosen_policy(self) -> policies.Policy:
-        """Return the policy with its parameters bound."""
-        return policies.get(self.policy, **self.parameters)
+        """Return the policy with its parameters bound. Raises ConfigError where it asks what is not told."""
+        host = policies.Host("the vLLM plugin", TELLS)
+        if not self.client_scores:
+            host = policies.Host("the vLLM plugin without client_scores", TELLS - CLIENTS)
+        return host.bind(policies.get(self.policy, **self.parameters))
 
 
 def load(additional_config: Any = None) -> VllmSettings:
