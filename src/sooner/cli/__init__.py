@@ -23,6 +23,7 @@ COMMANDS = {
     "replay": ("replay", "Drive a server with a workload and measure it from the client's side."),
     "simulate": ("simulate", "Serve a workload on a simulated engine: what would this policy do here?"),
     "sweep": ("sweep", "Simulate policies x loads x seeds in parallel processes."),
+    "tune": ("tune", "Find the order that pays on a trace of yours, and the settings for it."),
     "calibrate": ("calibrate", "Fit a simulated engine to runs of the real one."),
     "validate": ("validate", "Judge a simulated engine against a real run."),
     "reproduce": ("reproduce", "Run a published result again: ours beside the paper's."),
