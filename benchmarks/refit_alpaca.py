@@ -25,10 +25,9 @@ from typing import Any
 import numpy as np
 
 from sooner import rankers
+from sooner.chat import EMPTY, clean
 from sooner.metrics import kendall_tau
-from sooner.rankers.context import EMPTY
 from sooner.rankers.refit import Refit
-from sooner.rankers.text import clean
 
 EXAMPLES = (50, 100, 500)
 SPLITS = 5

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sooner.chat import ChatRequest
 from sooner.gateway.backend import Backend
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.places import Refused
@@ -108,7 +109,7 @@ async def drive(load: Iterable[Ask], places: int, token_time: float, **settings:
         ask = seen.ask
         seen.came_after = starts
         given = Given(ask.predicted, ask.predicted)
-        asked = Asked("m", True, "", ask.prompt_len, 0, 0, False, given)
+        asked = Asked("m", True, ChatRequest(), ask.prompt_len, 0, False, given)
         try:
             waiting = dispatcher.arrive(str(id(seen)), ask.tenant, 0, asked, 0.0)
         except Refused as refused:

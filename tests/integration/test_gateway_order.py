@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -18,7 +19,7 @@ RANKER = "ranker_by_length:Ranker"
 
 
 def test_waiting_requests_are_served_shortest_expected_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
 
     async def test() -> None:
         one = engine(lengths=Lengths("10000"))

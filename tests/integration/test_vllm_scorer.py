@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sooner.chat import ChatRequest
 from sooner.core import ConfigError, Prediction
 from sooner.ordering.client import ScorerClient
 from sooner.ordering.scorer import load_ranker
@@ -35,7 +36,7 @@ class Caller:
 
 @pytest.fixture
 def caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Caller]:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     caller = Caller(tmp_path / "scorer.sock")
     yield caller
     caller.client.close()
@@ -44,27 +45,27 @@ def caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Caller]:
 def test_it_scores_and_shares_survives_and_restarts(caller: Caller, tmp_path: Path) -> None:
     client = caller.client
     for i in range(100):
-        client.submit(str(i), "x" * i)
+        client.submit(str(i), ChatRequest("x" * i))
     caller.until(lambda: len(caller.answers) == 100)
     assert caller.answers["7"] == Prediction(7.0, 7.0)
 
-    client.submit("bad", "fail")
-    client.submit("ids", [1, 2, 3])  # no tokenizer here, so no text
-    client.submit("huge", [2**40])
-    client.submit("good", "xx")
+    client.submit("bad", ChatRequest("fail"))
+    client.submit("ids", ChatRequest([1, 2, 3]))  # no tokenizer here, so no text
+    client.submit("huge", ChatRequest([2**40]))
+    client.submit("good", ChatRequest("xx"))
     caller.until(lambda: "good" in caller.answers)
     caller.until(lambda: caller.counters.counts["scorer_failures"] == 3)
     assert not {"bad", "ids", "huge"} & set(caller.answers)
 
     other = Caller(tmp_path / "scorer.sock")
-    other.client.submit("theirs", "xxx")
+    other.client.submit("theirs", ChatRequest("xxx"))
     other.until(lambda: "theirs" in other.answers)
     assert other.client.pid is None  # it found one listening
     other.client.close()
 
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
-    client.submit("after", "xxxx")
+    client.submit("after", ChatRequest("xxxx"))
     caller.until(lambda: "after" in caller.answers)
     assert caller.counters.counts["scorer_restarts"] == 1
 
@@ -72,7 +73,7 @@ def test_it_scores_and_shares_survives_and_restarts(caller: Caller, tmp_path: Pa
 def test_a_ranker_that_cannot_be_loaded_delays_nobody(tmp_path: Path) -> None:
     caller = Caller(tmp_path / "scorer.sock", ranker=str(tmp_path / "none"), timeout=0.3)
     started = time.monotonic()
-    caller.client.submit("0", "text")
+    caller.client.submit("0", ChatRequest("text"))
     assert time.monotonic() - started < 0.1
     caller.until(lambda: caller.counters.counts["scorer_timeouts"] == 1)
     caller.client.close()

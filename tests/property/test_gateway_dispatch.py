@@ -11,6 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from sooner.chat import ChatRequest
 from sooner.core import Prediction
 from sooner.gateway.backend import Backend
 from sooner.gateway.dispatch import Dispatcher
@@ -128,7 +129,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.arrived += 1
         id = str(self.arrived)
         given = Given(length, length, None if deadline is None else deadline * 1000)
-        asked = Asked("m", True, "", 10, 0, 0, False, given)
+        asked = Asked("m", True, ChatRequest(), 10, 0, False, given)
         queued = self.dispatcher.queued
         try:
             life = Life(self.dispatcher.arrive(id, tenant, level, asked, 0.0))

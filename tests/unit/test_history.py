@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sooner import chat
 from sooner.metrics import kendall_tau
-from sooner.rankers import Context, load, text
+from sooner.rankers import Context, load
 from sooner.rankers.features import history
 from sooner.rankers.features.history import History
 
@@ -51,7 +52,7 @@ def test_each_earlier_request_is_scored_as_it_stood() -> None:
         ("user", "b"),
         ("assistant", "y" * 40),
     ]
-    seen = text.read_messages([{"role": r, "content": c} for r, c in [*messages, ("user", "c")]])
+    seen = chat.read_messages([{"role": r, "content": c} for r, c in [*messages, ("user", "c")]])
     assert seen.context.asked == ("a", "b")
     History.of([seen.context])([seen.context], score)
     assert asked == [("a", Context(system="s")), ("b", Context(turn=1, reply_lens=(2.0,), system="s"))]
@@ -62,13 +63,13 @@ def test_rendered_prompts_and_messages_have_the_same_past() -> None:
         "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nhi<|im_end|>\n"
         "<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert text.read(rendered).context.asked == ("hello",)
-    long = text.read_messages(
+    assert chat.read(rendered).context.asked == ("hello",)
+    long = chat.read_messages(
         [{"role": r, "content": "w" * 9000} for r in ("user", "assistant", "user", "assistant", "user")]
     )
     assert [len(one) for one in long.context.asked] == [1801, 1801]
     turns = [{"role": "user" if i % 2 == 0 else "assistant", "content": str(i)} for i in range(25)]
-    many = text.read_messages(turns).context
+    many = chat.read_messages(turns).context
     assert many.asked == tuple(str(i) for i in range(8, 24, 2))
     assert many.turn == 12
 

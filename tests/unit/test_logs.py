@@ -118,7 +118,7 @@ def test_gz_stdin_and_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path.write_bytes(gzip.compress(json.dumps(record).encode()))
     row = logs.read(path).rows[0]
     assert row.conversation == "abc"
-    assert (row.max_tokens, row.temperature, row.tools, row.structured) == (99, 0.5, 2, True)
+    assert tuple(row.signals) == (99, 0.5, 2, True)
     stream = io.TextIOWrapper(io.BytesIO(json.dumps(record).encode()))
     monkeypatch.setattr("sys.stdin", stream)
     assert logs.read("-").rows == [row]
@@ -206,7 +206,7 @@ def test_settings_and_cut_replies_are_seen_wherever_they_stand(tmp_path: Path) -
     }
     log = logs.read(write(tmp_path / "x.jsonl", json.dumps(record)))
     row = log.rows[0]
-    assert (row.max_tokens, row.temperature, row.tools, row.structured) == (40, 0.3, 1, False)
+    assert tuple(row.signals) == (40, 0.3, 1, False)
     assert row.conversation == "s"
     assert log.report.truncated == 1
     assert "longer than they seem" in str(log.report)
@@ -307,7 +307,7 @@ def test_vllms_own_log(tmp_path: Path) -> None:
     )
     first, second = log.rows
     assert first.messages[0]["content"] == "it's\nme"
-    assert (first.output_len, first.max_tokens, first.temperature) == (3, 64, 0.7)
+    assert (first.output_len, first.signals.max_tokens, first.signals.temperature) == (3, 64, 0.7)
     assert second.output_len == 2
     assert log.report.truncated == 1
     assert log.report.estimated == 1
@@ -338,7 +338,7 @@ def test_what_vllm_logs_is_read_back(tmp_path: Path) -> None:
         logger.setLevel(level)
     row = logs.read(tmp_path / "server.log").rows[0]
     assert row.messages[0]["content"] == 'tell "me"\nnow'
-    assert (row.output_len, row.max_tokens) == (4, 32)
+    assert (row.output_len, row.signals.max_tokens) == (4, 32)
 
 
 def test_a_data_set_of_the_hub_by_name(tmp_path: Path) -> None:

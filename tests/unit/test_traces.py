@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sooner import config
+from sooner.chat import ChatRequest, Turn
 from sooner.core import DataError, SoonerError, UnknownName
 from sooner.metrics import kendall_tau
 from sooner.workloads import named, traces
@@ -99,7 +100,7 @@ def test_predictions_deadlines_and_prompts_of_ours(tmp_path: Path) -> None:
     assert trace.deadline.tolist() == [np.inf, 2.0]
     assert trace.cancel_time is not None
     assert trace.cancel_time.tolist() == [np.inf, 3.0]
-    assert trace.prompts == ["a", "b"]
+    assert trace.requests == [ChatRequest("a"), ChatRequest("b")]
 
 
 def test_a_log_with_prompts_is_a_workload(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_a_log_with_prompts_is_a_workload(tmp_path: Path) -> None:
     trace = traces.read(write(tmp_path, "log.jsonl", json.dumps(log)))
     assert trace.prompt_len.tolist() == [10]
     assert trace.output_len.tolist() == [12]
-    assert trace.prompts == [[{"role": "user", "content": "x" * 40}]]
+    assert trace.requests == [ChatRequest((Turn("user", "x" * 40),))]
 
 
 @pytest.mark.parametrize(

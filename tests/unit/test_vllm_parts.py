@@ -14,32 +14,52 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sooner import chat
+from sooner.chat import ChatRequest, Signals, Turn
 from sooner.core import Prediction
 from sooner.ordering import wire
 from sooner.vllm import middleware, plugin
 from sooner.vllm.counters import COUNTERS, Collector, Counters, Publisher
 
-prompts = st.text(st.characters(exclude_categories=["Cs"])) | st.lists(st.integers(0, 2**32 - 1), max_size=50)
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+turns = st.builds(Turn, st.sampled_from(["system", "user", "assistant", "tool"]), texts)
+prompts = (
+    texts
+    | st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=50)
+    | st.lists(turns, min_size=1, max_size=5).map(tuple)
+)
+signals = st.builds(
+    Signals,
+    st.none() | st.integers(1, 2**32 - 1),
+    st.none() | st.floats(0, 2),
+    st.integers(0, 2**16 - 1),
+    st.booleans(),
+)
 
 
-@given(st.lists(st.tuples(prompts, st.integers(0, 2**32 - 1)), max_size=8), st.integers(1, 40))
-def test_questions_come_out_as_they_went_in(sent: list[tuple[Any, int]], piece: int) -> None:
-    stream = b"".join(wire.ask(n, prompt, limit) for n, (prompt, limit) in enumerate(sent))
+@given(st.lists(st.builds(ChatRequest, prompts, signals), max_size=8), st.integers(1, 40))
+def test_questions_come_out_as_they_went_in(sent: list[ChatRequest], piece: int) -> None:
+    stream = b"".join(wire.ask(n, request) for n, request in enumerate(sent))
     questions = wire.Questions()
     found = [q for i in range(0, len(stream), piece) for q in questions.feed(stream[i : i + piece])]
-    assert [(q.prompt if isinstance(q.prompt, str) else list(q.prompt), q.max_tokens) for q in found] == sent
+    for question, request in zip(found, sent, strict=True):
+        assert question.request.signals == request.signals
+        if request.tokenized:
+            assert list(question.request.prompt) == list(request.prompt)
+        else:
+            assert question.request.prompt == request.prompt
     assert [q.number for q in found] == list(range(len(sent)))
 
 
 def test_a_long_prompt_is_sent_as_its_ends() -> None:
     ids = list(range(20_000))
-    (question,) = wire.Questions().feed(wire.ask(1, ids))
+    (question,) = wire.Questions().feed(wire.ask(1, ChatRequest(ids)))
     half = wire.MAX_TOKENS_SENT // 2
-    assert list(question.prompt) == ids[:half] + ids[-half:]
+    assert list(question.request.prompt) == ids[:half] + ids[-half:]
 
 
 def test_what_is_not_our_protocol_is_refused() -> None:
-    with pytest.raises(ValueError, match="allowed: kinds 0 and 1"):
+    with pytest.raises(ValueError, match="allowed: version 2"):
         list(wire.Questions().feed(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
 
 
@@ -198,12 +218,10 @@ def test_other_paths_are_left_alone() -> None:
     ],
 )
 def test_the_text_of_a_completion(body: dict[str, Any], text: str) -> None:
-    assert middleware.rendered(body) == text
+    assert (request.prompt if not (request := chat.of_body(body)).tokenized else "") == text
 
 
 def test_the_text_of_a_chat_is_what_the_trainer_sees() -> None:
-    from sooner.rankers import text
-
     messages = [
         {"role": "user", "content": "Hello"},
         {"role": "assistant", "content": "Hi"},
@@ -212,8 +230,8 @@ def test_the_text_of_a_chat_is_what_the_trainer_sees() -> None:
             "content": [{"type": "text", "text": "What is"}, {"type": "text", "text": "a tree?"}],
         },
     ]
-    assert text.read(middleware.rendered({"messages": messages})) == text.read_messages(messages)
-    assert text.clean(middleware.rendered({"input": messages})) == text.from_messages(messages)
+    assert chat.of_body({"messages": messages}).conversation() == chat.read_messages(messages)
+    assert chat.of_body({"input": messages}).conversation() == chat.read_messages(messages)
 
 
 @given(st.floats(allow_nan=False), st.floats(allow_nan=False))

@@ -45,9 +45,9 @@ def explain(
     """
     from dataclasses import replace
 
+    from sooner import chat
     from sooner import training as library
     from sooner.judging.explain import explain as why
-    from sooner.rankers import text
     from sooner.training.examples import Examples
 
     if (prompt is None) == (log_path is None):
@@ -58,7 +58,7 @@ def explain(
         return
     assert prompt is not None  # the check above
     given = sys.stdin.buffer.read().decode("utf-8", "replace") if prompt == "-" else prompt
-    seen = text.read_messages(found) if (found := _messages(given)) is not None else text.read(given)
+    seen = chat.read_messages(found) if (found := _messages(given)) is not None else chat.read(given)
     made = why(ranker, seen.prompt, replace(seen.context, max_tokens=max_tokens), seed=seed)
     kept = None if directory == "default" else Examples.load(directory)
     nearest = [example._asdict() for example in kept.nearest(seen.prompt, min(top, 5))] if kept else []

@@ -20,19 +20,19 @@ def score(directory: str, as_json: bool) -> None:
 
     Example: echo "Write a story" | sooner score default --json
     """
+    from sooner import chat
     from sooner import training as library
-    from sooner.rankers import text
 
     ranker = library.load(directory)
     for raw in sys.stdin.buffer:
         line = raw.decode("utf-8", "replace").rstrip("\r\n")
         record = _record(line)
         if record is None:
-            seen = text.read(line)
+            seen = chat.read(line)
         elif "messages" in record:
-            seen = text.read_messages(record["messages"])
+            seen = chat.read_messages(record["messages"])
         else:
-            seen = text.read(str(record["prompt"]))
+            seen = chat.read(str(record["prompt"]))
         made = ranker.predictions([seen.prompt], context=[seen.context])[0]
         click.echo(json.dumps(made._asdict()) if as_json else repr(made.score))
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from sooner import __version__
 from sooner import training as train
+from sooner.chat import Signals
 from sooner.core import DataError
 from sooner.demo import arms, engine, model, prompts
 from sooner.rankers import Ranker
@@ -142,7 +143,7 @@ def dataset(asked: Sequence[Prompt], lengths: Sequence[int], max_tokens: int) ->
                 conversation=str(prompt.id),
                 messages=prompt.messages,
                 output_len=length,
-                max_tokens=max_tokens,
+                signals=Signals(max_tokens),
             )
             for prompt, length in zip(asked, lengths, strict=True)
         ]

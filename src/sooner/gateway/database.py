@@ -39,6 +39,10 @@ REQUESTS = sa.Table(
     sa.Column("score", sa.Float),
     sa.Column("predicted_len", sa.Float),
     sa.Column("prompt", sa.Text),
+    sa.Column("temperature", sa.Float),
+    sa.Column("tools", sa.Integer),
+    sa.Column("structured", sa.Boolean),
+    sa.Column("messages", sa.Text),  # JSON; a request has a prompt or messages
 )
 
 KEYS = sa.Table(
@@ -51,12 +55,23 @@ KEYS = sa.Table(
     sa.Column("revoked", sa.Float),
 )
 
+
+def _with_columns(connection: sa.Connection, *names: str) -> None:
+    """Add those of the requests' columns that the table was made without."""
+    known = {column["name"] for column in sa.inspect(connection).get_columns(REQUESTS.name)}
+    for name in names:
+        if name not in known:
+            kind = REQUESTS.c[name].type.compile(connection.dialect)
+            connection.execute(sa.text(f"ALTER TABLE {REQUESTS.name} ADD COLUMN {name} {kind}"))
+
+
 _MIGRATIONS = (
     # each takes the database from the version that is its place in this list to the next
     lambda connection: METADATA.create_all(connection),
     lambda connection: connection.execute(
         sa.text("CREATE INDEX IF NOT EXISTS sooner_requests_arrival ON sooner_requests (arrival_time)")
     ),
+    lambda connection: _with_columns(connection, "temperature", "tools", "structured", "messages"),
 )
 
 

@@ -122,8 +122,8 @@ class Dispatcher:
             self.order.leave(id)
             raise
         self.waiting[id] = request
-        if self._scorer is not None and asked.text and said.score is None:
-            self._scorer.submit(id, asked.text, asked.max_tokens)
+        if self._scorer is not None and asked.request.readable and said.score is None:
+            self._scorer.submit(id, asked.request)
         return request
 
     def _admit(self, request: Waiting, now: float) -> None:

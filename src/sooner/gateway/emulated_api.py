@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from sooner.chat import LIMITS, content_text, estimate_tokens
 from sooner.core import ConfigError, MissingExtra
 from sooner.gateway.emulated import CostModel, Emulator, Job, Lengths, counts
 from sooner.gateway.emulated_reply import Asked, Reply, said
@@ -17,7 +18,6 @@ except ImportError as error:
     raise MissingExtra("aiohttp", "gateway") from error
 
 _DEFAULT_LIMIT = {"chat": None, "completions": 16, "responses": None}
-_LIMIT_NAMES = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 class Refused(ConfigError):
@@ -112,7 +112,7 @@ class EmulatedEngine:
 
     def _read(self, api: str, body: Mapping[str, Any]) -> Asked:
         prompt, prompt_len = _prompt(body)
-        limit = next((body[name] for name in _LIMIT_NAMES if body.get(name) is not None), _DEFAULT_LIMIT[api])
+        limit = next((body[name] for name in LIMITS if body.get(name) is not None), _DEFAULT_LIMIT[api])
         if limit is not None and (type(limit) is not int or limit < 1):
             raise Refused(f"max_tokens={limit!r}, allowed: an integer >= 1")
         priority = body.get("priority", 0)
@@ -195,14 +195,14 @@ def _prompt(body: Mapping[str, Any]) -> tuple[str, int]:
     if isinstance(given, list) and given and all(type(one) is int for one in given):
         return " ".join(map(str, given)), len(given)
     if isinstance(given, list) and given and all(isinstance(one, Mapping) for one in given):
-        texts = [_text(one.get("content")) for one in given]
+        texts = [content_text(one.get("content")) for one in given]
         prompt = texts[-1]
-        return prompt, max(1, sum(map(len, texts)) // 4)
+        return prompt, max(1, round(sum(map(estimate_tokens, texts))))
     if isinstance(given, list) and len(given) == 1 and isinstance(given[0], str):
         given = given[0]
     if not isinstance(given, str):
         raise Refused("neither messages nor a prompt; allowed: messages, prompt or input")
-    return given, max(1, len(given) // 4)
+    return given, max(1, round(estimate_tokens(given)))
 
 
 def _begun(body: Mapping[str, Any], prompt: str) -> tuple[str, int]:
@@ -217,7 +217,7 @@ def _begun(body: Mapping[str, Any], prompt: str) -> tuple[str, int]:
         return prompt[: _cut(prompt, done)], done
     if body.get("continue_final_message") is not True or not messages or len(messages) < 2:
         return prompt, 0
-    return _text(messages[-2].get("content")), said(prompt)
+    return content_text(messages[-2].get("content")), said(prompt)
 
 
 def _cut(text: str, words: int) -> int:
@@ -225,10 +225,3 @@ def _cut(text: str, words: int) -> int:
     for _ in range(words):
         end = text.rindex(" ", 0, end)
     return end
-
-
-def _text(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    return "\n".join(str(part["text"]) for part in parts if isinstance(part, Mapping) and "text" in part)

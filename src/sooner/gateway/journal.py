@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any, TextIO
 
 import sqlalchemy as sa
 
+from sooner.chat import ChatRequest
 from sooner.gateway.database import REQUESTS, Database, Unavailable
 from sooner.gateway.proxy import Finished
 from sooner.ordering.counters import Counters
@@ -27,7 +27,6 @@ _EVERY = 0.5  # seconds between two batches
 _PAUSE = 5.0  # seconds until the next try after a failure
 _MOST_WAITING = 20_000
 _TRIM_EVERY = 100  # batches
-_TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>\n", re.DOTALL)
 
 
 class Journal:
@@ -91,6 +90,7 @@ class Journal:
 
 
 def _row(record: Finished, prompts: bool) -> dict[str, Any]:
+    said = record.asked.request.signals
     return {
         "id": record.id,
         "tenant": _plain(record.tenant),
@@ -105,11 +105,25 @@ def _row(record: Finished, prompts: bool) -> dict[str, Any]:
         "counted": record.counted,
         "status": record.status,
         "stream": record.asked.stream,
-        "max_tokens": record.asked.max_tokens,
+        "max_tokens": said.max_tokens or 0,
+        "temperature": said.temperature,
+        "tools": said.tools,
+        "structured": said.structured,
         "score": record.score,
         "predicted_len": record.predicted_len,
-        "prompt": _plain(record.asked.text) if prompts else None,
+        **(_asked(record.asked.request) if prompts else {"prompt": None, "messages": None}),
     }
+
+
+def _asked(request: ChatRequest) -> dict[str, str | None]:
+    """Return the columns that hold a text, or messages as JSON."""
+    prompt = request.prompt
+    if isinstance(prompt, str):
+        return {"prompt": _plain(prompt) or None, "messages": None}
+    if request.tokenized:
+        return {"prompt": None, "messages": None}
+    messages = [{"role": turn.role, "content": _plain(turn.text)} for turn in request.turns]
+    return {"prompt": None, "messages": json.dumps(messages, ensure_ascii=False)}
 
 
 def _plain(text: str) -> str:
@@ -126,21 +140,15 @@ def export(
     """
     written = without = 0
     for row in _rows(database, since, model):
-        prompt = row.pop("prompt")
-        if prompt is None:
+        prompt, messages = row.pop("prompt"), row.pop("messages")
+        if prompt is None and messages is None:
             without += 1
             if text:
                 continue
-        out.write(json.dumps({**_said(prompt if text else None), **row}, ensure_ascii=False) + "\n")
+        said = {"prompt": prompt} if messages is None else {"messages": json.loads(messages)}
+        out.write(json.dumps({**(said if text else {}), **row}, ensure_ascii=False) + "\n")
         written += 1
     return written, without
-
-
-def _said(prompt: str | None) -> dict[str, Any]:
-    if prompt is None:
-        return {}
-    turns = _TURN.findall(prompt)
-    return {"messages": [{"role": r, "content": c} for r, c in turns]} if turns else {"prompt": prompt}
 
 
 def _rows(database: Database, since: float, model: str | None) -> Iterator[dict[str, Any]]:

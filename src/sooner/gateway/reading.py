@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from sooner import chat
+from sooner.chat import ChatRequest
 from sooner.core import ConfigError
 from sooner.ordering import given
 from sooner.ordering.given import Given
-from sooner.ordering.prompt import LIMITS, rendered
-from sooner.rankers.context import estimate_tokens
 
 PREFIX = 512  # letters that decide whether two prompts begin alike
 _LONGEST_TEXT = 64 * 1024  # letters sent to the scorer; of a longer prompt its two ends
 _LONGEST_DEADLINE = 1e12  # ms
-_MOST_TOKENS = 2**31 - 1  # what a column of the journal holds
 
 
 class BadRequest(ConfigError):
@@ -28,9 +26,8 @@ class Asked(NamedTuple):
 
     model: str
     stream: bool
-    text: str
+    request: ChatRequest
     prompt_len: int
-    max_tokens: int
     prefix: int
     prioritised: bool
     given: Given
@@ -47,31 +44,20 @@ def read(body: bytes, *, client_scores: bool, deadline_ms: str | None) -> Asked:
     model = parsed.get("model", "")
     if not isinstance(model, str):
         raise BadRequest(f"model={model!r}, allowed: text")
-    try:
-        text = rendered(parsed)
-    except (KeyError, TypeError, RecursionError):
-        text = ""  # an odd message is the engine's to judge; it stays unscored
-    limit = next((parsed[name] for name in LIMITS if type(parsed.get(name)) is int), 0)
+    request = chat.of_body(parsed)
+    opening = request.opening(PREFIX)
     said = given.read(parsed.get("vllm_xargs")) if client_scores else given.NOTHING
     if deadline_ms is not None:
         said = said._replace(deadline_ms=_deadline(deadline_ms))
     return Asked(
         model,
         parsed.get("stream") is True,
-        text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT // 2] + text[-_LONGEST_TEXT // 2 :],
-        _prompt_len(parsed, text),
-        min(max(limit, 0), _MOST_TOKENS),
-        hash(text[:PREFIX]) if text else 0,
+        request.cut(_LONGEST_TEXT),
+        request.prompt_len,
+        hash(opening) if opening else 0,
         "priority" in parsed,
         said,
     )
-
-
-def _prompt_len(parsed: Mapping[str, Any], text: str) -> int:
-    prompt = parsed.get("prompt")
-    if isinstance(prompt, list) and prompt and type(prompt[0]) is int:
-        return len(prompt)
-    return max(1, round(estimate_tokens(text)))
 
 
 def _deadline(text: str) -> float:

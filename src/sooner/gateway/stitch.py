@@ -10,14 +10,14 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from sooner.chat import CHAT_LIMITS
 from sooner.core import EngineError
 
 _PATHS = {"/v1/chat/completions": True, "/v1/completions": False}
-_LIMITS = ("max_completion_tokens", "max_tokens")
 _DEFAULT_LIMIT = 16  # of completions; chats end by themselves
 _SAFE = frozenset(
     ("model", "messages", "prompt", "stream", "stream_options", "temperature", "top_p", "top_k", "min_p",
-     "user", "metadata", "priority", "ignore_eos", "vllm_xargs", *_LIMITS)
+     "user", "metadata", "priority", "ignore_eos", "vllm_xargs", *CHAT_LIMITS)
 )  # fmt: skip
 _NEUTRAL = {"n": 1, "best_of": 1, "echo": False, "logprobs": False, "presence_penalty": 0,
             "frequency_penalty": 0, "repetition_penalty": 1}  # fmt: skip
@@ -61,7 +61,7 @@ def plan(path: str, body: bytes) -> Plan | None:
     if any(name not in _SAFE and _NEUTRAL.get(name, _NEUTRAL) != value for name, value in given.items()):
         return None
     options = given.get("stream_options", {})
-    limit = next((given[name] for name in _LIMITS if name in given), None if chat else _DEFAULT_LIMIT)
+    limit = next((given[name] for name in CHAT_LIMITS if name in given), None if chat else _DEFAULT_LIMIT)
     prompt = given.get("messages" if chat else "prompt")
     right = isinstance(prompt, list) and bool(prompt) if chat else isinstance(prompt, str)
     simple = isinstance(options, dict) and set(options) <= {"include_usage"}
@@ -109,7 +109,7 @@ class Stitch:
         """Begin a slice of at most `most` tokens and return the request's body for it."""
         bounds = [most, self._rest, None if self._plan.limit is None else self._plan.limit - self.tokens]
         self._begin(max(1, min(bound for bound in bounds if bound is not None)))
-        body = {name: value for name, value in self._plan.body.items() if name not in _LIMITS}
+        body = {name: value for name, value in self._plan.body.items() if name not in CHAT_LIMITS}
         named = "max_completion_tokens" if "max_completion_tokens" in self._plan.body else "max_tokens"
         body[named] = self._asked
         if self._plan.stream:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sooner.chat import EMPTY, Context
 from sooner.core import NotFittedError
-from sooner.rankers.context import EMPTY, Context
 from sooner.rankers.contract import Floats, Ranker
 from sooner.rankers.offers import Explains, Term, Whole
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sooner.chat import Context
 from sooner.judging.explain import explain
-from sooner.rankers.context import Context
 from sooner.rankers.contract import Ranker
 
 _SAMPLED_ROWS = 30  # prompts, where each costs hundreds of scores

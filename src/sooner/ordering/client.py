@@ -16,10 +16,11 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from sooner.chat import ChatRequest
 from sooner.core import Prediction
 from sooner.ordering import wire
 from sooner.ordering.counters import Counters
@@ -69,7 +70,7 @@ class ScorerClient:
         self._started = 0.0
         self._starts = 0
         self._pause = _FIRST_PAUSE
-        self._asked: deque[tuple[str, Sequence[int] | str, int]] = deque()
+        self._asked: deque[tuple[str, ChatRequest]] = deque()
         self._pending: dict[int, Pending] = {}
         self._number = 0
         self._closing = False
@@ -85,12 +86,12 @@ class ScorerClient:
         """Process id of the scorer that this client started, if it did."""
         return None if self._process is None else self._process.pid
 
-    def submit(self, id: str, prompt: Sequence[int] | str, max_tokens: int = 0) -> None:
+    def submit(self, id: str, request: ChatRequest) -> None:
         """Ask for a score; returns at once. Beyond 20,000 unanswered questions new ones are dropped."""
         if len(self._asked) + len(self._pending) >= _MOST_PENDING:
             self._counters.warn("scorer_timeouts", "the scorer is far behind; requests stay unscored")
             return
-        self._asked.append((id, prompt, max_tokens))
+        self._asked.append((id, request))
         if self._asleep:
             self._ring()
 
@@ -202,10 +203,10 @@ class ScorerClient:
         """Take over what was submitted and return its frames."""
         frames = []
         while self._asked:
-            id, prompt, max_tokens = self._asked.popleft()
+            id, request = self._asked.popleft()
             self._number += 1
             try:
-                frame = wire.ask(self._number, prompt, max_tokens)
+                frame = wire.ask(self._number, request)
             except (OverflowError, TypeError) as error:
                 self._counters.warn("scorer_failures", "a prompt cannot be sent to the scorer: %r", error)
                 continue

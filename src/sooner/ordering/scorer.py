@@ -9,7 +9,6 @@ from token ids by the model's own tokenizer; torch is never imported.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import fcntl
 import importlib
 import logging
@@ -19,14 +18,14 @@ import selectors
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from sooner import rankers
+from sooner.chat import Context, Detokenize
 from sooner.core import ConfigError, Prediction
 from sooner.ordering import wire
-from sooner.rankers import Context, text
 
 logger = logging.getLogger("sooner.scorer")
 
@@ -63,7 +62,7 @@ def load_ranker(name: str) -> Scores:
     return chosen
 
 
-def load_tokenizer(model: str) -> Callable[[Sequence[int]], str]:
+def load_tokenizer(model: str) -> Detokenize:
     """Return what turns token ids of `model` (a folder or a hub name) into text, markers kept."""
     path = Path(model) / "tokenizer.json"
     try:
@@ -85,7 +84,7 @@ def load_tokenizer(model: str) -> Callable[[Sequence[int]], str]:
 class Scorer:
     """Turns questions into predictions, a batch at a time; one bad prompt spoils only its own answer."""
 
-    def __init__(self, ranker: Scores, detokenize: Callable[[Sequence[int]], str] | None) -> None:
+    def __init__(self, ranker: Scores, detokenize: Detokenize | None) -> None:
         self._ranker = ranker
         self._detokenize = detokenize
 
@@ -100,19 +99,8 @@ class Scorer:
         return [self.score([question])[0] for question in questions]
 
     def _score(self, questions: Sequence[wire.Question]) -> list[Prediction]:
-        seen = [text.read(self._text(question.prompt)) for question in questions]
-        context = [
-            dataclasses.replace(one.context, max_tokens=question.max_tokens or None)
-            for one, question in zip(seen, questions, strict=True)
-        ]
-        return self._ranker.predictions([one.prompt for one in seen], context=context)
-
-    def _text(self, prompt: Sequence[int] | str) -> str:
-        if isinstance(prompt, str):
-            return prompt
-        if self._detokenize is None:
-            raise ConfigError("token ids came, but the scorer was started without --tokenizer")
-        return self._detokenize(prompt)
+        seen = [question.request.conversation(self._detokenize) for question in questions]
+        return self._ranker.predictions([one.prompt for one in seen], context=[one.context for one in seen])
 
 
 class Server:

@@ -9,35 +9,43 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from sooner.chat import ChatRequest, Signals, Turn
 from sooner.core import Prediction
 
-_ASK = struct.Struct("<IQBI")  # bytes that follow, number, kind, max_tokens (0: none)
+VERSION = 2
+"""Of the frames; where an engine and a scorer differ in it, the engine's requests stay unscored."""
+
+# version, kind, bytes that follow, number; then the signals: max_tokens (0: none), temperature (NaN: none),
+# tools, structured
+_ASK = struct.Struct("<BBIQIdH?")
+_TURN = struct.Struct("<BI")  # role, bytes of its text
 _ANSWER = struct.Struct("<Qdd")  # number, score (NaN: no answer), predicted_len (NaN: none)
-_TOKENS, _TEXT = 0, 1
+_TOKENS, _TEXT, _TURNS = range(3)
+_ROLES = ("system", "user", "assistant", "tool")
 _LONGEST = 64 * 1024 * 1024
 MAX_TOKENS_SENT = 8192
 """A longer prompt is sent as its first and last halves of this many tokens."""
 
 
 class Question(NamedTuple):
-    """One prompt to score, as token ids or as text."""
+    """A request to score, and the number its answer is to have."""
 
     number: int
-    prompt: array[int] | str
-    max_tokens: int
+    request: ChatRequest
 
 
-def ask(number: int, prompt: Sequence[int] | str, max_tokens: int = 0) -> bytes:
+def ask(number: int, request: ChatRequest) -> bytes:
     """Return the frame that asks for a score. Raises OverflowError for a token id outside 32 bits."""
+    prompt, said = request
     if isinstance(prompt, str):
         kind, body = _TEXT, prompt.encode("utf-8", "replace")
+    elif request.tokenized:
+        kind, body = _TOKENS, _packed_ids(prompt)  # type: ignore[arg-type]  # `tokenized` says so
     else:
-        half = MAX_TOKENS_SENT // 2
-        ids = array("I", prompt if len(prompt) <= MAX_TOKENS_SENT else [*prompt[:half], *prompt[-half:]])
-        if sys.byteorder != "little":
-            ids.byteswap()
-        kind, body = _TOKENS, ids.tobytes()
-    return _ASK.pack(len(body), number, kind, min(max(max_tokens, 0), 2**32 - 1)) + body
+        kind, body = _TURNS, b"".join(map(_packed_turn, prompt))  # type: ignore[arg-type]  # only turns are left
+    temperature = math.nan if said.temperature is None else said.temperature
+    limit, tools = min(said.max_tokens or 0, 2**32 - 1), min(said.tools, 2**16 - 1)
+    return _ASK.pack(VERSION, kind, len(body), number, limit, temperature, tools, said.structured) + body
 
 
 def answer(number: int, prediction: Prediction | None) -> bytes:
@@ -57,16 +65,22 @@ class Questions:
     def feed(self, data: bytes) -> Iterator[Question]:
         """Yield every question that is complete. Raises ValueError for what is not our protocol."""
         self._buffer += data
-        while len(self._buffer) >= _ASK.size:
-            size, number, kind, max_tokens = _ASK.unpack_from(self._buffer)
-            if size > _LONGEST or kind not in (_TOKENS, _TEXT):
-                raise ValueError(f"a frame of kind {kind} and {size} bytes; allowed: kinds 0 and 1")
+        while self._buffer:
+            if self._buffer[0] != VERSION:
+                raise ValueError(f"a frame of version {self._buffer[0]}; allowed: version {VERSION}")
+            if len(self._buffer) < _ASK.size:
+                return
+            _, kind, size, number, limit, temperature, tools, structured = _ASK.unpack_from(self._buffer)
+            if size > _LONGEST or kind > _TURNS:
+                raise ValueError(f"a frame of kind {kind} and {size} bytes; allowed: kinds 0 to {_TURNS}")
             if len(self._buffer) < _ASK.size + size:
                 return
             body = bytes(self._buffer[_ASK.size : _ASK.size + size])
             del self._buffer[: _ASK.size + size]
-            prompt = body.decode("utf-8", "replace") if kind == _TEXT else _ids(body)
-            yield Question(number, prompt, max_tokens)
+            known = None if math.isnan(temperature) else temperature
+            yield Question(
+                number, ChatRequest(_prompt(kind, body), Signals(limit or None, known, tools, structured))
+            )
 
 
 class Answers:
@@ -83,6 +97,39 @@ class Answers:
             del self._buffer[: _ANSWER.size]
             good = math.isfinite(score) and not (math.isinf(length) or length < 0)
             yield number, Prediction(score, None if math.isnan(length) else length) if good else None
+
+
+def _packed_ids(prompt: Sequence[int]) -> bytes:
+    half = MAX_TOKENS_SENT // 2
+    ids = array("I", prompt if len(prompt) <= MAX_TOKENS_SENT else [*prompt[:half], *prompt[-half:]])
+    if sys.byteorder != "little":
+        ids.byteswap()
+    return ids.tobytes()
+
+
+def _packed_turn(turn: Turn) -> bytes:
+    text = turn.text.encode("utf-8", "replace")
+    return _TURN.pack(_ROLES.index(turn.role), len(text)) + text
+
+
+def _prompt(kind: int, body: bytes) -> Sequence[int] | str | tuple[Turn, ...]:
+    """Return the prompt in a frame's body. Raises ValueError where turns do not fill it."""
+    if kind == _TEXT:
+        return body.decode("utf-8", "replace")
+    return _ids(body) if kind == _TOKENS else tuple(_turns(body))
+
+
+def _turns(body: bytes) -> Iterator[Turn]:
+    at = 0
+    while at < len(body):
+        if len(body) - at < _TURN.size:
+            raise ValueError("a frame's last turn is cut")
+        role, size = _TURN.unpack_from(body, at)
+        at += _TURN.size
+        if role >= len(_ROLES) or size > len(body) - at:
+            raise ValueError(f"a turn of role {role} and {size} bytes; allowed: 0 to 3, within its frame")
+        yield Turn(_ROLES[role], body[at : at + size].decode("utf-8", "replace"))
+        at += size
 
 
 def _ids(body: bytes) -> array[int]:

@@ -12,9 +12,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
 
+from sooner.chat import Context, estimate_tokens
 from sooner.core import UnknownName
 from sooner.rankers import files, shipped
-from sooner.rankers.context import Context, estimate_tokens
 from sooner.rankers.contract import Progress, Ranker, Rows, State
 from sooner.rankers.shipped import DEFAULT, LIGHT
 

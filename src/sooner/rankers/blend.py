@@ -10,9 +10,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sooner.chat import EMPTY, Context
 from sooner.metrics import kendall_tau
 from sooner.rankers import ranker
-from sooner.rankers.context import EMPTY, Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
 from sooner.rankers.features import hashed as features
 from sooner.rankers.features import history

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sooner.chat import Context
 from sooner.core import MissingExtra
 from sooner.metrics import kendall_tau
 from sooner.rankers import ranker
-from sooner.rankers.context import Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
 from sooner.rankers.features import hashed as features
 from sooner.rankers.features.topics import Topics

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sooner.chat import Context
 from sooner.core import DataError, NotFittedError, RankerFileError
-from sooner.rankers.context import Context
 from sooner.rankers.contract import Ranker
 from sooner.rankers.offers import Explains, Refits, Whole
 

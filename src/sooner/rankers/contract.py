@@ -15,10 +15,10 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sooner.chat import EMPTY, Context
 from sooner.core import DataError, NotFittedError, Prediction
 from sooner.rankers import files
 from sooner.rankers.calibration import Calibration
-from sooner.rankers.context import EMPTY, Context
 from sooner.rankers.seen import SeenPrompts
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -43,7 +43,7 @@ class OutOfFold(NamedTuple):
 
 
 class Ranker(ABC):
-    """Orders requests by expected reply length. Prompts are texts as `sooner.rankers.text` cleans them."""
+    """Orders requests by expected reply length. Prompts are texts as `sooner.chat` cleans them."""
 
     name: ClassVar[str] = ""
     calibration_: Calibration | None = None

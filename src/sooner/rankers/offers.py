@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from numpy.typing import ArrayLike
 
-from sooner.rankers.context import Context
+from sooner.chat import Context
 from sooner.rankers.contract import Floats
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sooner.chat import Context
 from sooner.core import ConfigError, DataError
 from sooner.metrics import kendall_tau
 from sooner.rankers import ranker
-from sooner.rankers.context import Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
 from sooner.rankers.offers import Term
 

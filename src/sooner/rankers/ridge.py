@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sooner.rankers.context import Context
+from sooner.chat import Context
 from sooner.rankers.features import hashed as features
 
 Floats32 = NDArray[np.float32]

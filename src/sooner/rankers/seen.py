@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sooner.rankers.context import Context
+from sooner.chat import Context
 
 _KEPT = 4096
 _NAME = "seen.hashes"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sooner.chat import Context, estimate_tokens
 from sooner.rankers import ranker
-from sooner.rankers.context import Context, estimate_tokens
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows
 from sooner.rankers.offers import Term
 

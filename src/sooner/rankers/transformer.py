@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sooner.chat import Context
 from sooner.core import DataError, MissingExtra, NotFittedError
 from sooner.rankers import ranker
 from sooner.rankers.calibration import Calibration
-from sooner.rankers.context import Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
 from sooner.rankers.features import hashed as features
 from sooner.rankers.features.replyform import FORMS, forms

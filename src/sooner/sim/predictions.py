@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from sooner.core import ConfigError, DataError, MissingExtra
 from sooner.metrics import kendall_tau
-from sooner.rankers import text
 from sooner.rankers.contract import Ranker
 from sooner.rankers.oracle import degrade
 from sooner.workloads.columns import Workload
@@ -90,12 +89,9 @@ def told(trace: Trace, rows: NDArray[np.int64], workload: Workload) -> Predictio
 
 def ranked(ranker: Ranker, trace: Trace, rows: NDArray[np.int64], workload: Workload) -> Predictions:
     """Return a ranker's predictions of the trace's prompts. Raises DataError where it has none."""
-    if trace.prompts is None:
+    if trace.requests is None:
         raise DataError("a ranker reads prompts, the workload has lengths only; allowed: a log with prompts")
-    seen = [
-        text.read(prompt) if isinstance(prompt, str) else text.read_messages(prompt)
-        for prompt in (trace.prompts[row] for row in rows)
-    ]
+    seen = [trace.requests[row].conversation() for row in rows]
     made = ranker.predictions([one.prompt for one in seen], context=[one.context for one in seen])
     score = np.array([one.score for one in made], dtype=np.float64)
     predicted = np.array([one.predicted_len or 0.0 for one in made], dtype=np.float64)

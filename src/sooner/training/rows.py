@@ -6,15 +6,14 @@ split: prompts repeat a lot in real logs, and a ranker that has seen the answer 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sooner.core import DataError
-from sooner.rankers import Context, text
+from sooner.rankers import Context
 from sooner.rankers.contract import Floats
 from sooner.workloads import logs
 
@@ -40,31 +39,13 @@ class Dataset(NamedTuple):
 
 def dataset(rows: Sequence[logs.LogRow]) -> Dataset:
     """Return the rows of a log as texts and contexts, cleaned as the scheduler cleans them."""
-    read = [text.read_messages([_cleaned(message) for message in row.messages]) for row in rows]
-    context = [
-        replace(
-            request.context,
-            max_tokens=row.max_tokens,
-            temperature=row.temperature,
-            tools=row.tools,
-            structured=row.structured,
-        )
-        for request, row in zip(read, rows, strict=True)
-    ]
+    read = [row.request.conversation() for row in rows]
     return Dataset(
-        [request.prompt for request in read],
+        [asked.prompt for asked in read],
         np.array([row.output_len for row in rows], dtype=np.float64),
-        context,
+        [asked.context for asked in read],
         [row.conversation for row in rows],
     )
-
-
-def _cleaned(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A lone prompt may come rendered by a chat template; as a message it is its cleaned text."""
-    content = message.get("content")
-    if message.get("role") == "user" and isinstance(content, str):
-        return {"role": "user", "content": text.clean(content)}
-    return message
 
 
 def merged(data: Dataset) -> Dataset:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler as VllmAsyncScheduler
 from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
 
+from sooner.chat.signals import UNSAID, USUAL_TEMPERATURE, Signals
 from sooner.ordering.queue import RankedQueue
 
 __all__ = [
@@ -16,9 +17,11 @@ __all__ = [
     "VllmScheduler",
     "can_preempt",
     "engine_index",
+    "filled",
     "is_running",
     "queues",
     "replace_queues",
+    "signals",
     "slots",
     "steps_tokens",
     "tokenizer_name",
@@ -87,3 +90,31 @@ def tokenizer_name(vllm_config: Any) -> str:
 def prompt_tokens(request: Any) -> Sequence[int] | None:
     """Return the prompt's token ids, or None for a prompt of embeddings."""
     return request.prompt_token_ids or None
+
+
+class Filled(NamedTuple):
+    """What vLLM fills in where a client says nothing; a request that has it said nothing."""
+
+    model_len: int
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+def filled(vllm_config: Any) -> Filled:
+    """Return what this engine fills in, by its model's length and generation config."""
+    model = vllm_config.model_config
+    defaults = model.get_diff_sampling_param()
+    return Filled(int(model.max_model_len), defaults.get("max_tokens"), defaults.get("temperature"))
+
+
+def signals(request: Any, unsaid: Filled) -> Signals:
+    """Return what the client said besides its prompt. Its tools are in the prompt by now."""
+    asked = request.sampling_params
+    if asked is None:
+        return UNSAID
+    limit, temperature = request.max_tokens, asked.temperature
+    if limit == unsaid.max_tokens or limit >= unsaid.model_len - request.num_prompt_tokens > 0:
+        limit = None
+    if temperature == unsaid.temperature or temperature == USUAL_TEMPERATURE:
+        temperature = None
+    return Signals(limit, temperature, 0, asked.structured_outputs is not None)

@@ -16,12 +16,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
-from sooner import policies
+from sooner import chat, policies
 from sooner.core import Prediction, View
 from sooner.ordering import given
 from sooner.ordering.client import ScorerClient
 from sooner.ordering.order import Mean
-from sooner.ordering.prompt import LIMITS, rendered
 from sooner.vllm import settings
 from sooner.vllm.counters import Counters
 
@@ -98,8 +97,8 @@ class Priority:
 
     async def _predicted_len(self, parsed: dict[str, Any]) -> float:
         """Return the ranker's expected length, or the recent mean where it does not come in time."""
-        prompt = rendered(parsed)
-        if not prompt or not self._settings.ranker:
+        request = chat.of_body(parsed)
+        if not request.readable or not self._settings.ranker:
             return self._mean_len.value
         loop = asyncio.get_running_loop()
         if self._scorer is None:
@@ -115,8 +114,7 @@ class Priority:
         self._count += 1
         id = str(self._count)
         self._waiting[id] = loop.create_future()
-        limit = next((parsed[name] for name in LIMITS if name in parsed), None)
-        self._scorer.submit(id, prompt, limit if type(limit) is int else 0)
+        self._scorer.submit(id, request)
         try:
             prediction = await asyncio.wait_for(self._waiting[id], _PATIENCE)
         except TimeoutError:

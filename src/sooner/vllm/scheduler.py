@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from sooner.chat import ChatRequest
 from sooner.core import Prediction
 from sooner.guard import Guard
 from sooner.ordering import given
@@ -68,6 +69,7 @@ class RankOrder:
         if self.settings.metrics_dir:
             directory = Path(self.settings.metrics_dir)
             self._publisher = Publisher(self.counters, self._gauges, directory, compat.engine_index(config))
+        self._unsaid = self._safely(compat.filled, config) or compat.Filled(0)
         self.scorer: ScorerClient | None = None
         if self.settings.ranker and not policy.oracle and policy.uses_predictions:
             self.scorer = ScorerClient(
@@ -148,7 +150,7 @@ class RankOrder:
         elif self.scorer is not None:
             prompt = compat.prompt_tokens(request)
             if prompt is not None:
-                self.scorer.submit(id, prompt, request.max_tokens)
+                self.scorer.submit(id, ChatRequest(prompt, compat.signals(request, self._unsaid)))
 
     def _before_step(self) -> None:
         host = self._host

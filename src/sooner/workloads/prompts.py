@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from sooner.chat import content_text
 from sooner.core import DataError
 
 _KNOWN = {"id", "prompt", "messages", "output_len", "output_tokens", "arrival_time"}
@@ -32,7 +33,7 @@ class Prompt:
     @property
     def text(self) -> str:
         """The contents of all messages, without roles or template marks, joined by newlines."""
-        return "\n".join(_text(message.get("content")) for message in self.messages)
+        return "\n".join(content_text(message.get("content")) for message in self.messages)
 
     def number(self, name: str) -> float:
         """Return field `name` of the line as a number. Raises DataError where it is not one."""
@@ -120,11 +121,3 @@ def _prompt(record: Mapping[str, Any], index: int, where: str) -> Prompt:
 
 def _is_message(message: Any) -> bool:
     return isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return ""

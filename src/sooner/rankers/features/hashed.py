@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sooner.rankers.context import Context
+from sooner.chat import Context
 
 BITS = 18
 """Hashed features fall into 2 ** BITS places."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sooner.rankers.context import Context
+from sooner.chat import Context
 from sooner.rankers.contract import Floats
 
 NUMBERS = (

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sooner.chat import Context
 from sooner.core import ConfigError, NotFittedError
-from sooner.rankers.context import Context
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
 from sooner.rankers.neural import encoding
 from sooner.rankers.neural.layers import Layers

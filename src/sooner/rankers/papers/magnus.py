@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sooner.chat import Context, estimate_tokens
 from sooner.core import ConfigError, MissingExtra, UnknownName
 from sooner.rankers import ranker
-from sooner.rankers.context import Context, estimate_tokens
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
 from sooner.rankers.neural import encoding
 

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sooner.chat import role_of
 from sooner.core import DataError, MissingExtra
 from sooner.workloads.logs import shapes, sources
 from sooner.workloads.logs.report import Report
@@ -62,7 +63,7 @@ def read(
 
 
 def _is_reply(message: Mapping[str, Any]) -> bool:
-    return shapes.role_of(message) == "assistant"
+    return role_of(message) == "assistant"
 
 
 def tokenizer(name: str) -> Count:

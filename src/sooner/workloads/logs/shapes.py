@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from sooner import chat
+from sooner.chat import role_of
 from sooner.workloads.logs.report import Report
 
 Count: TypeAlias = Callable[[str], int]
@@ -20,7 +22,7 @@ Count: TypeAlias = Callable[[str], int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogRow:
-    """One finished request: its messages, the length of the reply [tokens], and what else was set.
+    """One finished request: its messages, the length of the reply [tokens], and what else was said.
 
     `conversation` is shared by the requests of one conversation. Messages are those before the reply.
     `sender` is who asked, `arrival_time` [s] and `prompt_len` [tokens] what the record says of them.
@@ -29,13 +31,15 @@ class LogRow:
     conversation: str
     messages: Sequence[Mapping[str, Any]]
     output_len: float
-    max_tokens: int | None = None
-    temperature: float | None = None
-    tools: int = 0
-    structured: bool = False
+    signals: chat.Signals = chat.UNSAID
     sender: str | None = None
     arrival_time: float | None = None
     prompt_len: float | None = None
+
+    @property
+    def request(self) -> chat.ChatRequest:
+        """What was asked, as every reader of requests has it."""
+        return chat.of_messages(self.messages, self.signals)
 
 
 _WRAPPED = ("standard_logging_object", "standard_logging_payload")
@@ -148,7 +152,7 @@ def _rows(record: Mapping[str, Any], number: int, count: Count | None, report: R
     request = _first_mapping(record, ("request", "body", "proxy_server_request", "kwargs"))
     request = {**request, **_first_mapping(request, ("body",))}
     parameters = {**_mapping(record.get("modelParameters")), **_mapping(record.get("model_parameters"))}
-    settings = {**parameters, **record, **{name: value for name, value in request.items() if value}}
+    settings = {**parameters, **record, **{name: value for name, value in request.items() if _says(value)}}
     messages = _messages(settings)
     if messages is None:
         report.dropped["neither a prompt nor messages"] += 1
@@ -166,31 +170,19 @@ def _rows(record: Mapping[str, Any], number: int, count: Count | None, report: R
     if not (math.isfinite(length) and length >= 0):
         report.dropped["a reply length that is not a finite number >= 0"] += 1
         return
-    tools = settings.get("tools")
-    limit = next(
-        (found for name in _LIMITS if (found := _number(settings.get(name))) is not None and found > 0), None
-    )
     if _cut_off(record):
         report.truncated += 1
     yield LogRow(
         conversation=conversation,
         messages=messages,
         output_len=length,
-        max_tokens=int(limit) if limit is not None and limit < 1e9 else None,
-        temperature=_number(settings.get("temperature")),
-        tools=len(tools) if isinstance(tools, list) else 0,
-        structured=_structured(settings),
+        signals=chat.Signals.of(settings),
     )
 
 
-_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-
-
-def _structured(settings: Mapping[str, Any]) -> bool:
-    form = settings.get("response_format")
-    if isinstance(form, Mapping) and form.get("type") == "text":
-        form = None
-    return bool(form or settings.get("guided_json") or settings.get("structured_outputs"))
+def _says(value: object) -> bool:
+    """Whether a setting was made: 0 is one, an empty text or list is none."""
+    return bool(value) or isinstance(value, int | float)
 
 
 def _cut_off(record: Mapping[str, Any]) -> bool:
@@ -288,7 +280,7 @@ def _count(text: str, count: Count | None, report: Report) -> int:
     if count is not None:
         return count(text)
     report.estimated += 1
-    return max(1, round(len(text.encode("utf-8", "replace")) / 4))
+    return max(1, round(chat.estimate_tokens(text)))
 
 
 def _conversation(record: Mapping[str, Any], number: int) -> str:
@@ -299,23 +291,9 @@ def _conversation(record: Mapping[str, Any], number: int) -> str:
     return f"#{number}" if found is None else re.sub(r"_\d+\Z", "", str(found))
 
 
-def role_of(message: Mapping[str, Any]) -> str:
-    """Return the role of a message as we call it, "" where it has none."""
-    role = message.get("role", message.get("from"))
-    if not isinstance(role, str):
-        return ""
-    return "assistant" if role.lower() in ("assistant", "gpt", "chatgpt", "model", "bot") else role.lower()
-
-
 def _first_mapping(record: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
     return next((value for name in names if isinstance(value := record.get(name), Mapping)), {})
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)

@@ -12,21 +12,21 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sooner.chat import ChatRequest
 from sooner.core import DataError
 from sooner.workloads import logs
 from sooner.workloads.jsonl import lines
 from sooner.workloads.traces import engine_run, servegen
 
 Column = NDArray[np.float64]
-Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +34,8 @@ class Trace:
     """n requests as columns (n,), arrivals never falling; times [s], lengths [tokens].
 
     What the source does not hold is None. `blocks` holds each request's prefix as ids of blocks of
-    `block_size` tokens: equal ids are equal content. `prompts` are texts or lists of messages, where
-    there are any.
+    `block_size` tokens: equal ids are equal content. `requests` are what was asked, where that
+    is known.
     """
 
     prompt_len: Column
@@ -49,7 +49,7 @@ class Trace:
     predicted_len: Column | None = None
     blocks: Sequence[NDArray[np.int64]] | None = None
     block_size: int = 512
-    prompts: Sequence[Prompt] | None = None
+    requests: Sequence[ChatRequest] | None = None
 
     def __len__(self) -> int:
         return int(self.prompt_len.shape[0])
@@ -130,8 +130,8 @@ def _ours(path: Path) -> Trace:
     names = ["prompt_len", "output_len", *(name for name in OURS if any(name in r for r in records))]
     columns = {name: column(path, name, [record.get(name) for record in records]) for name in names}
     _absent(columns)
-    prompts = [record.get("prompt") for record in records]
-    return _trace(columns, prompts=prompts if all(isinstance(text, str) for text in prompts) else None)
+    asked = all(isinstance(record.get("prompt"), str) for record in records)
+    return _trace(columns, requests=[ChatRequest.of(record) for record in records] if asked else None)
 
 
 def _mooncake(path: Path) -> Trace:
@@ -182,13 +182,13 @@ def _absent(columns: dict[str, Column]) -> None:
 def _log(path: Path) -> Trace:
     """A log of finished requests: prompt lengths are its bytes over four, as a tokenizer is not at hand."""
     rows, _ = logs.read(str(path))
-    texts = ["\n".join(str(message.get("content", "")) for message in row.messages) for row in rows]
+    requests = [row.request for row in rows]
     return _trace(
         {
-            "prompt_len": [max(len(text.encode("utf-8", "replace")) // 4, 1) for text in texts],
+            "prompt_len": [request.prompt_len for request in requests],
             "output_len": [row.output_len for row in rows],
         },
-        prompts=[row.messages for row in rows],
+        requests=requests,
     )
 
 

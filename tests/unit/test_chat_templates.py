@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sooner import chat
+from sooner.chat import templates
 from sooner.core import DataError
-from sooner.rankers import text
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -185,22 +186,22 @@ SYSTEM = [{"role": "system", "content": "Answer like a pirate, in one line."}]
 def test_a_rendered_prompt_reads_like_its_messages(
     template: Callable[[Messages], str], messages: Messages
 ) -> None:
-    assert text.clean(template(messages)) == text.from_messages(messages)
-    assert text.read(template(messages)) == text.read_messages(messages)
+    assert chat.clean(template(messages)) == chat.from_messages(messages)
+    assert chat.read(template(messages)) == chat.read_messages(messages)
 
 
 @pytest.mark.parametrize("template", WITH_SYSTEM)
 @pytest.mark.parametrize("messages", [FIRST, LATER], ids=["first", "later"])
 def test_a_system_prompt_becomes_context(template: Callable[[Messages], str], messages: Messages) -> None:
-    conversation = text.read(template([*SYSTEM, *messages]))
-    assert conversation == text.read_messages([*SYSTEM, *messages])
-    assert conversation.prompt == text.from_messages(messages)
+    conversation = chat.read(template([*SYSTEM, *messages]))
+    assert conversation == chat.read_messages([*SYSTEM, *messages])
+    assert conversation.prompt == chat.from_messages(messages)
     assert conversation.context.system == SYSTEM[0]["content"]
 
 
 def test_gemma_keeps_an_unmarked_system_prompt_in_the_text() -> None:
     merged = [{"role": "user", "content": f"{SYSTEM[0]['content']}\n\n{FIRST[0]['content']}"}]
-    assert text.clean(gemma(merged)) == text.from_messages(merged)
+    assert chat.clean(gemma(merged)) == chat.from_messages(merged)
 
 
 _LETTERS = st.characters(codec="utf-8", exclude_characters="<>[]|\uff5c\r\x85\u2028\u2029")
@@ -216,15 +217,15 @@ def test_any_words_read_alike(words: list[str], at: int) -> None:
     if len(words) % 2 == 0:
         words = words[:-1]
     messages = [{"role": ("user", "assistant")[i % 2], "content": word} for i, word in enumerate(words)]
-    assert text.read(TEMPLATES[at](messages)) == text.read_messages(messages)
+    assert chat.read(TEMPLATES[at](messages)) == chat.read_messages(messages)
 
 
 @given(st.text(max_size=200))
 def test_plain_text_stays_itself(plain: str) -> None:
-    if any(sign in plain for template in text._TEMPLATES for sign in template.signs):
+    if any(sign in plain for template in templates._TEMPLATES for sign in template.signs):
         return
     unix = plain.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "replace").decode()
-    assert text.clean(plain) in (unix.strip(), text._strip_stream_ends(unix).strip())
+    assert chat.clean(plain) in (unix.strip(), templates._strip_stream_ends(unix).strip())
 
 
 def test_parts_tools_and_odd_messages() -> None:
@@ -236,14 +237,14 @@ def test_parts_tools_and_odd_messages() -> None:
         {"role": "assistant", "content": None, "tool_calls": []},
         {"role": "tool", "content": "42"},
     ]
-    assert text.read_messages(messages).prompt == "42"
-    assert text.from_messages([{"from": "human", "value": "hi"}]) == "hi"
-    assert text.from_messages([]) == ""
+    assert chat.read_messages(messages).prompt == "42"
+    assert chat.from_messages([{"from": "human", "value": "hi"}]) == "hi"
+    assert chat.from_messages([]) == ""
     for wrong in ("text", [3], [{"content": "x"}], [{"role": "user", "content": 3}]):
         with pytest.raises(DataError):
-            text.from_messages(wrong)  # type: ignore[arg-type]
+            chat.from_messages(wrong)  # type: ignore[arg-type]
 
 
 def test_lone_surrogates_and_a_megabyte_are_read() -> None:
-    assert text.clean("a\ud800b") == "a?b"
-    assert len(text.clean(chatml([{"role": "user", "content": "x" * 1_000_000}]))) == 1_000_000
+    assert chat.clean("a\ud800b") == "a?b"
+    assert len(chat.clean(chatml([{"role": "user", "content": "x" * 1_000_000}]))) == 1_000_000
