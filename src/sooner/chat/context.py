@@ -30,4 +30,4 @@ EMPTY = Context()
 
 def estimate_tokens(text: str) -> float:
     """Return a rough count of tokens that needs no tokenizer: one for every four bytes of UTF-8."""
-    return len(text.encode("utf-8", "replace")) / 4.0
+    return (len(text) if text.isascii() else len(text.encode("utf-8", "replace"))) / 4.0

@@ -45,13 +45,19 @@ _BOILERPLATE = re.compile(
     | A\ chat\ between\ a\ curious\ (?:user|human)\ and\ an\ artificial\ intelligence\ assistant\..*
     ) \Z"""
 )
-_THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
+_TOOLS = re.compile(r"(?:\A|\n\n)# Tools\n\n[^<]*<tools></tools>[^<]*<tools>\n(.*?)\n</tools>.*\Z", re.DOTALL)
+"""How Hermes' and Qwen's templates write the tools, one a line, behind the system prompt."""
+
+_UNSAID = re.compile(r"<think>.*?</think>|<tool_call>.*?</tool_call>", re.DOTALL)
+"""What a message's content leaves out of a reply that a template writes whole."""
+
 _TOOL_TAGS = re.compile(r"</?tool_response>")
 _REPLY_TAIL = 8
 _ASKED_HEAD, _ASKED_TAIL = 1200, 600  # characters kept of an earlier request
 
 
 def conversation(turns: Sequence[Turn]) -> Conversation:
+    tools = sum(_tools(turn.text) for turn in turns if turn.role == "system")
     kept = [Turn(role, _stripped(role, text)) for role, text in turns]
     while kept and kept[-1].role == "assistant":  # the opened, perhaps prefilled, reply
         kept.pop()
@@ -65,6 +71,7 @@ def conversation(turns: Sequence[Turn]) -> Conversation:
         reply_lens=tuple(estimate_tokens(kept[at].text) for _, at in latest),
         asked=tuple(_cut(_asked(kept[start:at])) for start, at in latest),
         system=system,
+        tools=tools,
     )
     return Conversation(_asked(kept[last + 1 :]), context)
 
@@ -79,13 +86,19 @@ def _cut(text: str) -> str:
     return f"{text[:_ASKED_HEAD]}\n{text[-_ASKED_TAIL:]}"
 
 
+def _tools(system: str) -> int:
+    """Return how many tools a template wrote behind a system prompt."""
+    found = _TOOLS.search(system.strip())
+    return len(found[1].split("\n")) if found else 0
+
+
 def _stripped(role: str, text: str) -> str:
     text = text.strip()
     if role == "system":
-        text = _DATES.sub("", text).strip()
+        text = _TOOLS.sub("", _DATES.sub("", text)).strip()
         return "" if _BOILERPLATE.match(text) else text
     if role == "assistant":
-        return _THINK.sub("", text).strip()
+        return _UNSAID.sub("", text).strip()
     return _TOOL_TAGS.sub("", text).strip() if "tool_response>" in text else text
 
 

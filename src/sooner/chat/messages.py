@@ -41,7 +41,7 @@ def turns(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
     """
     if isinstance(messages, str) or not isinstance(messages, Sequence):
         raise DataError(f"messages is {type(messages).__name__}; allowed: a list of {{role, content}}")
-    return tuple(_turn(message) for message in messages)
+    return tuple([_turn(message) for message in messages])
 
 
 def role_of(message: Mapping[str, Any]) -> str:

@@ -56,7 +56,10 @@ class ChatRequest(NamedTuple):
         text = self._lone_text
         if text is not None:
             return max(1, round(estimate_tokens(text)))
-        return max(1, round(sum(estimate_tokens(turn.text) + _OF_A_TURN for turn in self.turns)))
+        tokens = 0.0
+        for turn in self.turns:
+            tokens += estimate_tokens(turn.text) + _OF_A_TURN
+        return max(1, round(tokens))
 
     def opening(self, letters: int) -> str:
         """Return the first `letters` of the text: equal where prompts begin alike. Empty for token ids."""
@@ -79,7 +82,7 @@ class ChatRequest(NamedTuple):
         """
         if isinstance(self.prompt, str):
             return self._replace(prompt=_ends(self.prompt, letters))
-        if self.tokenized or sum(len(turn.text) for turn in self.turns) <= letters:
+        if self.tokenized or sum([len(turn.text) for turn in self.turns]) <= letters:
             return self
         first, *rest = self.turns
         first = first._replace(text=_ends(first.text, letters // 4 if rest else letters))
@@ -107,7 +110,7 @@ class ChatRequest(NamedTuple):
             seen.context,
             max_tokens=said.max_tokens,
             temperature=said.temperature,
-            tools=said.tools,
+            tools=said.tools or seen.context.tools,
             structured=said.structured,
         )
         return Conversation(seen.prompt, context)
@@ -150,9 +153,9 @@ def _prompt(body: Mapping[str, Any]) -> Sequence[int] | str | tuple[Turn, ...]:
         if instructions is None:
             return prompt
         prompt = [{"role": "user", "content": prompt}]
+    if isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
+        return prompt
     messages = body.get("messages", prompt)
-    if isinstance(messages, list) and messages and all(type(token) is int for token in messages):
-        return messages
     if not isinstance(messages, list):
         return ""
     system = (Turn("system", instructions),) if instructions is not None else ()

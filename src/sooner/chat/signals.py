@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ LIMITS = (*CHAT_LIMITS, "max_output_tokens")
 USUAL_TEMPERATURE = 1.0
 """What the API means where a client says nothing; saying it tells no more than silence."""
 
+_HOTTEST = 1e3
 _LARGEST = 2**31 - 1  # tokens; what a column of the journal and the wire hold
 _FORMS = (
     *("response_format", "structured_outputs"),
@@ -51,8 +51,7 @@ UNSAID = Signals()
 def reply_limit(settings: Mapping[str, Any]) -> int | None:
     """Return the limit on the reply [tokens] that settings name, None where they name none."""
     for name in LIMITS:
-        value = settings.get(name)
-        if value is not None and (limit := limit_tokens(value)) is not None:
+        if name in settings and (limit := limit_tokens(settings[name])) is not None:
             return limit
     return None
 
@@ -66,11 +65,9 @@ def limit_tokens(value: object) -> int | None:
 
 def temperature(value: object) -> float | None:
     """Return a sampling temperature, None where it is the usual one or no number."""
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _HOTTEST:
         return None
-    if not math.isfinite(value) or value == USUAL_TEMPERATURE:
-        return None
-    return float(value)
+    return None if value == USUAL_TEMPERATURE else float(value)
 
 
 def _tools(value: object) -> int:
@@ -83,8 +80,11 @@ def _tools(value: object) -> int:
 def _structured(settings: Mapping[str, Any]) -> bool:
     if settings.get("structured") is True:  # as `sooner export` writes it
         return True
-    forms = [settings.get(name) for name in _FORMS]
+    forms = [settings[name] for name in _FORMS if name in settings]
     text = settings.get("text")  # OpenAI's Responses
     if isinstance(text, Mapping):
         forms.append(text.get("format"))
-    return any(form and not (isinstance(form, Mapping) and form.get("type") == "text") for form in forms)
+    for form in forms:
+        if form and not (isinstance(form, Mapping) and form.get("type") == "text"):
+            return True
+    return False
