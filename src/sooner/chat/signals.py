@@ -84,7 +84,4 @@ def _structured(settings: Mapping[str, Any]) -> bool:
     text = settings.get("text")  # OpenAI's Responses
     if isinstance(text, Mapping):
         forms.append(text.get("format"))
-    for form in forms:
-        if form and not (isinstance(form, Mapping) and form.get("type") == "text"):
-            return True
-    return False
+    return any(form and not (isinstance(form, Mapping) and form.get("type") == "text") for form in forms)
