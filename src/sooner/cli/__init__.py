@@ -7,6 +7,7 @@ live in modules of their own, imported only when called, so `sooner --help` is i
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -65,7 +66,7 @@ def root() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors of ours become one line and exit code 2."""
+    """Run the command line; errors of ours, and of files, disk and network, are one line and exit code 2."""
     try:
         sys.exit(root(standalone_mode=False) or 0)
     except click.exceptions.Abort:
@@ -75,6 +76,12 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        click.echo(f"sooner: {_of_the_system(error)}", err=True)
+        sys.exit(2)
     except Exception as error:
         from sooner.core import SoonerError  # with it comes NumPy, which `--help` does without
 
@@ -82,3 +89,10 @@ def main() -> None:
             raise
         click.echo(f"sooner: {error}", err=True)
         sys.exit(2)
+
+
+def _of_the_system(error: OSError) -> str:
+    """What a file, disk or network refused, with the path where one is known."""
+    if error.strerror is None:
+        return " ".join(str(error).split()) or type(error).__name__
+    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from sooner.cli.options import NameOption, policy_names
+
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
@@ -22,7 +24,14 @@ import click
     "--num-blocks", type=int, help="KV blocks, as vLLM logs them; else found from the run if they bound it."
 )
 @click.option("--block-size", type=int, help="Tokens in a KV block, where META does not say.")
-@click.option("--policy", default="fcfs", show_default=True, help="The order in which the runs were served.")
+@click.option(
+    "--policy",
+    cls=NameOption,
+    names=policy_names,
+    default="fcfs",
+    show_default=True,
+    help="The order in which the runs were served.",
+)
 @click.option(
     "--overhead/--no-overhead",
     default=None,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import click
 
-from sooner.cli.options import progress_bar
+from sooner.cli.options import SEED, progress_bar
+
+_WIDE = 1000
+"""Columns where no terminal is: nothing is broken into lines."""
 
 
 @click.command(name="compare-rankers")
@@ -30,7 +34,7 @@ from sooner.cli.options import progress_bar
     help="Encoder of the papers' heads: a name, a folder, that of a trained transformer or blend too, or "
     '"hashed" for none.',
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
+@click.option("--seed", default=0, type=SEED, show_default=True, help="Seed of every random choice.")
 @click.option("--tokenizer", help="Counts replies that come as text: a tokenizer.json, folder or name.")
 @click.option("--first-turns", is_flag=True, help="Leave out requests that follow an earlier reply.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -84,7 +88,8 @@ def _print(result: dict[str, Any]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("ranker", "tau", "accuracy", "RMSE", "train CPU s", "ms a request", "known of it"):
-        table.add_column(name, justify="left" if name in ("ranker", "known of it") else "right")
+        words = name == "known of it"
+        table.add_column(name, justify="left" if words or name == "ranker" else "right", no_wrap=not words)
     for row in result["arms"]:
         accuracy = row["class_accuracy"]
         table.add_row(
@@ -96,7 +101,7 @@ def _print(result: dict[str, Any]) -> None:
             f"{row['ms_per_request']:.2f}",
             f"{row['paper']}: {row['reported']}" if row["reported"] else row["paper"],
         )
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
     console.print(table)
     for claim in result["claims"]:
         figures = f" ({claim['here']})" if claim["here"] else ""

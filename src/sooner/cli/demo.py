@@ -9,12 +9,19 @@ from typing import Any
 
 import click
 
-from sooner.cli.options import progress_bar
+from sooner.cli.options import NameOption, progress_bar, ranker_names
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="A smaller burst: about 6 minutes on 2 cores.")
-@click.option("--ranker", default="blend", show_default=True, help="Which kind of ranker to train.")
+@click.option(
+    "--ranker",
+    cls=NameOption,
+    names=ranker_names,
+    default="blend",
+    show_default=True,
+    help="Which kind of ranker to train.",
+)
 @click.option(
     "--beside",
     default="lexical",

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from sooner.cli.options import SEED, say
+
 
 @click.command()
 @click.argument("directory")
@@ -25,7 +27,9 @@ import click
     type=click.IntRange(0),
     help="Fit the ranker's last layer to so many rows of DATA first, and judge it on the rest.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the refit's rows, bootstrap and queue.")
+@click.option(
+    "--seed", default=0, type=SEED, show_default=True, help="Seed of the refit's rows, bootstrap and queue."
+)
 @click.option("--tokenizer", help="Counts replies that come as text: a tokenizer.json, folder or name.")
 @click.option("--model", help="Only rows of this served model, in logs of several.")
 @click.option("--first-turns", is_flag=True, help="Leave out requests that follow an earlier reply.")
@@ -55,15 +59,17 @@ def evaluate(
     ranker = library.load(directory)
     count = logs.tokenizer(tokenizer) if tokenizer else None
     log = logs.read(data, count=count, first_turns=first_turns, model=model)
-    click.echo(str(log.report), err=True)
+    say(str(log.report))
     result = evaluation.evaluate(ranker, library.dataset(log.rows), refit=refit, seed=seed)
-    if html is not None:
-        page.write(html, result, title=f"The ranker in {directory} on {Path(data).name}")
-        click.echo(f"wrote {html}", err=True)
+    if known := result["trained_on_share"]:
+        say(f"about {known:.0%} of these requests were among those that the ranker was trained on")
     if as_json:
         click.echo(json.dumps(result))
     else:
         _print(result)
+    if html is not None:
+        page.write(html, result, title=f"The ranker in {directory} on {Path(data).name}")
+        say(f"wrote {html}")
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -72,6 +78,8 @@ def _print(result: dict[str, Any]) -> None:
             click.echo(f"{key:24} {value:.4f}")
         elif isinstance(value, int | str):
             click.echo(f"{key:24} {value}")
+    low, high = result["kendall_tau_interval"]
+    click.echo(f"{'95 % interval of tau':24} {low:.3f} to {high:.3f}")
     for key in ("tau_by_ranker_part", "coverage", "refit", "noise_ceiling"):
         if result.get(key):
             found = "  ".join(f"{name}: {value:.3f}" for name, value in result[key].items())

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sooner.cli.options import SEED
+
 if TYPE_CHECKING:
     from sooner.judging.explain import Explanation
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("prompt", required=False)
 @click.option("--max-tokens", type=click.IntRange(1), help="The limit that the request would carry.")
 @click.option("--top", default=12, show_default=True, help="How many terms and examples to show.")
-@click.option("--seed", default=0, show_default=True, help="Seed of what is sampled.")
+@click.option("--seed", default=0, type=SEED, show_default=True, help="Seed of what is sampled.")
 @click.option("--log", "log_path", help="Instead of one prompt: what the ranker makes of this log's prompts.")
 @click.option("--rows", default=300, show_default=True, help="With --log: how many of its rows.")
 @click.option(

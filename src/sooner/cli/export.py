@@ -29,6 +29,7 @@ def export(journal: str, out: Path | None, model: str | None, since: float, leng
     from sooner.gateway.journal import export as write
 
     database = Database(journal)
+    database.must_exist()
     with out.open("w", encoding="utf-8") if out else contextlib.nullcontext(sys.stdout) as lines:
         written, without = write(database, lines, since=since, model=model, text=not lengths_only)
     if not written and without and not lengths_only:

@@ -20,6 +20,40 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+SEED = click.IntRange(0, 2**31 - 1)
+"""What a seed may be: all of NumPy, torch and LightGBM take it."""
+
+
+class NameOption(click.Option):
+    """An option that takes a name of a registry; its help lists them, read only when it is shown."""
+
+    def __init__(self, *words: Any, names: Callable[[], Iterable[str]], **settings: Any) -> None:
+        super().__init__(*words, **settings)
+        self._names = names
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the option and its help with the names."""
+        record = super().get_help_record(ctx)
+        if record is None:
+            return None
+        words, told = record
+        return words, f"{told}  Names: {', '.join(self._names())}."
+
+
+def ranker_names() -> Iterable[str]:
+    """Return the names that `sooner train --ranker` takes."""
+    from sooner import rankers
+
+    return rankers.names()
+
+
+def policy_names() -> Iterable[str]:
+    """Return the names that `--policy` takes."""
+    from sooner import policies
+
+    return policies.names()
+
+
 def say(words: str) -> None:
     """Print words for people, to stderr."""
     click.echo(words, err=True)

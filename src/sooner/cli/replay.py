@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from sooner.cli.options import endpoint_of, endpoint_options, progress_bar, sampling_options
+from sooner.cli.options import SEED, endpoint_of, endpoint_options, progress_bar, sampling_options
 
 
 @click.command()
@@ -25,7 +25,7 @@ from sooner.cli.options import endpoint_of, endpoint_options, progress_bar, samp
 @click.option("--rate", type=float, help="Mean arrivals [req/s], for poisson and gamma.")
 @click.option("--cv", default=2.0, show_default=True, help="Burstiness of gamma arrivals; 1 is Poisson.")
 @click.option("--time-scale", default=1.0, show_default=True, help="Stretches the times of trace arrivals.")
-@click.option("--seed", default=0, show_default=True, help="Of the arrival process.")
+@click.option("--seed", default=0, type=SEED, show_default=True, help="Of the arrival process.")
 @click.option("--limit", type=click.IntRange(min=1), help="Take only the first N prompts.")
 @click.option(
     "--score-field",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sooner.cli.options import NameOption, policy_names
+
 if TYPE_CHECKING:
     from sooner.gateway.settings import GatewaySettings
 
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 @click.option("--time-scale", default=1.0, show_default=True, help="Stretches the time of --emulate.")
 @click.option("--by-priority", is_flag=True, help="With --emulate: the engine itself goes by priority.")
 @click.option("--model", help="Name of the model that --emulate serves; else the engine's.")
-@click.option("--policy", help="Order of the waiting requests.  [default: aged]")
+@click.option(
+    "--policy", cls=NameOption, names=policy_names, help="Order of the waiting requests.  [default: aged]"
+)
 @click.option(
     "--ranker", help="Folder of a ranker, 'module:name', or '' for none.  [default: the shipped one]"
 )

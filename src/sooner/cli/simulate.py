@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
-from sooner.cli.options import progress_bar, study_of, study_options, table
+from sooner.cli.options import SEED, NameOption, policy_names, progress_bar, study_of, study_options, table
 
 
 @click.command()
 @click.argument("workload")
-@click.option("--policy", default="boost", show_default=True, help="The order: any of sooner's policies.")
+@click.option(
+    "--policy", cls=NameOption, names=policy_names, default="boost", show_default=True, help="The order."
+)
 @click.option(
     "--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the policy; repeatable."
 )
@@ -23,7 +25,11 @@ from sooner.cli.options import progress_bar, study_of, study_options, table
 )
 @click.option("--ranker", help='A saved ranker, or "default", that scores the workload\'s prompts.')
 @click.option(
-    "--seed", default=0, show_default=True, help="Of the draw, the arrivals and the noise of --tau."
+    "--seed",
+    default=0,
+    type=SEED,
+    show_default=True,
+    help="Of the draw, the arrivals and the noise of --tau.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def simulate(ranker: str | None, as_json: bool, **given: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sooner.cli.options import progress_bar, study_of, study_options, table
+from sooner.cli.options import NameOption, policy_names, progress_bar, study_of, study_options, table
 
 
 @click.command()
@@ -16,13 +16,17 @@ from sooner.cli.options import progress_bar, study_of, study_options, table
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="JSONL to write or resume."
 )
-@click.option("--policies", required=True, help="Comma-separated policies.")
+@click.option(
+    "--policies", cls=NameOption, names=policy_names, required=True, help="Comma-separated policies."
+)
 @click.option(
     "--rates", default="", help="Comma-separated mean arrivals [req/s]; none: recorded times, or --burst."
 )
 @click.option("--loads", default="", help="Comma-separated rates as shares of what the engines can do.")
 @click.option("--taus", default="", help="Comma-separated qualities of prediction; none: the truth.")
-@click.option("--seeds", default=1, show_default=True, help="Runs of each combination.")
+@click.option(
+    "--seeds", default=1, type=click.IntRange(min=1), show_default=True, help="Runs of each combination."
+)
 @click.option("--processes", default=1, show_default=True, help="How many run at once.")
 @click.option("--measure", default="mean_e2e_s", show_default=True, help="What the table shows.")
 @study_options

@@ -8,16 +8,24 @@ from typing import Any
 
 import click
 
-from sooner.cli.options import progress_bar, say
+from sooner.cli.options import SEED, NameOption, progress_bar, ranker_names, say
 
 
 @click.command()
 @click.argument("data")
-@click.option("--ranker", "name", default="lexical", show_default=True, help="Which ranker.")
+@click.option(
+    "--ranker",
+    "name",
+    cls=NameOption,
+    names=ranker_names,
+    default="lexical",
+    show_default=True,
+    help="Which ranker.",
+)
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write it to."
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
+@click.option("--seed", default=0, type=SEED, show_default=True, help="Seed of every random choice.")
 @click.option("--prior", help='Ranker to start from: a folder, or "default" for the shipped one.')
 @click.option("--tokenizer", help="Counts replies that come as text: a tokenizer.json, folder or name.")
 @click.option("--model", help="Only rows of this served model, in logs of several.")

@@ -7,11 +7,20 @@ from pathlib import Path
 
 import click
 
+from sooner.cli.options import NameOption, policy_names
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--engine", required=True, help="A preset, or the TOML file that `sooner calibrate` wrote.")
-@click.option("--policy", default="fcfs", show_default=True, help="The order in which the run was served.")
+@click.option(
+    "--policy",
+    cls=NameOption,
+    names=policy_names,
+    default="fcfs",
+    show_default=True,
+    help="The order in which the run was served.",
+)
 @click.option("--part", help="Judge a share of the requests only, such as 0.5:1; all of them are served.")
 @click.option(
     "--steps", is_flag=True, help="Compare engine steps instead of seconds, where a replay has them."

@@ -58,8 +58,8 @@ def _brought(gains: Mapping[str, Any]) -> str:
     across = f" (spread over bursts {spread:.2f})" if len(gains["by_burst"]) > 1 else ""
     return (
         f"mean latency {gains['gain_vs_fcfs']:.2f} times better than arrival order{across}, per token "
-        f"{gains['normalized_gain_vs_fcfs']:.2f} times; {gains['share_of_oracle_gain']:.0%} of what knowing "
-        f"every length would bring; Kendall tau on these held-out prompts {gains['kendall_tau']:.2f}."
+        f"{gains['normalized_gain_vs_fcfs']:.2f} times; {gains['share_of_oracle_gain']:.0%} of the "
+        f"oracle's gain; Kendall tau on these held-out prompts {gains['kendall_tau']:.2f}."
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sooner.core import ConfigError, EngineError, MissingExtra
+from sooner.core import ConfigError, DataError, EngineError, MissingExtra
 
 try:
     import sqlalchemy as sa
@@ -96,6 +96,12 @@ class Database:
             ) from error
         self._lock = threading.Lock()
         self._ready = False
+
+    def must_exist(self) -> None:
+        """Raise DataError where it is a file that is not there, which reading would otherwise make."""
+        path = self._engine.url.database
+        if self._vanished():
+            raise DataError(f"no database {path!r}; allowed: a file that a gateway has written")
 
     @contextmanager
     def begin(self) -> Iterator[sa.Connection]:

@@ -33,7 +33,7 @@ def rows_of(read: logs.Log, *, leave_out: Path | None = None, say: Say = lambda 
     """
     allowed: Sequence[logs.LogRow] = read.rows
     if leave_out is not None:
-        apart = set(leave_out.read_text(encoding="utf-8").split())
+        apart = set(leave_out.read_text(encoding="utf-8", errors="replace").split())
         allowed = [row for row in read.rows if row.conversation not in apart]
         say(f"{len(read.rows) - len(allowed)} rows left out as {leave_out} says")
         if not allowed:

@@ -169,7 +169,6 @@ def _downloaded(name: str) -> Iterator[Path]:
     """The data files of a data set on the hub, of its training split where it has splits, in order."""
     try:
         from huggingface_hub import HfApi, hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ImportError as error:
         raise MissingExtra("huggingface-hub", "logs") from error
     repository, _, revision = name.partition("@")
@@ -181,7 +180,9 @@ def _downloaded(name: str) -> Iterator[Path]:
             raise DataError(f"the data set {repository!r} has no file of {', '.join(_KINDS)}")
         for file in files:
             yield Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision or None))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # those of the hub, of files, and of whichever HTTP library it uses now
         raise DataError(
             f"cannot read the data set {repository!r}: {error}; gated ones need `hf auth login` first"
         ) from error
