@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sooner.core import ConfigError, DataError
-from sooner.workloads.prompts import read_jsonl
+from sooner.workloads.jsonl import read_jsonl
 
 
 class CostModel(Protocol):

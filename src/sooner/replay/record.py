@@ -13,7 +13,7 @@ import numpy as np
 
 from sooner import metrics
 from sooner.core import Completed, DataError, columns
-from sooner.workloads.prompts import read_jsonl
+from sooner.workloads.jsonl import read_jsonl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from sooner.chat import content_text
 from sooner.core import DataError
+from sooner.workloads.jsonl import read_jsonl
 
 _KNOWN = {"id", "prompt", "messages", "output_len", "output_tokens", "arrival_time"}
 
@@ -61,35 +58,6 @@ def read_prompts(path: str | Path, limit: int | None = None) -> list[Prompt]:
         seen.add(prompt.id)
         prompts.append(prompt)
     return prompts
-
-
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) for each line that is not blank; `.gz` too, `-` is stdin.
-
-    Raises DataError for a file that cannot be read and a line that is not a JSON object.
-    """
-    try:
-        with _open(path) as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{path}:{number}: not JSON: {error}") from error
-                if not isinstance(record, dict):
-                    raise DataError(f"{path}:{number}: {line.strip()[:40]!r}, allowed: a JSON object")
-                yield number, record
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {str(path)!r}: {error}") from error
-
-
-def _open(path: str | Path) -> TextIO:
-    if str(path) == "-":
-        return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8")
-    if str(path).endswith(".gz"):
-        return io.TextIOWrapper(gzip.open(path), encoding="utf-8")
-    return open(path, encoding="utf-8")
 
 
 def _prompt(record: Mapping[str, Any], index: int, where: str) -> Prompt:

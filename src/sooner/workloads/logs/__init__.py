@@ -1,31 +1,19 @@
 """Reading logs of finished requests: what was asked, and how many tokens the reply had.
 
-Files (`sooner.workloads.logs.sources`): JSON Lines, JSON lists (also one that is cut off at its end, as
-ShareGPT's often is), CSV with a header, `.gz` of these, parquet, vLLM's own log, a folder of them, standard
-input, and data sets of the Hugging Face hub as `hf:owner/name`. Records (`sooner.workloads.logs.shapes`):
-
-- `prompt` or `messages`, with `output_len` or `output_tokens`;
-- a request and its response as OpenAI and vLLM log them: `messages`, `prompt` or `input` beside, or under
-  `request` or `body`, and the usage beside, or under `response` or `response.body`;
-- ShareGPT (`conversations` of `from`, `value`), LMSYS-Chat-1M and WildChat (`conversation` of `role`,
-  `content`): one row for each reply;
-- Langfuse observations and traces (`input`, `usage.output`, `usageDetails.output` or `usage_details`);
-- LiteLLM's spend logs and its standard logging payload (`messages`, `completion_tokens`).
-
-`docs/logs.md` shows one of each.
+`sources` finds records in files of any packing, encoding and layout; `shapes` say what a record means, one
+file a shape; `rows` decides what counts. What is dropped, estimated or not believed is counted in the
+report, and nothing is passed over in silence. `docs/logs.md` shows one of each shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sooner.chat import role_of
 from sooner.core import DataError, MissingExtra
-from sooner.workloads.logs import shapes, sources
+from sooner.workloads.logs import batches, parts, rows, sources
+from sooner.workloads.logs.exchange import Count, LogRow
 from sooner.workloads.logs.report import Report
-from sooner.workloads.logs.shapes import Count, LogRow
 from sooner.workloads.logs.sources import items
 
 __all__ = ["Count", "Log", "LogRow", "Report", "items", "read", "tokenizer"]
@@ -49,21 +37,17 @@ def read(
     source cannot be read or holds no row.
     """
     report = Report()
-    rows: list[LogRow] = []
-    for number, record in enumerate(sources.records(path, report)):
-        for row in shapes.rows(record, number, count, report, model):
-            if first_turns and any(_is_reply(message) for message in row.messages):
-                report.dropped["a later turn"] += 1
+    found: list[tuple[LogRow, bool]] = []
+    for number, record in enumerate(batches.joined(sources.records(path, report), report)):
+        for row, own_name in rows.rows(record, number, count, report, model):
+            if first_turns and not rows.first_turn(row):
+                report.drop("a later turn")
             else:
-                rows.append(row)
-    report.rows = len(rows)
-    if not rows:
+                found.append((row, own_name))
+    report.rows = len(found)
+    if not found:
         raise DataError(f"{str(path)!r} has no usable request ({report}); allowed: {sources.ALLOWED}")
-    return Log(rows, report)
-
-
-def _is_reply(message: Mapping[str, Any]) -> bool:
-    return role_of(message) == "assistant"
+    return Log(parts.gathered(found), report)
 
 
 def tokenizer(name: str) -> Count:

@@ -1,167 +1,143 @@
-"""Where logs lie: JSON Lines, JSON lists, CSV, parquet, vLLM's own log, folders of these, and the hub.
+"""Where logs lie: files of any packing and layout, folders of these, and the hub.
 
 Everything becomes plain records; what a record means is the matter of `sooner.workloads.logs.shapes`.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sooner.core import DataError, MissingExtra
-from sooner.workloads.logs import vllm_log
+from sooner.workloads import decoding
+from sooner.workloads.logs import json_values, shipped_lines, table
+from sooner.workloads.logs.json_values import ALLOWED, is_message, items
 from sooner.workloads.logs.report import Report
+from sooner.workloads.logs.texts import sglang, vllm
 
-ALLOWED = "JSON with `prompt` or `messages`, and `output_len` or `output_tokens`"
+__all__ = ["ALLOWED", "HUB", "items", "records"]
 
 HUB = "hf:"
 """Before the name of a data set on the Hugging Face hub: `hf:owner/name`, `hf:owner/name@revision`."""
 
-_KINDS = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".parquet", ".log", ".log.gz")
+_JSON = (".jsonl", ".json", ".ndjson", ".jsonlines", ".geojsonl")
+_TABLES = (".csv", ".tsv")
+_TEXTS = (".log", ".txt", ".out", ".err")
+_KINDS = (*_JSON, *_TABLES, *_TEXTS, ".parquet")
+_STARTS_AS_JSON = re.compile(r'\s*(?:\{|\[\s*(?:["\[{\]]|\Z))')
+_ROTATED = re.compile(r"(?:\.(?:gz|bz2|xz|\d+|\d{4}-?\d\d-?\d\d\S*|old|bak))+\Z")
 
 
-_TEXTS = ("prompt", "input", "output", "generated", "completion", "response", "reply", "content", "id")
-"""Columns of a CSV that are text even where they look like a number."""
-
-
-def records(path: str | Path, report: Report) -> Iterator[Mapping[str, Any]]:
+def records(path: str | Path, report: Report) -> Iterator[Any]:
     """Yield the records of a file, of the files of a folder in the order of their names, or of the hub.
 
-    Raises DataError for what cannot be read, MissingExtra for parquet or the hub without its library.
+    A record is a mapping, or the list of a conversation's messages. In a folder, a file that is no log
+    is passed over and named in the report. Raises DataError for what cannot be read, MissingExtra for
+    parquet or the hub without its library.
     """
     name = str(path)
     if name.startswith(HUB):
         for file in _downloaded(name.removeprefix(HUB)):
             yield from _file(file, report)
     elif name != "-" and Path(path).is_dir():
-        found = sorted(
-            file for file in Path(path).rglob("*") if file.name.endswith(_KINDS) and file.is_file()
-        )
-        if not found:
-            raise DataError(f"the folder {name!r} has no log; allowed: files of {', '.join(_KINDS)}")
-        for file in found:
-            yield from _file(file, report)
+        yield from _folder(Path(path), report)
     else:
         yield from _file(path, report)
 
 
-def _file(path: str | Path, report: Report) -> Iterator[Mapping[str, Any]]:
+def _folder(folder: Path, report: Report) -> Iterator[Any]:
+    read = 0
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        name = str(file.relative_to(folder))
+        if _kind(file.name) is None or any(part.startswith(".") for part in Path(name).parts):
+            report.skipped[name] = "its name is not that of a log"
+            continue
+        try:
+            yield from _file(file, report)
+            read += 1
+        except DataError as error:
+            report.skipped[name] = str(error).removeprefix("cannot read ").replace(str(file), name)
+    if not read:
+        said = "; ".join(f"{name}: {why}" for name, why in report.skipped.items())
+        raise DataError(
+            f"the folder {str(folder)!r} has no log; allowed: files of {', '.join(_KINDS)}"
+            + (f" (not read: {said[:600]})" if said else "")
+        )
+
+
+def _kind(name: str) -> str | None:
+    """What a file's name says of it, however it was packed or rotated; None for what is no log."""
+    bare = _ROTATED.sub("", name.lower())
+    return next((kind for kind in _KINDS if bare.endswith(kind)), None)
+
+
+def _file(path: str | Path, report: Report) -> Iterator[Any]:
     name = str(path)
-    if name.endswith(".parquet"):
-        yield from _parquet(path)
-        return
-    text = _text(name)
-    start = text.lstrip("\ufeff \t\r\n")[:1]
-    if name.endswith((".csv", ".csv.gz")):
-        found: Iterator[Any] = _table(text, name)
-    elif start not in ("{", "[") and vllm_log.is_one(text):
-        found = vllm_log.records(text, report)
+    kind = _kind(name)
+    if decoding.head(path, 4) == b"PAR1" or kind == ".parquet":
+        found: Iterator[Any] = _parquet(path)
     else:
-        found = items(text) if start == "[" else _lines(text, name, report)
+        text, notes = decoding.read(path)
+        report.notes += [f"{Path(name).name}: {note}" for note in notes]
+        if not text.strip():
+            raise DataError(f"{name!r} is empty: it holds no request; allowed: {ALLOWED}")
+        found = _of_text(text, name, kind, report)
     for record in found:
         if isinstance(record, Mapping):
-            yield from _unfolded(record)
+            yield from _unfolded(record, report)
+        elif isinstance(record, list) and record and all(map(is_message, record)):
+            yield {"messages": record}
         else:
-            report.dropped["not a JSON object"] += 1
+            report.drop("not a JSON object")
 
 
-def _unfolded(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _of_text(text: str, name: str, kind: str | None, report: Report) -> Iterator[Any]:
+    """The records of a text by what it holds; its name only tells a table from the rest."""
+    text = shipped_lines.unwrapped(text)
+    if _STARTS_AS_JSON.match(text):
+        return json_values.values(text, name, report)
+    if kind in _TABLES:
+        return table.rows(text, name, report)
+    if vllm.is_one(text):
+        return vllm.records(text, report)
+    if sglang.is_one(text):
+        return sglang.records(text, report)
+    if table.looks_like_one(text):
+        return table.rows(text, name, report)
+    if text.lstrip().startswith(("data:", "event:")):
+        raise DataError(
+            f"{name!r} is a captured event stream: replies without their requests; allowed: {ALLOWED}"
+        )
+    return json_values.values(text, name, report)
+
+
+def _unfolded(record: Mapping[str, Any], report: Report) -> Iterator[Mapping[str, Any]]:
     """The records in a page of an API (`data`) or in a trace (`observations`); else the record itself."""
     for name in ("data", "observations"):
         inner = record.get(name)
-        if isinstance(inner, list) and "messages" not in record and "prompt" not in record:
-            for one in inner:
-                if isinstance(one, Mapping):
-                    yield from _unfolded(one)
+        alone = "messages" not in record and "prompt" not in record
+        if alone and isinstance(inner, list) and any(isinstance(item, Mapping) for item in inner):
+            for item in inner:
+                if isinstance(item, Mapping):
+                    yield from _unfolded(item, report)
+                else:
+                    report.drop("not a JSON object")
             return
     yield record
 
 
-def _text(name: str) -> str:
-    try:
-        if name == "-":
-            return sys.stdin.buffer.read().decode("utf-8", "replace")
-        if name.endswith(".gz"):
-            with gzip.open(name) as stream:
-                return io.TextIOWrapper(stream, encoding="utf-8", errors="replace").read()
-        return Path(name).read_text(encoding="utf-8", errors="replace")
-    except (OSError, EOFError) as error:
-        raise DataError(f"cannot read {name!r}: {error}") from error
-
-
-def items(text: str) -> Iterator[Any]:
-    """Yield the items of a JSON list one at a time; a list that is cut off ends with its last whole item."""
-    decoder = json.JSONDecoder()
-    space = re.compile(r"[\s,]*")
-    first = text.find("[") + 1
-    at = space.match(text, first).end()  # type: ignore[union-attr]  # matches the empty string too
-    while at < len(text) and text[at] != "]":
-        try:
-            item, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError:
-            return
-        yield item
-        at = space.match(text, at).end()  # type: ignore[union-attr]
-
-
-def _lines(text: str, path: str, report: Report) -> Iterator[Any]:
-    lines = text.splitlines() if "\n" not in text else text.split("\n")
-    last = max((number for number, line in enumerate(lines) if line.strip()), default=-1)
-    for number, line in enumerate(lines):
-        if not line.strip():
-            continue
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == 0 and line.lstrip().startswith("{"):
-                try:
-                    yield json.loads(text)
-                    return
-                except json.JSONDecodeError:
-                    pass
-            if number == last and number > 0:
-                report.dropped["a last line that is cut off"] += 1
-                return
-            raise DataError(
-                f"{path!r}, line {number + 1} is not JSON: {error}; allowed: {ALLOWED}"
-            ) from error
-
-
-def _table(text: str, path: str) -> Iterator[Mapping[str, Any]]:
-    """Rows of a CSV with a header, numbers as numbers; `shapes` reads the JSON in their cells."""
-    limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    try:
-        for row in csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline="")):
-            yield {
-                str(name): _cell(str(name), value) for name, value in row.items() if value not in (None, "")
-            }
-    except csv.Error as error:
-        raise DataError(f"{path!r} is not a CSV with a header: {error}") from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _cell(name: str, value: Any) -> Any:
-    number = isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value)
-    return float(value) if number and name not in _TEXTS else value
-
-
 def _parquet(path: str | Path) -> Iterator[Mapping[str, Any]]:
     try:
+        import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtra("pyarrow", "logs") from error
     try:
         for batch in pyarrow.parquet.ParquetFile(str(path)).iter_batches(batch_size=1024):
             yield from batch.to_pylist()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DataError(f"cannot read {str(path)!r}: {error}") from error
 
 
@@ -174,7 +150,7 @@ def _downloaded(name: str) -> Iterator[Path]:
     repository, _, revision = name.partition("@")
     try:
         listed = HfApi().list_repo_files(repository, repo_type="dataset", revision=revision or None)
-        files = sorted(file for file in listed if file.endswith(_KINDS))
+        files = sorted(file for file in listed if _kind(file) in (*_JSON, *_TABLES, ".parquet"))
         files = [file for file in files if re.search(r"(?:^|[/_-])train", file)] or files
         if not files:
             raise DataError(f"the data set {repository!r} has no file of {', '.join(_KINDS)}")
@@ -182,7 +158,7 @@ def _downloaded(name: str) -> Iterator[Path]:
             yield Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision or None))
     except DataError:
         raise
-    except Exception as error:  # those of the hub, of files, and of whichever HTTP library it uses now
+    except Exception as error:  # the hub's client raises its own errors, and those of what it sends with
         raise DataError(
             f"cannot read the data set {repository!r}: {error}; gated ones need `hf auth login` first"
         ) from error
