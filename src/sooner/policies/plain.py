@@ -53,6 +53,7 @@ SCALARS = SimpleNamespace(
     floor=_whole(math.floor),
     ceil=_whole(math.ceil),
     abs=abs,
+    where=lambda chosen, one, other: one if chosen else other,
 )
 """What stands for NumPy; a policy that uses more of it keeps NumPy."""
 

@@ -155,7 +155,7 @@ def get(name: str, **parameters: float) -> Policy:
 
 
 def _own(name: str) -> Policy:
-    """Return a policy of another package; a function without the decorator is read anew at each look."""
+    """Return a policy of another module; the key of one without the decorator is read anew at each look."""
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -164,5 +164,15 @@ def _own(name: str) -> Policy:
             f"policy {name!r}: {error}; allowed: 'module:name' of a module on Python's path"
         ) from error
     if isinstance(found, types.FunctionType) and found in _OWN:
-        return _OWN[found]
-    return found if isinstance(found, Policy) else _made(name, found, False, False, False, False)
+        chosen = _OWN[found]
+    else:
+        chosen = found if isinstance(found, Policy) else _made(name, found, False, False, False, False)
+    column = np.array([1.0, 2.0])
+    try:  # hosts read many keys at once
+        np.broadcast_to(chosen.key(View(*[column] * len(View._fields)), 3.0), (2,)).astype(np.float64)
+    except Exception as error:
+        raise ConfigError(
+            f"policy {name!r} given columns of requests: {error}; allowed: arithmetic and NumPy's functions,"
+            " such as np.where for a branch"
+        ) from error
+    return chosen
