@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sooner import policies
 from sooner.core import ConfigError, Number, UnknownName, View
+from sooner.policies import conformance
 from sooner.policies.plain import scalar_key
 
 times = st.floats(0, 1e6)
@@ -38,6 +39,12 @@ SLACK = 1e-6  # seconds: doubles near 1e6 s carry about 1e-10
 def overtakes(name: str, late: View, early: View, now: float, **parameters: float) -> bool:
     chosen = policies.get(name, **parameters)
     return bool(chosen.key(late, now) < chosen.key(early, now))
+
+
+@pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", NAMES)
+def test_contract(name: str, check: conformance.Check) -> None:
+    check(policies.get(name))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 @click.option("--by-priority", is_flag=True, help="With --emulate: the engine itself goes by priority.")
 @click.option("--model", help="Name of the model that --emulate serves; else the engine's.")
 @click.option(
-    "--policy", cls=NameOption, names=policy_names, help="Order of the waiting requests.  [default: aged]"
+    "--policy",
+    cls=NameOption,
+    names=policy_names,
+    help="Order of the waiting requests, or module:name of your own.  [default: aged]",
 )
 @click.option(
     "--ranker", help="Folder of a ranker, 'module:name', or '' for none.  [default: the shipped one]"

@@ -13,7 +13,12 @@ from sooner.cli.options import SEED, NameOption, policy_names, progress_bar, stu
 @click.command()
 @click.argument("workload")
 @click.option(
-    "--policy", cls=NameOption, names=policy_names, default="boost", show_default=True, help="The order."
+    "--policy",
+    cls=NameOption,
+    names=policy_names,
+    default="boost",
+    show_default=True,
+    help="The order, or module:name of your own.",
 )
 @click.option(
     "--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the policy; repeatable."
