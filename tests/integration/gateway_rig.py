@@ -11,9 +11,9 @@ from typing import Any
 
 import aiohttp
 
+from sooner.emulator.api import EmulatedEngine
+from sooner.emulator.engine import Lengths
 from sooner.gateway.app import Gateway
-from sooner.gateway.emulated import Lengths
-from sooner.gateway.emulated_api import EmulatedEngine
 from sooner.gateway.settings import BackendSettings, GatewaySettings
 from sooner.sim.cost import Engine
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from sooner.chat import ChatRequest
-from sooner.gateway.backend import Backend
+from sooner.gateway.admission.reading import Asked
+from sooner.gateway.admission.shares import work
 from sooner.gateway.dispatch import Dispatcher
+from sooner.gateway.engines.backend import Backend
 from sooner.gateway.places import Refused
-from sooner.gateway.reading import Asked
 from sooner.gateway.settings import BackendSettings, GatewaySettings
-from sooner.gateway.shares import work
 from sooner.ordering.given import Given
 
 _TICK = 0.25  # seconds between two sweeps, as in the gateway

@@ -20,7 +20,7 @@ import aiohttp
 import pytest
 from gateway_rig import chat, client, engine, events, raw, rig, run, until
 
-from sooner.gateway.emulated import Lengths
+from sooner.emulator.engine import Lengths
 from sooner.gateway.settings import LimitSettings, QueueSettings
 
 DEAD = "http://127.0.0.1:9"  # the discard port: nobody listens

@@ -14,9 +14,9 @@ from gateway_rig import chat, client, engine, rig, run, until
 
 from sooner.cli import root
 from sooner.core import ConfigError
+from sooner.gateway.admission.keys import KeyBook
 from sooner.gateway.database import Database, Unavailable
 from sooner.gateway.journal import export
-from sooner.gateway.keys import KeyBook
 from sooner.gateway.settings import JournalSettings, TenantSettings
 from sooner.workloads import logs
 

@@ -15,9 +15,9 @@ import aiohttp
 import pytest
 from gateway_rig import chat, client, engine, events, raw, rig, run, until
 
+from sooner.emulator.api import EmulatedEngine
+from sooner.emulator.engine import Lengths
 from sooner.gateway.app import Gateway
-from sooner.gateway.emulated import Lengths
-from sooner.gateway.emulated_api import EmulatedEngine
 from sooner.gateway.settings import SliceSettings, read_with
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

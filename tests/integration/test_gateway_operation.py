@@ -20,10 +20,10 @@ import pytest
 from gateway_rig import chat, client, engine, rig, run, until
 from test_gateway_faults import serving
 
+from sooner.emulator.engine import Lengths
+from sooner.gateway.admission.keys import KeyBook
 from sooner.gateway.database import KEYS, REQUESTS, VERSION, Database
-from sooner.gateway.emulated import Lengths
 from sooner.gateway.journal import export
-from sooner.gateway.keys import KeyBook
 from sooner.gateway.settings import JournalSettings, LimitSettings, QueueSettings
 
 Server = tuple[subprocess.Popen[bytes], str]

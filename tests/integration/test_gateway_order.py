@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from gateway_rig import chat, client, engine, rig, run, until
 
-from sooner.gateway.emulated import Lengths
+from sooner.emulator.engine import Lengths
 from sooner.gateway.settings import ClassSettings, QueueSettings, TenantSettings
 
 openai = pytest.importorskip("openai", reason="openai is not installed; it comes with vLLM")

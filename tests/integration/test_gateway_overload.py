@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from gateway_virtual import Seen, drive, poisson, run
 
+from sooner.gateway.admission.shares import work
 from sooner.gateway.settings import QueueSettings
-from sooner.gateway.shares import work
 
 PLACES, TOKEN_TIME, MEDIAN, SIGMA = 16, 0.02, 60.0, 0.8
 CAPACITY = PLACES / (TOKEN_TIME * MEDIAN * math.exp(SIGMA**2 / 2))  # requests a second

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from gateway_rig import chat, client, engine, events, raw, rig, run, until
 
-from sooner.gateway.emulated import Lengths
+from sooner.emulator.engine import Lengths
 
 AT_ONCE = 1.0  # seconds; generous to a busy machine, and the next token would come after 3
 

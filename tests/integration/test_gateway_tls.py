@@ -13,8 +13,8 @@ from aiohttp import web
 from gateway_rig import chat, client, engine, events, rig, run, until
 
 from sooner.core import ConfigError
-from sooner.gateway.emulated import Lengths
-from sooner.gateway.emulated_api import EmulatedEngine
+from sooner.emulator.api import EmulatedEngine
+from sooner.emulator.engine import Lengths
 from sooner.gateway.settings import BackendSettings
 
 

@@ -13,13 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from sooner.chat import ChatRequest
 from sooner.core import Prediction
-from sooner.gateway.backend import Backend
+from sooner.gateway.admission.reading import Asked
+from sooner.gateway.admission.room import Waiting
+from sooner.gateway.admission.shares import work
 from sooner.gateway.dispatch import Dispatcher
+from sooner.gateway.engines.backend import Backend
 from sooner.gateway.places import Refused
-from sooner.gateway.reading import Asked
-from sooner.gateway.room import Waiting
 from sooner.gateway.settings import BackendSettings, GatewaySettings, QueueSettings
-from sooner.gateway.shares import work
 from sooner.ordering.given import Given
 
 TRIES = 3

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sooner.gateway.http1 import Chunked, Garbage, Length, UntilClose, framing, read_head
+from sooner.gateway.engines.http1 import Chunked, Garbage, Length, UntilClose, framing, read_head
 
 BODIES = st.lists(st.binary(min_size=1, max_size=40), max_size=8)
 

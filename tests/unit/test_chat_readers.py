@@ -10,7 +10,7 @@ import pytest
 
 from sooner import chat
 from sooner.chat import ChatRequest, Conversation, Signals
-from sooner.gateway import reading
+from sooner.gateway.admission import reading
 from sooner.ordering import wire
 from sooner.training.rows import dataset
 from sooner.workloads import logs, traces

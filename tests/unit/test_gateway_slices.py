@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sooner.gateway.emulated_reply import Asked, Reply, said
-from sooner.gateway.serving_time import ServingTime
-from sooner.gateway.stitch import Odd, Reasons, Stitch, Whole, plan
+from sooner.emulator.reply import Asked, Reply, said
+from sooner.gateway.delivery.stitch import Odd, Reasons, Stitch, Whole, plan
+from sooner.gateway.engines.serving_time import ServingTime
 
 CHAT = "/v1/chat/completions"
 

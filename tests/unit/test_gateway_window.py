@@ -8,11 +8,11 @@ import pytest
 
 from sooner.core import ConfigError, UnknownName
 from sooner.gateway import settings
-from sooner.gateway.limits import Bucket
-from sooner.gateway.priority import KINDS, Quantiles, gauge, with_priority
-from sooner.gateway.reading import BadRequest, read, renamed
-from sooner.gateway.upstream import Address
-from sooner.gateway.window import Breaker, Window
+from sooner.gateway.admission.limits import Bucket
+from sooner.gateway.admission.reading import BadRequest, read, renamed
+from sooner.gateway.engines.connections import Address
+from sooner.gateway.engines.kinds import KINDS, Quantiles, gauge, with_priority
+from sooner.gateway.engines.window import Breaker, Window
 
 
 def test_the_window_finds_an_engine_that_runs_40() -> None:

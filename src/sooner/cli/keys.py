@@ -34,8 +34,8 @@ def add(database: str, tenant: str, as_json: bool) -> None:
 
     Example: sooner keys add --database keys.db --tenant search
     """
+    from sooner.gateway.admission.keys import KeyBook
     from sooner.gateway.database import Database
-    from sooner.gateway.keys import KeyBook
 
     key = KeyBook(Database(database)).add(tenant)
     click.echo(json.dumps({"tenant": tenant, "key": key}) if as_json else key)
@@ -49,8 +49,8 @@ def list_(database: str, as_json: bool) -> None:
 
     Example: sooner keys list --database keys.db
     """
+    from sooner.gateway.admission.keys import KeyBook
     from sooner.gateway.database import Database
-    from sooner.gateway.keys import KeyBook
 
     rows = [
         {"id": key.id, "tenant": key.tenant, "created": _date(key.created), "revoked": _date(key.revoked)}
@@ -71,8 +71,8 @@ def revoke(database: str, id: str) -> None:
 
     Example: sooner keys revoke --database keys.db 1f0c5a7b9d3e
     """
+    from sooner.gateway.admission.keys import KeyBook
     from sooner.gateway.database import Database
-    from sooner.gateway.keys import KeyBook
 
     KeyBook(Database(database)).revoke(id)
 

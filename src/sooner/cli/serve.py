@@ -73,9 +73,9 @@ def serve(
 
     Example: sooner serve --backend vllm=http://127.0.0.1:8000 --port 8080
     """
+    from sooner.emulator.api import EmulatedEngine
+    from sooner.emulator.engine import Lengths
     from sooner.gateway import serve as server
-    from sooner.gateway.emulated import Lengths
-    from sooner.gateway.emulated_api import EmulatedEngine
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     read = functools.partial(

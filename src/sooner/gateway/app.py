@@ -17,17 +17,18 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from sooner.core import EngineError, SoonerError
-from sooner.gateway import answers, telemetry
-from sooner.gateway.backend import Backend, key_in
+from sooner.gateway import telemetry
+from sooner.gateway.admission.door import Door
+from sooner.gateway.admission.keys import KeyBook, bearer
 from sooner.gateway.database import Database
+from sooner.gateway.delivery import answers
+from sooner.gateway.delivery.proxy import GENERATING, Caller, Finished, Proxy
 from sooner.gateway.dispatch import Dispatcher
-from sooner.gateway.door import Door
+from sooner.gateway.engines.backend import Backend, key_in
+from sooner.gateway.engines.window import COUNT_EVERY
 from sooner.gateway.journal import Journal
-from sooner.gateway.keys import KeyBook, bearer
 from sooner.gateway.places import COUNTERS
-from sooner.gateway.proxy import GENERATING, Caller, Finished, Proxy
 from sooner.gateway.settings import GatewaySettings
-from sooner.gateway.window import COUNT_EVERY
 
 logger = logging.getLogger("sooner.gateway")
 

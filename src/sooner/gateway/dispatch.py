@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sooner.core import Prediction
-from sooner.gateway.backend import Backend
-from sooner.gateway.limits import Limits
-from sooner.gateway.offload import Offload
+from sooner.gateway.admission.limits import Limits
+from sooner.gateway.admission.reading import Asked
+from sooner.gateway.admission.room import Room, Waiting
+from sooner.gateway.admission.shares import Shares
+from sooner.gateway.engines.backend import Backend
+from sooner.gateway.engines.offload import Offload
 from sooner.gateway.places import COUNTERS, NoBackend, Place, Pool, Refused
-from sooner.gateway.reading import Asked
-from sooner.gateway.room import Room, Waiting
 from sooner.gateway.settings import GatewaySettings
-from sooner.gateway.shares import Shares
 from sooner.ordering.client import ScorerClient
 from sooner.ordering.counters import Counters
 from sooner.ordering.order import Order

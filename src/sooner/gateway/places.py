@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from sooner.gateway.backend import Backend
-from sooner.gateway.reading import Asked
-from sooner.gateway.room import Room
+from sooner.gateway.admission.reading import Asked
+from sooner.gateway.admission.room import Room
+from sooner.gateway.engines.backend import Backend
 from sooner.ordering.order import Mean
 
 COUNTERS = {

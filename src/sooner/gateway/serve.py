@@ -12,8 +12,8 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from sooner.emulator.api import EmulatedEngine
 from sooner.gateway.app import Gateway
-from sooner.gateway.emulated_api import EmulatedEngine
 from sooner.gateway.settings import BackendSettings, GatewaySettings
 
 logger = logging.getLogger("sooner.gateway")

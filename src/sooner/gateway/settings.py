@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from sooner import config, policies
 from sooner.core import ConfigError, UnknownName
-from sooner.gateway.priority import KINDS
-from sooner.gateway.upstream import Address
+from sooner.gateway.engines.connections import Address
+from sooner.gateway.engines.kinds import KINDS
 from sooner.ordering.order import TELLS
 
 HOST = policies.Host("the gateway", TELLS | {"counter"})

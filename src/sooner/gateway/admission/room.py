@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from sooner.gateway.admission.shares import Shares, work
 from sooner.gateway.settings import QueueSettings
-from sooner.gateway.shares import Shares, work
 from sooner.ordering.order import Order, Ticket
 from sooner.ordering.queue import Place, RankedQueue
 

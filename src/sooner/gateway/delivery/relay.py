@@ -10,10 +10,10 @@ from typing import NamedTuple
 from aiohttp import web
 
 from sooner.core import EngineError
-from sooner.gateway.answers import cut_event
-from sooner.gateway.backend import Backend
-from sooner.gateway.http1 import HOP_BY_HOP, Head
-from sooner.gateway.upstream import Connection
+from sooner.gateway.delivery.answers import cut_event
+from sooner.gateway.engines.backend import Backend
+from sooner.gateway.engines.connections import Connection
+from sooner.gateway.engines.http1 import HOP_BY_HOP, Head
 
 _OUTPUT = re.compile(rb'(?<!\\)"(?:completion_tokens|output_tokens)"\s*:\s*([0-9]{1,9})')
 _PROMPT = re.compile(rb'(?<!\\)"(?:prompt_tokens|input_tokens)"\s*:\s*([0-9]{1,9})')

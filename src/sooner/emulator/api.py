@@ -9,8 +9,8 @@ from typing import Any
 
 from sooner.chat import LIMITS, content_text, estimate_tokens
 from sooner.core import ConfigError, MissingExtra
-from sooner.gateway.emulated import CostModel, Emulator, Job, Lengths, counts
-from sooner.gateway.emulated_reply import Asked, Reply, said
+from sooner.emulator.engine import CostModel, Emulator, Job, Lengths, counts
+from sooner.emulator.reply import Asked, Reply, said
 
 try:
     from aiohttp import web

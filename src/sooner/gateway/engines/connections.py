@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple, cast
 
 from sooner.core import ConfigError, EngineError
-from sooner.gateway.http1 import MAX_HEAD, Framing, Garbage, Head, framing, read_head
+from sooner.gateway.engines.http1 import MAX_HEAD, Framing, Garbage, Head, framing, read_head
 
 _HIGH_WATER = 256 * 1024  # bytes waiting for a slow reader before the engine is made to wait too
 _IDLE = 3.0  # seconds; uvicorn, under most engines, closes after 5

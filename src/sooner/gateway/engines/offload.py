@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sooner.gateway.backend import Backend
+from sooner.gateway.admission.room import Waiting
+from sooner.gateway.engines.backend import Backend
+from sooner.gateway.engines.serving_time import ServingTime
 from sooner.gateway.places import Place
-from sooner.gateway.room import Waiting
-from sooner.gateway.serving_time import ServingTime
 
 _SECONDS_PER_WORK = 1e-3  # while no engine has been seen: only the proportion matters
 

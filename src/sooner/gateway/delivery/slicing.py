@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from sooner.core import EngineError
-from sooner.gateway import relay
-from sooner.gateway.answers import cut_event
-from sooner.gateway.backend import Backend
-from sooner.gateway.http1 import Head
+from sooner.gateway.admission.room import Waiting
+from sooner.gateway.admission.shares import work
+from sooner.gateway.delivery import relay
+from sooner.gateway.delivery.answers import cut_event
+from sooner.gateway.delivery.stitch import Odd, Plan, Reasons, Stitch, Whole, plan
+from sooner.gateway.engines.backend import Backend
+from sooner.gateway.engines.connections import Connection
+from sooner.gateway.engines.http1 import Head
 from sooner.gateway.places import Place, Refused
-from sooner.gateway.room import Waiting
-from sooner.gateway.shares import work
-from sooner.gateway.stitch import Odd, Plan, Reasons, Stitch, Whole, plan
-from sooner.gateway.upstream import Connection
 
 if TYPE_CHECKING:
-    from sooner.gateway.proxy import Proxy, Sent
+    from sooner.gateway.delivery.proxy import Proxy, Sent
 
 _LONGEST_BODY = 256 * 1024  # bytes; a larger request is served whole, for each slice sends it again
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from sooner.core import ConfigError, EngineError
-from sooner.gateway.http1 import Head
-from sooner.gateway.priority import KINDS, Quantiles, gauge
+from sooner.gateway.engines.connections import Address, Connection, Connections
+from sooner.gateway.engines.http1 import Head
+from sooner.gateway.engines.kinds import KINDS, Quantiles, gauge
+from sooner.gateway.engines.window import Breaker, Window
 from sooner.gateway.settings import BackendSettings, LimitSettings
-from sooner.gateway.upstream import Address, Connection, Connections
-from sooner.gateway.window import Breaker, Window
 
 logger = logging.getLogger("sooner.gateway")
 

@@ -15,19 +15,20 @@ from typing import NamedTuple
 from aiohttp import web
 
 from sooner.core import EngineError, UnknownName
-from sooner.gateway import answers, reading, relay, slicing
-from sooner.gateway.backend import Backend
+from sooner.gateway.admission import reading
+from sooner.gateway.admission.reading import Asked, BadRequest
+from sooner.gateway.admission.room import Waiting
+from sooner.gateway.admission.shares import work
+from sooner.gateway.delivery import answers, relay, slicing
+from sooner.gateway.delivery.stitch import Whole
 from sooner.gateway.dispatch import Dispatcher
-from sooner.gateway.http1 import Head
+from sooner.gateway.engines.backend import Backend
+from sooner.gateway.engines.connections import Connection, Cut
+from sooner.gateway.engines.http1 import Head
+from sooner.gateway.engines.kinds import with_priority
 from sooner.gateway.places import NoBackend, Place, Refused
-from sooner.gateway.priority import with_priority
-from sooner.gateway.reading import Asked, BadRequest
-from sooner.gateway.room import Waiting
 from sooner.gateway.settings import ClassSettings, GatewaySettings
-from sooner.gateway.shares import work
-from sooner.gateway.stitch import Whole
 from sooner.gateway.telemetry import Telemetry
-from sooner.gateway.upstream import Connection, Cut
 
 logger = logging.getLogger("sooner.gateway")
 
