@@ -190,8 +190,8 @@ def test_what_is_read_of_a_request() -> None:
             "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image"}]}],
             "vllm_xargs": {"sooner_predicted_len": 3}}  # fmt: skip
     asked = read(json.dumps(body).encode(), client_scores=True, deadline_ms="250")
-    assert (asked.model, asked.stream, asked.max_tokens) == ("m", True, 7)
-    assert "hi" in asked.text
+    assert (asked.model, asked.stream, asked.request.signals.max_tokens) == ("m", True, 7)
+    assert asked.request.turns[0].text.startswith("hi")
     assert asked.given.predicted_len == 3
     assert asked.given.deadline_ms == 250
     assert read(json.dumps(body).encode(), client_scores=False, deadline_ms=None).given.predicted_len is None
