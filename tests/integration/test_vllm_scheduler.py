@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +17,10 @@ import vllm_harness as harness  # after the skip: it imports vLLM
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler as VllmAsync
 from vllm.v1.core.sched.request_queue import RequestQueue
 
-from sooner.core import Prediction, UnknownName
+from sooner.core import Prediction, RankerFileError, UnknownName
 from sooner.ordering.queue import RankedQueue
-from sooner.vllm import Scheduler
-from sooner.vllm.scheduler import YOUNG
+from sooner.vllm import Scheduler, compat
+from sooner.vllm.displacement import YOUNG
 
 pytestmark = [
     pytest.mark.engine,
@@ -246,6 +247,206 @@ def test_whatever_of_ours_fails_the_engine_serves_on_in_order_of_arrival(
     runner = drive(scheduler, xargs=told)
     assert runner.admitted == [str(i) for i in range(N)]
     assert scheduler.counters.counts["hook_errors"] > N
+
+
+def spoiled(kind: str, scheduler: Any) -> None:
+    """Break one thing of ours in the middle of a run, as a fault of our own would."""
+
+    def broken(*arguments: Any, **named: Any) -> Any:
+        raise RuntimeError("on purpose")
+
+    queue = scheduler.waiting
+    if kind in ("peek_request", "pop_request", "prepend_requests", "__bool__"):
+        spoilt = type("Spoilt", (RankedQueue,), {kind: broken})
+        scheduler.waiting.__class__ = spoilt
+    elif kind == "heap":
+        queue._heap = [[None], *queue._heap]
+    elif kind == "entries":
+        queue._heap.clear()
+    elif kind == "gone":
+        del scheduler.order
+    elif kind == "running":
+        scheduler._rank_running = lambda anew: scheduler.running.sort(key=lambda one: one.missing)
+
+
+@ASYNC
+@pytest.mark.parametrize(
+    "kind",
+    ["peek_request", "pop_request", "prepend_requests", "__bool__", "heap", "entries", "gone",
+     "running"],
+)  # fmt: skip
+def test_whatever_of_ours_breaks_every_request_is_served_whole(
+    bench: Bench, kind: str, asynchronous: bool
+) -> None:
+    scheduler = bench.ours({"policy": "boost"}, asynchronous=asynchronous)
+    runner = harness.Runner(scheduler, 2 if asynchronous else 1)
+    runner.add(harness.request(i, LENGTHS[i], arrival_time=i * 1e-3, xargs=told(i)) for i in range(N))
+    runner.run(5)
+    spoiled(kind, scheduler)
+    runner.run()
+    assert runner.tokens == {str(i): LENGTHS[i] for i in range(N)}
+    assert set(runner.finished) == {str(i) for i in range(N)}
+
+
+def test_after_stepping_aside_the_order_is_that_of_arrival(bench: Bench) -> None:
+    scheduler = bench.ours({"policy": "spjf"}, slots=1)
+    runner = harness.Runner(scheduler)
+    runner.add(
+        harness.request(i, 20 - i, arrival_time=float(i), xargs={"sooner_predicted_len": 20 - i})
+        for i in range(10)
+    )
+    runner.run(1)
+    spoiled("pop_request", scheduler)
+    runner.run()
+    assert runner.admitted == ["9", *(str(i) for i in range(9))]
+    assert scheduler.counters.counts["bypassed"] == 1
+    assert not isinstance(scheduler.waiting, RankedQueue)
+
+
+BLOCKED = {
+    "grammar": lambda request: setattr(
+        request, "status", harness.RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
+    ),
+    "remote KV": lambda request: setattr(request, "status", harness.RequestStatus.WAITING_FOR_REMOTE_KVS),
+    "more input": lambda request: setattr(request, "status", harness.RequestStatus.WAITING_FOR_STREAMING_REQ),
+}
+
+
+@pytest.mark.parametrize("why", [*BLOCKED, "pause", "KV", "LoRA"])
+def test_nobody_is_sent_back_for_a_head_that_cannot_run(bench: Bench, why: str) -> None:
+    scheduler = bench.ours({"policy": "ltr"}, slots=2, blocks=40 if why == "KV" else 10_000)
+    runner = harness.Runner(scheduler)
+    runner.add([harness.request("long", 90), harness.request("longer", 99)])
+    runner.run(2)
+    prompt = 600 if why == "KV" else 10
+    head = harness.request("short", 5, prompt_len=prompt)
+    runner.add([head])
+    if why in BLOCKED:
+        BLOCKED[why](head)
+        scheduler._handle_blocked_waiting_request = lambda request: False
+    elif why == "pause":
+        scheduler.set_pause_state(type(scheduler._pause_state).PAUSED_NEW)
+    elif why == "LoRA":
+        head.lora_request = SimpleNamespace(lora_int_id=7, name="a")
+        for one in scheduler.running:
+            one.lora_request = SimpleNamespace(lora_int_id=1, name="b")
+        scheduler.lora_config = SimpleNamespace(max_loras=1)
+    for name, length in (("long", 90.0), ("longer", 99.0), ("short", 5.0)):
+        scheduler._arrived.append((name, Prediction(length, length)))
+    runner.run(3)
+    assert scheduler.counters.counts["second_looks"] == 0
+    assert {one.request_id for one in scheduler.running} == {"long", "longer"}
+    assert scheduler.counters.counts["bypassed"] == scheduler.counters.counts["hook_errors"] == 0
+
+
+def test_a_victim_never_runs_again_in_the_same_step(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = bench.ours({"policy": "ltr"}, slots=1)
+    runner = harness.Runner(scheduler)
+    runner.add([harness.request("long", 90), harness.request("short", 5)])
+    runner.run(2)
+    monkeypatch.setattr(compat, "can_admit", lambda *_: True)  # and then vLLM skips it all the same
+    scheduler.waiting.peek_request().status = harness.RequestStatus.WAITING_FOR_REMOTE_KVS
+    scheduler._handle_blocked_waiting_request = lambda request: False
+    for name, length in (("long", 90.0), ("short", 5.0)):
+        scheduler._arrived.append((name, Prediction(length, length)))
+    output = scheduler.schedule()
+    assert scheduler.counters.counts["second_looks"] == 1
+    assert output.total_num_scheduled_tokens == 0
+    assert {one.request_id for queue in compat.queues(scheduler) for one in queue} == {"long", "short"}
+
+
+def test_under_vllms_priority_policy_victims_are_ours(bench: Bench) -> None:
+    scheduler = bench.ours({"policy": "ltr"}, blocks=9, slots=3, policy="priority")
+    runner = harness.Runner(scheduler)
+    for name, length in (("long", 70), ("middle", 60), ("short", 50)):
+        runner.add([harness.request(name, length, priority=length)])
+        runner.run(1)
+    order = []
+    preempt = scheduler._preempt_request
+    scheduler._preempt_request = lambda request, *rest, **more: (
+        order.append(request.request_id),
+        preempt(request, *rest, **more),
+    )
+    runner.run()
+    assert order[0] == "long"
+    assert runner.tokens == {"long": 70, "middle": 60, "short": 50}
+
+
+@ASYNC
+def test_documents_wait_for_questions_though_their_replies_are_short(
+    bench: Bench, asynchronous: bool
+) -> None:
+    def waited(policy: str) -> float:
+        scheduler = bench.ours({"policy": policy}, slots=2, asynchronous=asynchronous)
+        scheduler._pacing.step = lambda step, waiting: None  # no model runs: its steps say nothing
+        runner = harness.Runner(scheduler, 2 if asynchronous else 1)
+        for i in range(40):
+            document = i % 4 == 0
+            runner.add(
+                [harness.request(
+                    i, 4 if document else 8, arrival_time=i * 1e-3, prompt_len=1800 if document else 10,
+                    xargs={"sooner_predicted_len": 4 if document else 8},
+                )]
+            )  # fmt: skip
+        runner.run()
+        return sum(runner.finished[str(i)] for i in range(0, 40, 4)) / 10
+
+    assert waited("spjf") < waited("boost")
+    assert waited("spw") > 1.5 * waited("spjf")
+
+
+def test_what_the_prefix_cache_holds_is_not_work(bench: Bench) -> None:
+    scheduler = bench.ours({"policy": "boost"}, slots=2, caching=True)
+    runner = harness.Runner(scheduler)
+    runner.add([harness.request("first", 3, prompt_len=800, hashed=True)])
+    runner.run()
+    runner.add([harness.request(name, 200, hashed=True) for name in ("a", "b")])
+    runner.run(1)
+    queries = scheduler.kv_cache_manager.prefix_cache_stats.queries
+    runner.add([harness.request("again", 3, prompt_len=800, hashed=True)])
+    runner.add([harness.request("other", 3, prompt_len=800, offset=9, hashed=True)])
+    again, other = (scheduler.order.tickets[name] for name in ("again", "other"))
+    assert again.cached_len == 784  # 49 whole blocks of 16
+    assert other.cached_len == 0
+    assert again.work < 0.2 * other.work
+    assert scheduler.kv_cache_manager.prefix_cache_stats.queries == queries
+    runner.run()
+
+
+def test_what_is_usual_is_kept_over_a_restart(bench: Bench, tmp_path: Path) -> None:
+    state = str(tmp_path / "state.json")
+    first = bench.ours({"policy": "boost", "state": state}, slots=1)
+    runner = harness.Runner(first)
+    runner.add(harness.request(i, 3, xargs=told(i)) for i in range(N))
+    runner.run()
+    usual = first.order.usual.wait
+    assert usual > 1e-3
+    first.shutdown()
+    bench.made.remove(first)
+    again = bench.ours({"policy": "boost", "state": state}, slots=1)
+    assert again.order.usual.wait == usual
+
+
+def test_a_missing_ranker_is_refused_at_start(bench: Bench) -> None:
+    with pytest.raises(RankerFileError, match="nowhere"):
+        bench.ours({"ranker": "/nowhere/ranker"})
+
+
+def test_a_version_that_nobody_read_is_served_in_order_of_arrival(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compat, "version", lambda: (0, 99))
+    scheduler = bench.ours({"policy": "ltr"})
+    assert not isinstance(scheduler.waiting, RankedQueue)
+    assert drive(scheduler, xargs=told).admitted == [str(i) for i in range(N)]
+
+
+def test_on_older_versions_running_requests_stay(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compat, "version", lambda: (0, 22))
+    scheduler = bench.ours({"policy": "ltr", "preemption": True})
+    assert not scheduler.settings.second_look
+    assert not scheduler.settings.preemption
+    assert isinstance(scheduler.waiting, RankedQueue)
 
 
 def test_aborted_requests_leave_nothing_behind(bench: Bench) -> None:

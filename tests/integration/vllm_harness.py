@@ -15,6 +15,8 @@ with warnings.catch_warnings():
     import torch.utils.mkldnn  # it warns, and is otherwise imported in the middle of a test
     from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
     from vllm.sampling_params import SamplingParams
+    from vllm.utils.hashing import sha256
+    from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
@@ -23,6 +25,7 @@ with warnings.catch_warnings():
     from vllm.v1.structured_output import StructuredOutputManager
 
 BLOCK = 16
+init_none_hash(sha256)
 TINY = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -55,9 +58,10 @@ def vllm_config(
     blocks: int = 10_000,
     asynchronous: bool = False,
     policy: str = "fcfs",
+    caching: bool = False,
 ) -> VllmConfig:
     """Return an engine's configuration; `sooner` are the plugin's settings."""
-    cache = CacheConfig(block_size=BLOCK, enable_prefix_caching=False)
+    cache = CacheConfig(block_size=BLOCK, enable_prefix_caching=caching)
     cache.num_gpu_blocks = blocks
     config = VllmConfig(
         model_config=ModelConfig(model=str(model), skip_tokenizer_init=True, dtype="float32", seed=0),
@@ -71,7 +75,7 @@ def vllm_config(
             async_scheduling=asynchronous,
         ),
         device_config=DeviceConfig(device="cpu"),
-        additional_config={"sooner": {"ranker": "", **(sooner or {})}},
+        additional_config={"sooner": {"ranker": "", "state": "", **(sooner or {})}},
     )
     config.scheduler_config.async_scheduling = asynchronous  # the CPU platform switches it off
     return config
@@ -106,18 +110,21 @@ def request(
     prompt_len: int = 10,
     priority: int = 0,
     xargs: Mapping[str, Any] | None = None,
+    offset: int = 0,
+    hashed: bool = False,
 ) -> Request:
-    """Return a request that ends after exactly `output_len` tokens."""
+    """Return a request that ends after exactly `output_len` tokens; `hashed` for the prefix cache."""
     sampling = SamplingParams(
         ignore_eos=True, max_tokens=output_len, extra_args=dict(xargs) if xargs else None
     )
     return Request(
         request_id=str(id),
-        prompt_token_ids=[3 + i % 500 for i in range(prompt_len)],
+        prompt_token_ids=[3 + (i + offset) % 500 for i in range(prompt_len)],
         sampling_params=sampling,
         pooling_params=None,
         arrival_time=arrival_time,
         priority=priority,
+        block_hasher=get_request_block_hasher(BLOCK, sha256) if hashed else None,
     )
 
 

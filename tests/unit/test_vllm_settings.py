@@ -11,10 +11,10 @@ from sooner.core import ConfigError, UnknownName
 from sooner.vllm import settings
 
 
-def test_defaults_are_aged_with_the_shipped_ranker() -> None:
+def test_defaults_are_boost_with_the_shipped_ranker() -> None:
     chosen = settings.load({})
-    assert (chosen.policy, chosen.ranker, chosen.preemption) == ("aged", "default", False)
-    assert chosen.chosen_policy().name == "aged"
+    assert (chosen.policy, chosen.ranker, chosen.preemption) == ("boost", "default", False)
+    assert chosen.chosen_policy().name == "boost"
 
 
 def test_a_policy_parameter_may_stand_beside_the_policy() -> None:

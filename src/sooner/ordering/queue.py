@@ -133,6 +133,14 @@ class RankedQueue(Generic[Item]):
             self._refresh()
         return iter(sorted(self._entries, key=lambda item: self._entries[item][:_PUSH]))
 
+    def __reversed__(self) -> Iterator[Item]:
+        """Iterate from the last to the first; O(n log n)."""
+        return reversed(list(self))
+
+    def requests(self) -> list[Item]:
+        """Return what is queued in no order, whatever state the heap is in."""
+        return list(self._entries)
+
     def _drop(self, item: Item) -> None:
         entry = self._entries.pop(item, None)
         if entry is None:

@@ -90,6 +90,11 @@ def create(name: str, **settings: object) -> Ranker:
     return get(name)(**settings)  # type: ignore[arg-type]  # each class checks its own settings
 
 
+def check(directory: str) -> None:
+    """Raise RankerFileError where `load` would find no ranker; reads its manifest only."""
+    files.read_manifest(shipped.folder(directory) or Path(directory))
+
+
 def load(directory: str | Path) -> Ranker:
     """Return the ranker saved in `directory`; "default" is the shipped one, "light" the shipped lexical one.
 

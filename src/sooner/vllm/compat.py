@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import vllm
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler as VllmAsyncScheduler
-from vllm.v1.core.sched.request_queue import RequestQueue
+from vllm.v1.core.sched.request_queue import RequestQueue, create_request_queue
 from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
 
 from sooner.chat.signals import UNSAID, USUAL_TEMPERATURE, Signals
 from sooner.ordering.queue import RankedQueue
 
-__all__ = [
-    "VllmAsyncScheduler",
-    "VllmScheduler",
-    "can_preempt",
-    "engine_index",
-    "filled",
-    "is_running",
-    "queues",
-    "replace_queues",
-    "signals",
-    "slots",
-    "steps_tokens",
-    "tokenizer_name",
-    "wants_async",
-]
+__all__ = ["VllmAsyncScheduler", "VllmScheduler"]  # the rest are functions of this file
 
 RequestQueue.register(RankedQueue)
 
 _QUEUES = ("waiting", "kv_holding_waiting", "skipped_waiting")
-"""`waiting` is in all versions, `skipped_waiting` in 0.18 to 0.22, `kv_holding_waiting` from 0.31."""
+"""`waiting` is in all versions, `skipped_waiting` in 0.18.1 to 0.30, `kv_holding_waiting` from 0.31."""
+
+FLOOR, CEILING = (0, 12), (0, 33)
+"""Versions whose private parts were read; others are served in order of arrival."""
+DISPLACES = (0, 27)
+"""From here on vLLM's own bookkeeping lets a request be preempted before `schedule`."""
+
+
+def release() -> str:
+    """Return what vLLM calls its version."""
+    return str(getattr(vllm, "__version__", ""))
+
+
+def version() -> tuple[int, int] | None:
+    """Return vLLM's version as (major, minor), None where it cannot be read, as of a build from source."""
+    found = re.match(r"(\d+)\.(\d+)", release())
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def known(found: tuple[int, int] | None) -> bool:
+    """Return whether this version's private parts are those that were read."""
+    return found is not None and FLOOR <= found <= CEILING
+
+
+def displaces(found: tuple[int, int] | None) -> bool:
+    """Return whether running requests may be sent back on this version."""
+    return found is not None and DISPLACES <= found <= CEILING
 
 
 def queues(scheduler: Any) -> list[RankedQueue[Any]]:
@@ -63,6 +78,123 @@ def can_preempt(scheduler: Any, request: Any) -> bool:
     return is_running(request) and (check is None or bool(check(request)))
 
 
+def can_admit(scheduler: Any, request: Any) -> bool:
+    """Return whether `schedule` would admit a waiting request now, were a slot free; False where unsure."""
+    if request.status.name not in ("WAITING", "PREEMPTED"):
+        return False  # for its grammar, for KV from afar, for more input
+    pause = getattr(scheduler, "_pause_state", None)
+    if pause is not None and pause.name != "UNPAUSED":
+        return False
+    if (
+        getattr(scheduler, "connector", None) is not None
+        or getattr(scheduler, "ec_connector", None) is not None
+    ):
+        return False  # the connector has a say, and is asked in `schedule` only
+    if getattr(request, "has_encoder_inputs", False):
+        return False
+    if getattr(request, "num_stale_output_tokens", 0) and not getattr(request, "drop_stale_output", True):
+        return False
+    if any(getattr(scheduler, name, None) for name in ("kv_holding_waiting", "skipped_waiting")):
+        return False  # they go first
+    return _lora_fits(scheduler, request) and _prompt_fits(scheduler, request)
+
+
+def _lora_fits(scheduler: Any, request: Any) -> bool:
+    limits, wanted = getattr(scheduler, "lora_config", None), request.lora_request
+    if not limits or not wanted:
+        return True
+    loaded = {one.lora_request.lora_int_id for one in scheduler.running if one.lora_request}
+    return wanted.lora_int_id in loaded or len(loaded) < limits.max_loras
+
+
+def _prompt_fits(scheduler: Any, request: Any) -> bool:
+    """Whether the whole prompt fits into free KV blocks, without those of a victim and without any cache."""
+    manager = scheduler.kv_cache_manager
+    needed = -(-request.num_tokens // scheduler.block_size) + 1
+    groups = len(manager.kv_cache_config.kv_cache_groups)
+    return bool(manager.block_pool.get_num_free_blocks() >= needed * groups)
+
+
+def preempt(scheduler: Any, request: Any, now: float) -> None:
+    """Preempt a request that was taken off the running, with the flags that vLLM passes itself."""
+    if hasattr(scheduler, "requires_kv_delivery"):
+        scheduler._preempt_request(request, now, drop_stale_output=scheduler.requires_kv_delivery)
+    else:
+        scheduler._preempt_request(request, now)
+
+
+def use_arrival_victims(scheduler: Any) -> None:
+    """Let vLLM take the last of the running as its victim, also under its priority policy.
+
+    We keep the running in our order, and a client's `priority` is its score there.
+    """
+    policy = getattr(scheduler, "policy", None)
+    if policy is not None and policy.name == "PRIORITY":
+        scheduler.policy = type(policy).FCFS
+
+
+def stock_queues(scheduler: Any) -> None:
+    """Put vLLM's own queues back, with every request that neither runs nor is queued, by arrival."""
+    queued: set[str] = set()
+    for name in _QUEUES:
+        mine = getattr(scheduler, name, None)
+        if not isinstance(mine, RankedQueue):
+            continue
+        stock = create_request_queue(scheduler.policy)
+        for request in sorted(mine.requests(), key=lambda one: one.arrival_time):
+            stock.add_request(request)
+            queued.add(request.request_id)
+        setattr(scheduler, name, stock)
+    running = {request.request_id for request in scheduler.running}
+    lost = [one for id, one in scheduler.requests.items() if id not in queued and id not in running]
+    for request in sorted(lost, key=lambda one: one.arrival_time):
+        if not request.is_finished():
+            scheduler.waiting.add_request(request)
+
+
+def take_back(scheduler: Any, ran_before: set[str]) -> None:
+    """Undo the admissions of a `schedule` that raised: they hold blocks, and no worker knows of them."""
+    for request in [one for one in scheduler.running if one.request_id not in ran_before]:
+        scheduler.running.remove(request)
+        scheduler.kv_cache_manager.free(request)
+        states = type(request.status)
+        request.status = states.PREEMPTED if getattr(request, "num_preemptions", 0) else states.WAITING
+        request.num_computed_tokens = 0
+
+
+def cached_tokens(scheduler: Any, request: Any) -> int:
+    """Return how many tokens of a waiting prompt the prefix cache holds now; asks nothing else of it.
+
+    The look-up neither counts as a query nor touches a block, as vLLM's `get_computed_blocks` would.
+    """
+    manager = scheduler.kv_cache_manager
+    if not getattr(manager, "enable_caching", False) or getattr(request, "skip_reading_prefix_cache", False):
+        return 0
+    hashes = getattr(request, "block_hashes", None)
+    if not hashes:
+        return 0
+    found = manager.coordinator.find_longest_cache_hit(hashes, request.num_tokens - 1)
+    return int(found[1])
+
+
+def context_tokens(scheduler: Any) -> float:
+    """Return how many tokens of KV memory are in use."""
+    manager = scheduler.kv_cache_manager
+    pool = manager.block_pool
+    groups = max(len(manager.kv_cache_config.kv_cache_groups), 1)
+    return float((pool.num_gpu_blocks - pool.get_num_free_blocks()) * scheduler.block_size / groups)
+
+
+def shape(scheduler: Any, output: Any) -> tuple[int, int]:
+    """Return a step's prompt tokens and decoding requests."""
+    most = 1 + int(getattr(scheduler, "num_spec_tokens", 0) or 0)
+    tokens = output.num_scheduled_tokens.values()
+    decoding = sum(1 for n in tokens if n <= most) if most > 1 else list(tokens).count(1)
+    if most == 1:
+        return int(output.total_num_scheduled_tokens) - decoding, decoding
+    return sum(n for n in tokens if n > most), decoding
+
+
 def slots(scheduler: Any) -> int:
     """Return how many requests may run at once."""
     return int(getattr(scheduler, "max_num_active_reqs", scheduler.max_num_running_reqs))
@@ -77,6 +209,13 @@ def engine_index(vllm_config: Any) -> int:
     """Return the data-parallel index of this engine."""
     parallel = vllm_config.parallel_config
     return int(getattr(parallel, "data_parallel_index", getattr(parallel, "data_parallel_rank", 0)))
+
+
+def of_engine(path: Path, vllm_config: Any) -> Path:
+    """Return the engine's own file where several engines serve one model, so that none shares a line."""
+    if int(getattr(vllm_config.parallel_config, "data_parallel_size", 1)) <= 1:
+        return path
+    return path.with_name(f"{path.stem}.engine{engine_index(vllm_config)}{path.suffix}")
 
 
 def tokenizer_name(vllm_config: Any) -> str:

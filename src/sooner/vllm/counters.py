@@ -33,6 +33,8 @@ COUNTERS = {
     "promotions": "Requests promoted by the starvation guard",
     "second_looks": "Requests sent back because their score came after they were admitted",
     "rank_preemptions": "Running requests displaced by a better-ranked one",
+    "bypassed": "Times the plugin stepped aside for good; vLLM then serves in order of arrival",
+    "paused_steps": "Steps that took too long to say anything of the engine's pace",
     "kv_preemptions": "Running requests preempted because the KV cache was full",
 }
 GAUGES = {
@@ -40,6 +42,9 @@ GAUGES = {
     "running": "Requests running",
     "pressure_seconds_per_token": "Recent mean wait over recent mean predicted length",
     "mean_predicted_len_tokens": "Recent mean predicted length",
+    "backlog_seconds": "Expected engine seconds of the requests that wait",
+    "usual_wait_seconds": "Root mean square of that backlog at arrivals, over thousands of them",
+    "usual_work_seconds": "Expected engine seconds of a request, weighted by themselves",
 }
 
 

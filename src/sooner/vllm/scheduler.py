@@ -7,31 +7,37 @@ place; `schedule` takes in the scores that came, lets the guard act, and runs vL
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from sooner import rankers
 from sooner.chat import ChatRequest
 from sooner.core import Prediction
 from sooner.guard import Guard
 from sooner.ordering import given
 from sooner.ordering.client import ScorerClient
+from sooner.ordering.kept import Kept
 from sooner.ordering.order import Order, Ticket
 from sooner.ordering.queue import Place, RankedQueue
 from sooner.vllm import compat, settings
 from sooner.vllm.counters import Counters, Publisher
+from sooner.vllm.displacement import Displacement
+from sooner.vllm.pacing import PaceLearner, Step
 from sooner.vllm.trace import Trace
 
 logger = logging.getLogger("vllm.plugins.sooner")
 
-YOUNG = 64
-"""Tokens up to which a request that was admitted before its score came may be sent back."""
+_CHECKED = 32
+"""Steps for which what the prefix cache held of the first in the queue is believed."""
 
-_SECOND_LOOK_GAIN = 1.25
-"""How many times the first waiting one's tokens it must need then: a prompt is computed again for it."""
+_STALLED = 30.0
+"""Seconds in which nothing ran while somebody waited who could: then vLLM's own order is put back."""
 
 _Result = TypeVar("_Result")
 
@@ -56,22 +62,36 @@ class RankOrder:
         if self.settings.starvation_guard:
             guard = Guard(self.settings.starvation_threshold, self.settings.starvation_quantum)
         self.order = Order(policy, guard, self.counters)
-        reorder = None if policy.timeless else self._places
-        compat.replace_queues(host, lambda: RankedQueue(self._place, reorder))
+        self._bypassed = not self._fit(compat.version())
+        if not self._bypassed:
+            compat.replace_queues(host, lambda: RankedQueue(self._place, self._places))
+            compat.use_arrival_victims(host)
         self._queues = compat.queues(host)
+        self._displacement = Displacement(host, self.order, self.settings, self.counters)
+        self._pacing = PaceLearner(compat.slots(host))
+        self.order.set_pace(self._pacing.pace)
+        self._kept = Kept(self.settings.state_path(config)) if self.settings.state else None
+        if self._kept is not None:
+            self._kept.restore(self.order)
+        self._async = compat.wants_async(config)
+        self._steps: deque[tuple[int, int, float]] = deque(maxlen=2)  # what the last steps did
+        self._scheduled_at = math.nan
+        self._ran_at = time.monotonic()
+        self._head_checked: tuple[str, int] = ("", 0)
         self._unsorted = False
+        self._resetting = False
         self._arrived: deque[tuple[str, Prediction]] = deque()
         self._first_tokens: dict[str, Ticket] = {}
-        self._rank_preempting = False
-        self._blind_until = -1
-        self._trace = Trace(Path(self.settings.trace)) if self.settings.trace else None
+        self._trace: Trace | None = None
+        if self.settings.trace:
+            self._trace = Trace(compat.of_engine(Path(self.settings.trace), config))
         self._publisher: Publisher | None = None
         if self.settings.metrics_dir:
             directory = Path(self.settings.metrics_dir)
             self._publisher = Publisher(self.counters, self._gauges, directory, compat.engine_index(config))
         self._unsaid = self._safely(compat.filled, config) or compat.Filled(0)
         self.scorer: ScorerClient | None = None
-        if self.settings.ranker and not policy.oracle and policy.uses_predictions:
+        if self.settings.ranker and not policy.oracle and policy.uses_predictions and self._can_score(config):
             self.scorer = ScorerClient(
                 self.settings.scorer_socket,
                 self.settings.ranker,
@@ -82,6 +102,17 @@ class RankOrder:
             )
         logger.info("sooner orders requests by %r with %s", policy.name, self.settings)
 
+    def _can_score(self, config: Any) -> bool:
+        """Return whether a scorer could answer; say so once where it could not. Raises RankerFileError."""
+        if ":" not in self.settings.ranker:
+            rankers.check(self.settings.ranker)
+        if self._bypassed:
+            return False
+        if compat.tokenizer_name(config):
+            return True
+        logger.warning("vLLM runs without a tokenizer, so no prompt can be read: only clients' numbers count")
+        return False
+
     def add_request(self, request: Any) -> None:
         """Give a new request its place, then enqueue it; its score follows."""
         try:
@@ -91,11 +122,69 @@ class RankOrder:
         self._vllm_add(request)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
-        """Bring the order up to date, then schedule as vLLM does."""
+        """Bring the order up to date, then schedule as vLLM does.
+
+        Where that raises, vLLM's own queues are put back, what we touched is undone, and it is asked once
+        more: from then on it serves in order of arrival, without us.
+        """
+        if self._bypassed:
+            return self._vllm.schedule(*args, **kwargs)
         self._safely(self._before_step)
-        output = self._vllm.schedule(*args, **kwargs)
+        ran_before = {request.request_id for request in self._host.running}
+        try:
+            output = self._vllm.schedule(*args, **kwargs)
+        except Exception as error:
+            self._bypass(f"schedule raised {error!r}", ran_before)
+            return self._vllm.schedule(*args, **kwargs)
+        self._safely(self._displacement.after_step)
         self._safely(self._after_step, output)
         return output
+
+    def _select_waiting_queue_for_scheduling(self) -> Any:
+        """Return the queue whose first goes next; vLLM 0.18.1 to 0.30 drain `skipped_waiting` first."""
+        if not self._bypassed:
+            chosen = self._safely(self._better_queue)
+            if chosen is not None:
+                return chosen
+        return self._vllm._select_waiting_queue_for_scheduling()
+
+    def _better_queue(self) -> Any:
+        """Return the queue with the better-ranked first, None where vLLM's own choice is as good."""
+        filled = [queue for queue in self._queues if queue]
+        if len(filled) < 2:
+            return None
+        return min(filled, key=lambda queue: self._place(queue.peek_request()))
+
+    def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> Any:
+        """Reset as vLLM does; whom that sends back is not counted as a victim of a full cache."""
+        self._resetting = True
+        try:
+            return self._vllm.reset_prefix_cache(*args, **kwargs)
+        finally:
+            self._resetting = False
+
+    def _fit(self, version: tuple[int, int] | None) -> bool:
+        """Say once what this version of vLLM allows; return whether we order on it at all."""
+        if version is None or not compat.known(version):
+            logger.warning(
+                "sooner knows vLLM %d.%d to %d.%d, this is %s: requests are served in order of arrival",
+                *compat.FLOOR, *compat.CEILING, compat.release(),
+            )  # fmt: skip
+            return False
+        if not compat.displaces(version) and (self.settings.second_look or self.settings.preemption):
+            logger.warning("running requests are not sent back on vLLM %d.%d: waiting ones only", *version)
+            self.settings = dataclasses.replace(self.settings, second_look=False, preemption=False)
+        return True
+
+    def _bypass(self, why: str, ran_before: set[str]) -> None:
+        """Put vLLM's own queues back in order of arrival and step aside for good."""
+        self._bypassed = True
+        self.counters.add("bypassed")
+        logger.error("sooner steps aside, requests are served in order of arrival: %s", why)
+        compat.take_back(self._host, ran_before)
+        self._safely(self._displacement.after_step)
+        compat.stock_queues(self._host)
+        self._queues = []
 
     def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
         """Note first tokens for the trace."""
@@ -130,6 +219,8 @@ class RankOrder:
 
     def _arrive(self, request: Any) -> None:
         id = request.request_id
+        if not self._host.requests:
+            self._scheduled_at = math.nan  # the engine was idle: what passed since is no step
         if id in self._host.requests:  # the next input of a streaming session
             return
         self.counters.add("requests")
@@ -140,14 +231,17 @@ class RankOrder:
             if said.malformed:
                 self.counters.warn("malformed_client_values", "a client's number was ignored")
                 self.counters.add("malformed_client_values", said.malformed - 1)
-        ticket = self.order.arrive(id, request.arrival_time, request.num_prompt_tokens, said)
+        cached = self._safely(compat.cached_tokens, self._host, request) or 0
+        ticket = self.order.arrive(
+            id, request.arrival_time, request.num_prompt_tokens, said, cached_len=cached
+        )
         if self._trace is not None:
             tag = extra.get("sooner_tag", "") if extra else ""
             ticket.tag = str(tag)[:200]
             self._first_tokens[id] = ticket
         if said.score is not None:
             self.counters.add("client_scored")
-        elif self.scorer is not None:
+        elif self.scorer is not None and request.pooling_params is None:
             prompt = compat.prompt_tokens(request)
             if prompt is not None:
                 self.scorer.submit(id, ChatRequest(prompt, compat.signals(request, self._unsaid)))
@@ -162,75 +256,78 @@ class RankOrder:
                 self.counters.add("scored")
                 changed.append(id)
                 if self.order.tickets[id].blind:
-                    self._blind_until = self.order.step + YOUNG
+                    self._displacement.scored_late()
+        news = self.order.take_news()
         for queue in self._queues:
             for id in changed:
                 request = host.requests.get(id)
                 if request is not None:
                     queue.move(request)
-            queue.tick()
-        self._unsorted = self._unsorted or bool(changed) or not self.order.policy.static
+            if news or not self.order.policy.timeless:
+                queue.tick()
+        if host.waiting:
+            self._check_first()
+        self._unsorted = self._unsorted or bool(changed) or news or not self.order.policy.static
         chosen = self.settings
         if self._unsorted and (chosen.kv_victims or chosen.preemption):
-            self._rank_running()
+            self._rank_running(anew=news or not self.order.policy.static)
             self._unsorted = False
-        if chosen.preemption or (chosen.second_look and self.order.step <= self._blind_until):
-            self._displace_worst()
+        self._displacement.before_step()
+        self._time_step()
 
-    def _rank_running(self) -> None:
+    def _time_step(self) -> None:
+        """Learn from the step that ended: the time since the last call, and what was scheduled then."""
+        now, before = time.monotonic(), self._scheduled_at
+        self._scheduled_at = now
+        late = 1 if self._async else 0  # where vLLM schedules ahead, the step before that one has ended
+        if before != before or len(self._steps) <= late:
+            return
+        step = self._steps[-1 - late]
+        learned = self._pacing.step(Step(now - before, *step), waiting=bool(self._host.waiting))
+        self.counters.counts["paused_steps"] = self._pacing.paused
+        if learned is not None:
+            self.order.set_pace(learned)
+            if self._trace is not None:
+                self._trace.pace(self.order.step, learned)
+
+    def _check_first(self) -> None:
+        """Read anew what the prefix cache holds of the first in the queue, before it is admitted for it."""
+        for _ in range(4):
+            request = self._host.waiting.peek_request()
+            id, step = self._head_checked
+            if request.request_id == id and self.order.step - step < _CHECKED:
+                return
+            self._head_checked = (request.request_id, self.order.step)
+            if not self.order.cached(request.request_id, compat.cached_tokens(self._host, request)):
+                return
+            self._host.waiting.move(request)
+
+    def _rank_running(self, *, anew: bool) -> None:
         """Sort the running requests, so that vLLM's victim, the last of them, is the worst-ranked."""
         running = self._host.running
-        if not self.order.policy.static:
+        if anew:
             self._refresh(running)
         running.sort(key=self._place)
 
-    def _displace_worst(self) -> None:
-        """Send the worst-ranked running request back where the first in the queue should have its place.
-
-        One a step at most: each costs the victim the recomputation of its tokens.
-        """
-        host = self._host
-        if len(host.running) < compat.slots(host) or not host.waiting:
-            return
-        first = self.order.tickets.get(host.waiting.peek_request().request_id)
-        victim = max(host.running, key=self._place)
-        worst = self.order.tickets.get(victim.request_id)
-        if first is None or worst is None or not (first.place < worst.place):
-            return
-        reason = self._reason_to_displace(worst, first, victim.num_output_tokens)
-        if reason is None or not compat.can_preempt(host, victim):
-            return
-        host.running.remove(victim)
-        worst.rank_preemptions += 1
-        self.counters.add(reason)
-        self._rank_preempting = True
-        try:
-            host._preempt_request(victim, time.monotonic())
-        finally:
-            self._rank_preempting = False
-
-    def _reason_to_displace(self, worst: Ticket, first: Ticket, attained: int) -> str | None:
-        """Return the counter of what lets `first` take the place of `worst`, or None."""
-        chosen = self.settings
-        known = first.scored and worst.scored
-        left = worst.predicted_len - attained
-        young = worst.blind and attained <= YOUNG and worst.rank_preemptions == 0
-        if chosen.second_look and young and known and left >= _SECOND_LOOK_GAIN * first.predicted_len:
-            return "second_looks"
-        gains = first.promoted or (known and left >= chosen.preemption_gain * first.predicted_len)
-        if chosen.preemption and gains and worst.rank_preemptions < chosen.max_preemptions:
-            return "rank_preemptions"
-        return None
-
     def _before_preemption(self, request: Any) -> None:
         self.order.preempted(request.request_id, request.num_output_tokens)
-        if not self._rank_preempting:
+        if not (self._displacement.active or self._resetting):
             self.counters.add("kv_preemptions")
 
     def _after_step(self, output: Any) -> None:
         host = self._host
-        if compat.steps_tokens(output):
+        ran = compat.steps_tokens(output)
+        now = time.monotonic()
+        if ran:
             self.order.step += 1
+            self._steps.append((*compat.shape(host, output), compat.context_tokens(host)))
+            self._ran_at = now
+        else:
+            self._scheduled_at = math.nan
+            if not host.waiting:
+                self._ran_at = now
+            elif now - self._ran_at > _STALLED:
+                self._leave_a_stall(now)
         for queue in self._queues:
             for request in queue.take_popped():
                 if compat.is_running(request):
@@ -238,6 +335,15 @@ class RankOrder:
                     self._unsorted = True
         if self._trace is not None:
             self._trace.step(self.order.step, *host.get_request_counts())
+        if self._kept is not None:
+            self._kept.tick(self.order)
+
+    def _leave_a_stall(self, now: float) -> None:
+        """Step aside where nothing runs although somebody could: vLLM's own order may find a way."""
+        self._ran_at = now
+        if any(compat.can_admit(self._host, request) for request in list(self._host.waiting)[:100]):
+            running = {request.request_id for request in self._host.running}
+            self._bypass(f"nothing ran for {_STALLED:.0f} s while requests waited", running)
 
     def _note_first_tokens(self) -> None:
         requests = self._host.requests
@@ -267,6 +373,8 @@ class RankOrder:
                 "output_tokens": request.num_output_tokens,
                 "score": ticket.score,
                 "predicted_len": ticket.predicted_len,
+                "work": ticket.work,
+                "cached_tokens": ticket.cached_len,
                 "key": ticket.key,
                 "scored": ticket.scored,
                 "status": request.status.name,
@@ -280,6 +388,9 @@ class RankOrder:
             "waiting": waiting,
             "pressure_seconds_per_token": self.order.pressure,
             "mean_predicted_len_tokens": self.order.mean_predicted_len,
+            "backlog_seconds": self.order.backlog,
+            "usual_wait_seconds": self.order.usual.wait,
+            "usual_work_seconds": self.order.usual.work,
         }
 
     def _place(self, request: Any) -> Place:
@@ -297,6 +408,8 @@ class RankOrder:
         self.order.refresh([ticket for ticket, _ in pairs], [attained for _, attained in pairs])
 
     def _close(self) -> None:
+        if self._kept is not None:
+            self._kept.save(self.order)
         for part in (self.scorer, self._publisher, self._trace):
             if part is not None:
                 part.close()

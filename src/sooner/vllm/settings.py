@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sooner import config, policies
@@ -33,9 +35,11 @@ class VllmSettings:
     at most `max_preemptions` times.
     `trace` is a JSONL file of finished requests; `<trace>.steps` beside it has one line per step.
     `metrics_dir` is where the engine leaves its counters for the API server's `/metrics`.
+    `state` is a file in which what was learned of waits and of the engine's pace is kept over restarts:
+    "auto" for one a model and engine in the cache folder, "" for none.
     """
 
-    policy: str = "aged"
+    policy: str = policies.DEFAULT
     parameters: Mapping[str, float] = field(default_factory=dict)
     ranker: str = "default"
     scorer_socket: str = ""
@@ -51,6 +55,7 @@ class VllmSettings:
     max_preemptions: int = 2
     trace: str = ""
     metrics_dir: str = ""
+    state: str = "auto"
 
     def __post_init__(self) -> None:
         self.chosen_policy()
@@ -64,6 +69,15 @@ class VllmSettings:
         for name, value, good, allowed in ranges:
             if not good:
                 raise ConfigError(f"sooner.{name}={value!r}, allowed: {allowed}")
+
+    def state_path(self, vllm_config: Any) -> Path:
+        """Return the file of `state` for one engine."""
+        from sooner.vllm import compat
+
+        if self.state != "auto":
+            return compat.of_engine(Path(self.state), vllm_config)
+        model = hashlib.sha256(str(vllm_config.model_config.model).encode()).hexdigest()[:16]
+        return config.cache_folder() / "vllm" / f"{model}-{compat.engine_index(vllm_config)}.json"
 
     def chosen_policy(self) -> policies.Policy:
         """Return the policy with its parameters bound. Raises ConfigError where it asks what is not told."""
@@ -88,7 +102,7 @@ def load(additional_config: Any = None) -> VllmSettings:
 
 def _with_parameters(values: dict[str, Any]) -> dict[str, Any]:
     """Move the chosen policy's own parameters from beside `policy` into `parameters`."""
-    name = values.get("policy", "aged")
+    name = values.get("policy", policies.DEFAULT)
     own = policies.get(name).parameters if isinstance(name, str) else {}
     fields = {f.name for f in dataclasses.fields(VllmSettings)}
     beside = {key: value for key, value in values.items() if key in own and key not in fields}

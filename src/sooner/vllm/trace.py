@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from sooner.work import Pace
+
 
 class Trace:
-    """Appends to `path` and `path` + ".steps"; lines are written out as they come.
+    """Appends to `path`, `path` + ".steps" and `path` + ".pace"; lines are written out as they come.
 
     A request's line holds `request_id`, `tag` (the client's `sooner_tag`), `arrival_time` [s],
     `arrival_step`, `first_scheduled_step`, `first_token_step`, `finish_step` (-1: never; steps count
     from 1, and an arrival carries the number of steps run before it), `preemptions`,
-    `prompt_tokens`, `output_tokens`, `score`, `predicted_len`, `key`, `scored`, `status`.
-    A step's line holds `step`, `time` [s], `running`, `waiting`.
+    `prompt_tokens`, `cached_tokens`, `output_tokens`, `score`, `predicted_len`, `work` [s], `key`,
+    `scored`, `status`. A step's line holds `step`, `time` [s], `running`, `waiting`. A pace's line holds
+    `step`, `time` and the numbers of `sooner.work.Pace`; there is one each time another was learned.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._requests = _appended(path)
         self._steps = _appended(Path(f"{path}.steps"))
+        self._paces = _appended(Path(f"{path}.pace"))
 
     def request(self, line: dict[str, Any]) -> None:
         """Write a finished request."""
@@ -33,8 +38,13 @@ class Trace:
             f'{{"step": {step}, "time": {time.time():.4f}, "running": {running}, "waiting": {waiting}}}\n'
         )
 
+    def pace(self, step: int, pace: Pace) -> None:
+        """Write how fast the engine is now known to work, from `step` on."""
+        self._paces.write(json.dumps({"step": step, "time": time.time(), **dataclasses.asdict(pace)}) + "\n")
+
     def close(self) -> None:
-        """Close both files."""
+        """Close the files."""
+        self._paces.close()
         self._requests.close()
         self._steps.close()
 
