@@ -144,6 +144,11 @@ class Runner:
         self._depth = depth
         self._flying: list[Any] = []
 
+    @property
+    def busy(self) -> bool:
+        """Whether steps are in flight."""
+        return bool(self._flying)
+
     def add(self, requests: Iterable[Request]) -> None:
         """Hand requests to the scheduler."""
         for one in requests:
@@ -197,6 +202,14 @@ class Runner:
                 self.tokens[one.request_id] += len(one.new_token_ids)
                 if one.finish_reason is not None:
                     self.finished[one.request_id] = self.step
+
+
+def waiting_for_grammar() -> RequestStatus:
+    """Return the status of a request whose grammar is being compiled; its name changed in 0.18."""
+    for name in ("WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR", "WAITING_FOR_FSM"):
+        if name in RequestStatus.__members__:
+            return RequestStatus[name]
+    raise AssertionError("vLLM has no status for a grammar that is not there yet")
 
 
 def abort(scheduler: Any, id: str) -> None:
