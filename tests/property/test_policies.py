@@ -175,6 +175,8 @@ def test_orders_by_one_field(a: View, b: View) -> None:
         ("spjf", lambda q: q.predicted_len),
         ("sprpt", lambda q: q.predicted_len - q.attained),
         ("las", lambda q: q.attained),
+        ("spw", lambda q: q.work),
+        ("wspt", lambda q: q.prompt_len),
         ("edf", lambda q: q.deadline),
         ("vtc", lambda q: q.counter),
         ("spw", lambda q: q.work),

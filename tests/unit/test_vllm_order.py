@@ -131,6 +131,7 @@ def test_only_policies_that_read_predictions_need_a_ranker() -> None:
     needless = {name for name in policies.names() if not policies.get(name).uses_predictions}
     assert needless == {
         "boost_blind", "edf", "edf_classes", "fastserve", "fcfs", "hrrn_prompt", "las", "mlfq", "vtc",
+        "wspt",
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sooner import chat
 from sooner.chat import ChatRequest, Signals, Turn
-from sooner.core import Prediction
+from sooner.core import ConfigError, Prediction
 from sooner.ordering import wire
 from sooner.vllm import middleware, plugin
 from sooner.vllm.counters import COUNTERS, Collector, Counters, Publisher
@@ -200,6 +200,20 @@ def test_a_clients_priority_is_obeyed_only_where_it_is_trusted(monkeypatch: pyte
     monkeypatch.setenv("SOONER_VLLM_CLIENT_SCORES", "false")
     assert call(b"{}", header=b"-5").priority != "-5"
     assert call(b'{"priority": 4}').priority is not None
+
+
+@pytest.mark.usefixtures("no_ranker")
+def test_the_middleware_takes_aged_and_refuses_what_it_cannot_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOONER_VLLM_POLICY", "aged")
+    monkeypatch.setenv("SOONER_VLLM_PARAMETERS", '{"beta": 2.0}')
+    sent = json.dumps({"prompt": "a", "vllm_xargs": {"sooner_predicted_len": 100_000}}).encode()
+    ahead = int(call(sent).priority or 0) - middleware.milliseconds(time.time())
+    assert ahead == pytest.approx(2.0 * 100_000 * 1000, abs=60_000)
+    monkeypatch.delenv("SOONER_VLLM_PARAMETERS")
+    for name in ("edf", "hrrn"):
+        monkeypatch.setenv("SOONER_VLLM_POLICY", name)
+        with pytest.raises(ConfigError, match=f"{name!r}.*allowed: 'aged'"):
+            middleware.Priority(Inner())
 
 
 @pytest.mark.usefixtures("no_ranker")

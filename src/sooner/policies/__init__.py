@@ -149,6 +149,16 @@ def hrrn_prompt(q: View, now: float) -> Number:
     return -(now - q.arrival_time) / np.maximum(q.prompt_len, 1.0)
 
 
+@policy(static=True)
+def wspt(q: View, now: float) -> Number:
+    """Weighted shortest processing time (Smith, 1956) as Dynamo's router orders: shortest prompt first.
+
+    All weights are equal here, for classes are the host's to keep apart. Needs no prediction; may starve
+    long prompts.
+    """
+    return q.prompt_len
+
+
 @policy(timeless=True, preemptive=True)
 def mlfq(
     q: View, now: float, *, quantum_s: float = 0.01, growth: float = 2.0, seconds_per_token: float = 0.02

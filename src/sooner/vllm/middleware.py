@@ -4,7 +4,8 @@
 
 Stock vLLM reads a request's priority from the header `X-Vllm-Priority`, smallest first. This sets
 it to `aged`'s key in milliseconds, from a score made out of process. Settings come from
-`SOONER_VLLM_*`; of the policy only `beta` counts, since the load is not seen from here.
+`SOONER_VLLM_*`. Neither the load nor the engine's pace is seen from here, so `aged` with its `beta` is
+the only policy; the plugin's default stands for it, and another is refused at start.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
 from sooner import chat, policies
-from sooner.core import Prediction, View
+from sooner.core import ConfigError, Prediction, View
 from sooner.ordering import given
 from sooner.ordering.client import ScorerClient
 from sooner.ordering.order import Mean
@@ -48,7 +49,7 @@ class Priority:
     def __init__(self, app: App) -> None:
         self._app = app
         self._settings = settings.load()
-        self._aged = policies.get("aged", beta=self._settings.parameters.get("beta", 0.02), follow=0.0)
+        self._aged = _aged(self._settings)
         self.counters = Counters()
         self._waiting: dict[str, asyncio.Future[Prediction]] = {}
         self._mean_len = Mean(0.02)
@@ -133,6 +134,18 @@ class Priority:
         future = self._waiting.get(id)
         if future is not None and not future.done():
             future.set_result(prediction)
+
+
+def _aged(chosen: settings.VllmSettings) -> policies.Policy:
+    """Return `aged` without its pressure. Raises ConfigError where another policy is chosen."""
+    if chosen.policy == "aged":
+        return policies.get("aged", **{**chosen.parameters, "follow": 0.0})
+    if chosen.policy == policies.DEFAULT and not chosen.parameters:
+        return policies.get("aged", follow=0.0)
+    raise ConfigError(
+        f"sooner.policy={chosen.policy!r} with {dict(chosen.parameters)}: the middleware sees no load and no"
+        " engine, allowed: 'aged', or the plugin (--scheduler-cls sooner.vllm.Scheduler)"
+    )
 
 
 def milliseconds(key: float) -> int:
