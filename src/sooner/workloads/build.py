@@ -106,7 +106,7 @@ def _workload(
 ) -> Workload:
     prompt_len = trace.prompt_len[rows].astype(np.int64)
     columns: dict[str, NDArray[np.int64] | NDArray[np.float64]] = {}
-    for name in ("tenant", "level"):
+    for name in ("tenant", "sender", "level"):
         recorded = getattr(trace, name)
         if recorded is not None:
             columns[name] = recorded[rows].astype(np.int64)

@@ -18,7 +18,8 @@ def _no_ids() -> NDArray[np.int64]:
 class Workload:
     """n requests as columns of shape (n,), arrivals never falling. Times [s], lengths [tokens].
 
-    `cancel_time` is when the client leaves, infinity for never. `level` is a request's class, 0 the
+    `cancel_time` is when the client leaves, infinity for never. `sender` is who asks,
+    a program or a person, within a `tenant`. `level` is a request's class, 0 the
     most urgent, and `deadline` a time like its arrival. `prefix` names what a request
     shares with others (a hash of its first block), for routing by affinity; `cached_len` are the
     prompt tokens whose KV a prefix cache holds, fewer than the prompt; `id` is the request's own.
@@ -30,6 +31,7 @@ class Workload:
     output_len: NDArray[np.int64]
     id: NDArray[np.int64] = field(default_factory=_no_ids)
     tenant: NDArray[np.int64] = field(default_factory=_no_ids)
+    sender: NDArray[np.int64] = field(default_factory=_no_ids)
     level: NDArray[np.int64] = field(default_factory=_no_ids)
     prefix: NDArray[np.int64] = field(default_factory=_no_ids)
     cached_len: NDArray[np.int64] = field(default_factory=_no_ids)
@@ -41,6 +43,7 @@ class Workload:
         defaults = {
             "id": np.arange(n, dtype=np.int64),
             "tenant": np.broadcast_to(np.int64(0), n),
+            "sender": np.broadcast_to(np.int64(0), n),
             "level": np.broadcast_to(np.int64(0), n),
             "prefix": np.arange(n, dtype=np.int64),
             "cached_len": np.broadcast_to(np.int64(0), n),
@@ -78,6 +81,7 @@ class Workload:
             output_len=self.output_len[index],
             id=self.id[index],
             tenant=self.tenant[index],
+            sender=self.sender[index],
             level=self.level[index],
             prefix=self.prefix[index],
             cached_len=self.cached_len[index],

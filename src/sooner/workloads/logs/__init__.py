@@ -7,8 +7,9 @@ report, and nothing is passed over in silence. `docs/logs.md` shows one of each 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sooner.core import DataError, MissingExtra
 from sooner.workloads.logs import batches, parts, rows, sources
@@ -16,7 +17,7 @@ from sooner.workloads.logs.exchange import Count, LogRow
 from sooner.workloads.logs.report import Report
 from sooner.workloads.logs.sources import items
 
-__all__ = ["Count", "Log", "LogRow", "Report", "items", "read", "tokenizer"]
+__all__ = ["Count", "Log", "LogRow", "Report", "items", "of_records", "read", "tokenizer"]
 
 
 class Log(NamedTuple):
@@ -37,8 +38,23 @@ def read(
     source cannot be read or holds no row.
     """
     report = Report()
+    return of_records(
+        sources.records(path, report), str(path), report, count=count, first_turns=first_turns, model=model
+    )
+
+
+def of_records(
+    records: Iterable[Any],
+    source: str,
+    report: Report,
+    *,
+    count: Count | None = None,
+    first_turns: bool = False,
+    model: str | None = None,
+) -> Log:
+    """Return the finished requests in records that came from `source`, as `read` does."""
     found: list[tuple[LogRow, bool]] = []
-    for number, record in enumerate(batches.joined(sources.records(path, report), report)):
+    for number, record in enumerate(batches.joined(records, report)):
         for row, own_name in rows.rows(record, number, count, report, model):
             if first_turns and not rows.first_turn(row):
                 report.drop("a later turn")
@@ -46,7 +62,7 @@ def read(
                 found.append((row, own_name))
     report.rows = len(found)
     if not found:
-        raise DataError(f"{str(path)!r} has no usable request ({report}); allowed: {sources.ALLOWED}")
+        raise DataError(f"{source!r} has no usable request ({report}); allowed: {sources.ALLOWED}")
     return Log(parts.gathered(found), report)
 
 

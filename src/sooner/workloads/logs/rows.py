@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -59,7 +60,7 @@ def rows(
 
 def _row(found: Exchange, length: float, number_: int) -> LogRow:
     return LogRow(
-        conversation=found.conversation or found.id or f"#{number_}",
+        conversation=found.conversation or found.id or _unnamed(found, number_),
         messages=found.messages,
         output_len=length,
         signals=chat.Signals.of(_plain(found.settings)),
@@ -67,6 +68,12 @@ def _row(found: Exchange, length: float, number_: int) -> LogRow:
         arrival_time=found.arrival_time,
         prompt_len=found.prompt_len if usable(found.prompt_len) and found.prompt_len else None,
     )
+
+
+def _unnamed(found: Exchange, number_: int) -> str:
+    """A name for a record that has none, not shared with a record of another file."""
+    said = "".join(str(message.get("content"))[:1000] for message in found.messages)
+    return f"#{number_}.{zlib.crc32(said.encode('utf-8', 'replace')):08x}"
 
 
 def _plain(settings: Record) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def looks_like_one(text: str) -> bool:
 
 
 def rows(text: str, name: str, report: Report) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of a table without their empty cells.
+    """Yield the rows of a table; an empty cell is None.
 
     Where semicolons separate columns a comma is a decimal point. Raises DataError for what is no table.
     """
@@ -41,11 +41,7 @@ def rows(text: str, name: str, report: Report) -> Iterator[Mapping[str, Any]]:
             if None in row:
                 report.drop("a row of more cells than the header has", f"the first: line {reader.line_num}")
                 continue
-            yield {
-                str(column).strip(): _cell(value, separator)
-                for column, value in row.items()
-                if value not in (None, "")
-            }
+            yield {str(column).strip(): _cell(value, separator) for column, value in row.items()}
     except csv.Error as error:
         raise DataError(f"{name!r} is not a CSV with a header: {error}") from error
     finally:
@@ -59,6 +55,8 @@ def _separator(header: str) -> str:
 
 
 def _cell(value: Any, separator: str) -> Any:
+    if value == "":
+        return None
     if separator == ";" and isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip()):
         return value.strip().replace(".", "").replace(",", ".")
     return value

@@ -8,8 +8,8 @@ when the run is simulated, but nothing is compared with it.
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sooner.core import Completed, DataError
 from sooner.workloads.columns import Workload
-from sooner.workloads.jsonl import lines
+from sooner.workloads.jsonl import read_jsonl
 
 ENGINE_FIELDS = ("input_toks", "output_toks", "queued_ts", "first_token_ts", "last_token_ts")
 STEP_FIELDS = {
@@ -59,10 +59,11 @@ def read(path: Path, *, steps: bool = False) -> EngineRun:
 
     Raises DataError where no request has lengths, an arrival and times.
     """
-    try:
-        records = [json.loads(line) for line in lines(path)]
-    except json.JSONDecodeError as error:
-        raise DataError(f"{str(path)!r} is not JSONL: {error}") from error
+    return of_records([record for _, record in read_jsonl(path)], str(path), steps=steps)
+
+
+def of_records(records: Sequence[dict[str, Any]], source: str, *, steps: bool = False) -> EngineRun:
+    """Return the run that records hold, as `read` does."""
     engine = bool(records) and all("input_toks" in record for record in records)
     if engine:
         columns = _engine_columns(records)
@@ -76,7 +77,7 @@ def read(path: Path, *, steps: bool = False) -> EngineRun:
     rows = np.flatnonzero(known)
     if not np.isfinite(columns["finish_time"][rows]).any():
         raise DataError(
-            f"{str(path)!r} holds no finished request; a line needs {', '.join(ENGINE_FIELDS)}, "
+            f"{source!r} holds no finished request; a line needs {', '.join(ENGINE_FIELDS)}, "
             f"or {', '.join(REPLAY_FIELDS)}"
         )
     rows = rows[np.argsort(columns["arrival_time"][rows], kind="stable")]
@@ -109,7 +110,7 @@ def _run(columns: dict[str, NDArray[np.float64]]) -> tuple[Workload, Completed]:
     return workload, completed
 
 
-def _engine_columns(records: list[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
+def _engine_columns(records: Sequence[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
     """Return the columns of LLMServingSim's format.
 
     Arrivals are on the client's clock and the rest on the engine's; the clocks are aligned so that
@@ -130,7 +131,7 @@ def _engine_columns(records: list[dict[str, Any]]) -> dict[str, NDArray[np.float
     }
 
 
-def _column(records: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
+def _column(records: Sequence[dict[str, Any]], name: str) -> NDArray[np.float64]:
     values = (record.get(name) for record in records)
     try:
         return np.array([math.nan if value is None else float(value) for value in values], dtype=np.float64)

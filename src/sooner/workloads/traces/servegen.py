@@ -35,10 +35,25 @@ class LengthHistogram(NamedTuple):
         return np.asarray(rng.choice(self.values, size=n, p=self.share), dtype=np.float64)
 
 
+class Sent(NamedTuple):
+    """Arrival times [s], prompt and output lengths [tokens], and which client sent each; all (n,)."""
+
+    arrival_time: Column
+    prompt_len: Column
+    output_len: Column
+    sender: Column
+
+
 def sample(
     path: Path, *, start: float | None = None, hours: float = 1.0, seed: int = 0
 ) -> tuple[Column, Column, Column]:
-    """Return arrival times [s], prompt and output lengths of all clients over some hours.
+    """Return arrival times [s], prompt and output lengths of all clients, as `sent` does."""
+    arrival, prompt, output, _ = sent(path, start=start, hours=hours, seed=seed)
+    return arrival, prompt, output
+
+
+def sent(path: Path, *, start: float | None = None, hours: float = 1.0, seed: int = 0) -> Sent:
+    """Return what all clients send over some hours, in order of arrival.
 
     `start` [s] is the first window; None is the hour of the median rate. Raises DataError where the
     file holds no such clients.
@@ -56,19 +71,18 @@ def sample(
     rng = np.random.default_rng(seed)
     anybody = next(iter(lengths.values()))
     parts = []
-    for client, rows in windows.items():
+    for number, (client, rows) in enumerate(windows.items()):
         mine = lengths.get(client, anybody)
         for begin, rate, shape, weibull in rows:
             if start <= begin < start + 3600 * hours and rate > 0:
                 times = _arrivals(rate, shape, weibull, rng)
                 window = max((at for at in mine if at <= begin), default=min(mine))
                 prompt, output = (histogram.draw(times.size, rng) for histogram in mine[window])
-                parts.append(np.stack([times + begin - start, prompt, output]))
+                parts.append(np.stack([times + begin - start, prompt, output, np.full(times.size, number)]))
     if not parts:
         raise DataError(f"{str(path)!r}: nobody sends anything from {start:.0f} s on; choose another start")
     table = np.concatenate(parts, axis=1)
-    arrival, prompt, output = table[:, np.argsort(table[0], kind="stable")]
-    return arrival, prompt, output
+    return Sent(*table[:, np.argsort(table[0], kind="stable")])
 
 
 def _arrivals(

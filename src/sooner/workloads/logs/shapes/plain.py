@@ -106,7 +106,8 @@ def response_of(record: Record) -> Record:
 def settings_of(record: Record, request: Record) -> Record:
     """Return what the client set, wherever it stands."""
     parameters = {**mapping(record.get("modelParameters")), **mapping(record.get("model_parameters"))}
-    return {**parameters, **record, **{name: value for name, value in request.items() if _says(value)}}
+    beside = {name: value for name, value in record.items() if value is not None}
+    return {**parameters, **beside, **{name: value for name, value in request.items() if _says(value)}}
 
 
 def _says(value: object) -> bool:

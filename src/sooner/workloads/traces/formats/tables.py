@@ -1,0 +1,85 @@
+"""The public tables of lengths: Azure's (2023, 2024, multimodal), BurstGPT's, vidur's; LLMPerf's results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sooner.core import DataError
+from sooner.workloads.numbers import date, number
+from sooner.workloads.traces.formats import Records, trace_format
+from sooner.workloads.traces.trace import Column, Trace, column, of_columns
+
+
+def _lengths(records: Records, source: str, prompt: str, output: str) -> dict[str, Any]:
+    return {
+        "prompt_len": column(source, prompt, [record.get(prompt) for record in records]),
+        "output_len": column(source, output, [record.get(output) for record in records]),
+    }
+
+
+def _moments(records: Records, source: str, name: str) -> Column:
+    """Dates or seconds (n,), NaN for those that are missing."""
+    found = np.full(len(records), np.nan)
+    for row, record in enumerate(records):
+        value = record.get(name)
+        if value in (None, ""):
+            continue
+        moment = number(value)
+        if moment is None:
+            moment = date(str(value))
+        if moment is None:
+            raise DataError(f"{source!r}: {name} must be dates, row {row + 1} has {str(value)[:40]!r}")
+        found[row] = moment
+    return found
+
+
+def _has(*names: str) -> Any:
+    def recognised(record: Mapping[str, Any]) -> bool:
+        return all(name in record for name in names)
+
+    return recognised
+
+
+@trace_format("azure", when=_has("ContextTokens", "GeneratedTokens"))
+def azure(records: Records, source: str) -> Trace:
+    """Read Azure's traces: times without a zone are UTC."""
+    columns = _lengths(records, source, "ContextTokens", "GeneratedTokens")
+    if any("TIMESTAMP" in record for record in records):
+        columns["arrival_time"] = _moments(records, source, "TIMESTAMP")
+    return of_columns(columns, source)
+
+
+@trace_format("burstgpt", when=_has("Request tokens", "Response tokens"))
+def burstgpt(records: Records, source: str) -> Trace:
+    """Read BurstGPT: a request without a response token failed, and is dropped."""
+    columns = _lengths(records, source, "Request tokens", "Response tokens")
+    if any("Timestamp" in record for record in records):
+        columns["arrival_time"] = _moments(records, source, "Timestamp")
+    served = columns["output_len"] != 0
+    failed = int((~served).sum())
+    kept = {name: values[served] for name, values in columns.items()}
+    notes = [f"{failed} rows dropped: no response token, a request that failed"] if failed else []
+    return of_columns(kept, source, notes=notes)
+
+
+@trace_format("vidur", when=_has("num_prefill_tokens", "num_decode_tokens"))
+def vidur(records: Records, source: str) -> Trace:
+    """Read vidur's processed traces."""
+    columns = _lengths(records, source, "num_prefill_tokens", "num_decode_tokens")
+    if any("arrived_at" in record for record in records):
+        columns["arrival_time"] = _moments(records, source, "arrived_at")
+    return of_columns(columns, source)
+
+
+@trace_format("llmperf", when=_has("number_input_tokens", "number_output_tokens"))
+def llmperf(records: Records, source: str) -> Trace:
+    """Read LLMPerf's results, request by request; those with an error are dropped."""
+    served = [record for record in records if record.get("error_code") in (None, "", 0)]
+    columns = _lengths(served, source, "number_input_tokens", "number_output_tokens")
+    failed = len(records) - len(served)
+    return of_columns(
+        columns, source, notes=[f"{failed} rows dropped: a request that failed"] if failed else []
+    )
