@@ -14,10 +14,11 @@ import click
 @click.option("--since", default=0.0, help="Only requests that came after this Unix time.")
 @click.option("--lengths-only", is_flag=True, help="Leave the text out: lengths, times and scores.")
 def export(journal: str, out: Path | None, model: str | None, since: float, lengths_only: bool) -> None:
-    """Write the finished requests of a gateway's JOURNAL as JSON lines, for `sooner train`.
+    """Write the finished requests of a gateway's JOURNAL as JSON lines, for `sooner train` and `simulate`.
 
     A ranker learns from the text, so only requests whose prompt was kept are written (the setting
-    `prompts = true` under [journal]), unless --lengths-only is given.
+    `prompts = true` under [journal]), unless --lengths-only is given. `sooner simulate` and `tune` read
+    both: arrival times, tenants and lengths are in each line.
 
     Example: sooner export sqlite:///journal.db --out log.jsonl
     """
@@ -30,8 +31,11 @@ def export(journal: str, out: Path | None, model: str | None, since: float, leng
 
     database = Database(journal)
     database.must_exist()
-    with out.open("w", encoding="utf-8") if out else contextlib.nullcontext(sys.stdout) as lines:
+    beside = out.with_name(out.name + ".part") if out else None
+    with beside.open("w", encoding="utf-8") if beside else contextlib.nullcontext(sys.stdout) as lines:
         written, without = write(database, lines, since=since, model=model, text=not lengths_only)
+    if out and beside:
+        beside.replace(out) if written else beside.unlink()
     if not written and without and not lengths_only:
         raise DataError(
             f"none of {without} requests has its prompt; allowed: a journal written with prompts = true, "

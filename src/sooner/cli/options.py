@@ -59,6 +59,12 @@ def say(words: str) -> None:
     click.echo(words, err=True)
 
 
+def say_notes(workload: str, notes: Sequence[str]) -> None:
+    """Say what was dropped of a workload's source, and how it was understood."""
+    for note in notes:
+        say(f"{workload}: {note}")
+
+
 def endpoint_options(command: Command) -> Command:
     """Add --url, --model, --api and --api-key-file."""
     for option in (

@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from sooner.cli.options import SEED, NameOption, policy_names, progress_bar, study_of, study_options, table
+from sooner.cli.options import (
+    SEED,
+    NameOption,
+    policy_names,
+    progress_bar,
+    say_notes,
+    study_of,
+    study_options,
+    table,
+)
 
 
 @click.command()
@@ -60,6 +69,7 @@ def simulate(ranker: str | None, as_json: bool, **given: Any) -> None:
             f"engine {study.engine.name}: approximate ({study.engine.source or 'not measured'})", err=True
         )
     prepared = prepare(study, loaded)
+    say_notes(study.workload, prepared.notes)
     with progress_bar(f"simulating {study.policy}") as progress:
         report = run(study, prepared, progress)
     if loaded is None and study.tau is None and report["predictions"] == "oracle" and study.policy != "fcfs":

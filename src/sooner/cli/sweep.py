@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from sooner.cli.options import NameOption, policy_names, progress_bar, study_of, study_options, table
+from sooner.cli.options import (
+    NameOption,
+    policy_names,
+    progress_bar,
+    say_notes,
+    study_of,
+    study_options,
+    table,
+)
 
 
 @click.command()
@@ -52,7 +60,7 @@ def sweep(
     Example: sooner sweep sharegpt --policies fcfs,aged,sjf --loads 0.7,0.9 --requests 20000 --out s.jsonl
     """
     from sooner.core import UnknownName
-    from sooner.sim.study import REPORTED
+    from sooner.sim.study import REPORTED, notes_of
     from sooner.sim.sweep import averages, cases
     from sooner.sim.sweep import sweep as run
 
@@ -77,6 +85,7 @@ def sweep(
         loads=_numbers("--loads", loads),
         taus=_numbers("--taus", taus),
     )
+    say_notes(workload, notes_of(base))
     with progress_bar("sweeping") as progress:
         rows = run(studies, out, processes=processes, progress=progress)
     if as_json:

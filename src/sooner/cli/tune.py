@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sooner.cli.options import progress_bar, study_of, study_options, table
+from sooner.cli.options import progress_bar, say_notes, study_of, study_options, table
 
 if TYPE_CHECKING:
     from sooner.sim.tune import Point, Tuning
@@ -59,6 +59,7 @@ def tune(
     if study.engine.approximate:
         click.echo(f"engine {study.engine.name}: approximate; see sooner calibrate for your own", err=True)
     prepared = prepare(study, loaded)
+    say_notes(study.workload, prepared.notes)
     if loaded is None and tau is None and prepared.told.kind == "oracle":
         click.echo(f"no predictions: as of a ranker with tau {USUAL_TAU}; see --tau and --ranker", err=True)
         study = study_of(policy="boost", params=(), tau=USUAL_TAU, **given)

@@ -15,6 +15,7 @@ from sooner import __version__
 from sooner.core import ConfigError, DataError, EngineError
 from sooner.replay.client import Endpoint, Reply, Sampling, body, complete, seed_of, server_version, session
 from sooner.replay.record import meta_path
+from sooner.workloads.jsonl import read_jsonl
 from sooner.workloads.prompts import Prompt
 
 _PATIENCE = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0)
@@ -139,12 +140,11 @@ def _resume(out: Path) -> dict[str | int, dict[str, Any]]:
     except OSError as error:
         raise DataError(f"cannot go on with {str(out)!r}: {error}") from error
     lines: dict[str | int, dict[str, Any]] = {}
-    for number, text in enumerate(whole.splitlines(), start=1):
+    for number, line in read_jsonl(out, what="a line of a collection"):
         try:
-            line = json.loads(text)
             lines[line["id"]] = {key: line[key] for key in ("output_len", "finish_reason")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{out}:{number}: not a line of a collection: {text[:60]!r}") from error
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{out}:{number}: not a line of a collection: {error!r} is missing") from error
     return lines
 
 

@@ -7,7 +7,6 @@ characters. So our ids are made to be found whole inside a longer one.
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 from sooner.core import DataError
 from sooner.replay.record import Record
+from sooner.workloads.jsonl import read_jsonl
 
 _OURS = re.compile(r"sooner[0-9a-f]{12}\.\d+")
 _STEPS = ("arrival_step", "first_scheduled_step", "first_token_step", "finish_step", "preemptions")
@@ -82,10 +82,6 @@ def _step_times(path: Path) -> dict[int, float]:
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a file that another process may be writing: a torn last line is left."""
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{str(path)!r} holds a line that is not JSON: {line[:60]!r}") from error
+    if path.exists():
+        for _, line in read_jsonl(path, torn=True):
+            yield line

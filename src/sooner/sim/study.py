@@ -78,11 +78,15 @@ def _check_told(order: Policy) -> None:
 
 
 class Prepared(NamedTuple):
-    """A study's workload, what its policy is told, and its rate [req/s]; None: recorded times or a burst."""
+    """A study's workload, what its policy is told, and its rate [req/s]; None: recorded times or a burst.
+
+    `notes` say what was dropped of the workload's source, and how it was understood.
+    """
 
     workload: Workload
     told: predictions.Predictions
     rate: float | None
+    notes: tuple[str, ...] = ()
 
 
 def prepare(study: Study, ranker: Ranker | None = None) -> Prepared:
@@ -105,7 +109,12 @@ def prepare(study: Study, ranker: Ranker | None = None) -> Prepared:
     else:
         told = predictions.told(trace, rows, workload) or predictions.oracle(workload)
     serve(study, workload.take(np.arange(0)), None)
-    return Prepared(workload, told, shape.rate)
+    return Prepared(workload, told, shape.rate, trace.notes)
+
+
+def notes_of(study: Study) -> tuple[str, ...]:
+    """Return what reading the study's workload has to say."""
+    return named.load(study.workload, study.shape.requests, study.seed, folder=config.data_folder()).notes
 
 
 def capacity(study: Study, trace: Trace) -> float:
@@ -128,7 +137,7 @@ def run(study: Study, prepared: Prepared | None = None, progress: Progress | Non
 
     `requests_per_cpu_second` counts the simulation only, not building the workload and compiling.
     """
-    workload, told, rate = prepared or prepare(study)
+    workload, told, rate, _ = prepared or prepare(study)
     start = time.process_time()
     outcome = serve(study, workload, told, progress)
     taken = time.process_time() - start

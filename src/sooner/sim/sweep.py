@@ -14,6 +14,7 @@ from typing import Any
 from sooner.core import ConfigError, DataError
 from sooner.sim.study import Study, run
 from sooner.workloads.build import Shape
+from sooner.workloads.jsonl import read_jsonl
 
 Progress = Callable[[int, int], None]
 Row = dict[str, Any]
@@ -106,12 +107,10 @@ def _read(out: Path) -> dict[str, Row]:
     if whole != text:
         out.write_text(whole, encoding="utf-8")
     rows: dict[str, Row] = {}
-    for line in whole.splitlines():
-        try:
-            row = json.loads(line)
-            rows[row.pop("case")] = row
-        except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-            raise DataError(f"{str(out)!r} is not what a sweep writes; allowed: another --out") from error
+    for number, row in read_jsonl(out):
+        if "case" not in row:
+            raise DataError(f"{out}:{number} is not what a sweep writes; allowed: another --out")
+        rows[row.pop("case")] = row
     return rows
 
 

@@ -19,7 +19,7 @@ class Workload:
     """n requests as columns of shape (n,), arrivals never falling. Times [s], lengths [tokens].
 
     `cancel_time` is when the client leaves, infinity for never. `sender` is who asks,
-    a program or a person, within a `tenant`. `level` is a request's class, 0 the
+    a program or a person, where nobody says so the `tenant`. `level` is a request's class, 0 the
     most urgent, and `deadline` a time like its arrival. `prefix` names what a request
     shares with others (a hash of its first block), for routing by affinity; `cached_len` are the
     prompt tokens whose KV a prefix cache holds, fewer than the prompt; `id` is the request's own.
@@ -43,7 +43,7 @@ class Workload:
         defaults = {
             "id": np.arange(n, dtype=np.int64),
             "tenant": np.broadcast_to(np.int64(0), n),
-            "sender": np.broadcast_to(np.int64(0), n),
+            "sender": self.tenant if self.tenant.shape[0] == n else np.broadcast_to(np.int64(0), n),
             "level": np.broadcast_to(np.int64(0), n),
             "prefix": np.arange(n, dtype=np.int64),
             "cached_len": np.broadcast_to(np.int64(0), n),

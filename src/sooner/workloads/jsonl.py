@@ -21,17 +21,20 @@ def lines(path: str | Path) -> Iterator[str]:
             yield line
 
 
-def read_jsonl(path: str | Path, *, torn: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(
+    path: str | Path, *, torn: bool = False, what: str = ""
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, object) for each line that is not blank; packed files too, `-` is stdin.
 
-    With `torn`, a last line that does not end is left: another process may be writing it.
+    With `torn`, a last line that does not end is left: another process may be writing it. `what` says in
+    errors what a line ought to be.
     Raises DataError for a file that cannot be read and a line that is not a JSON object.
     """
     text = decoding.read(path).text
     whole = text[: text.rfind("\n") + 1] if torn else text
     for number, line in enumerate(whole.split("\n"), start=1):
         if line.strip():
-            yield number, parsed(line, f"{path}:{number}")
+            yield number, parsed(line, f"{path}:{number}" + (f": not {what}" if what else ""))
 
 
 def parsed(line: str, where: str) -> dict[str, Any]:
