@@ -128,14 +128,16 @@ def tune(
 def choose(measured: Sequence[Sequence[Point]], tail: float) -> Point:
     """Return the point of the lowest mean whose P99 stays within `tail`; arrival order where that is no gain.
 
-    `measured` are the same candidates on all that is known and on each part of it: a P99 must stay within
-    the tail in each, for that of one part is noisy.
+    `measured` are the same candidates on all that is known and on each part of it. A P99 of one number may
+    be luck, so it may not rise in any part by more than twice what is allowed in all.
     """
     whole = measured[0]
     within = [
         point
         for point, *others in zip(*measured, strict=True)
-        if point.policy in CHOSEN_FROM and all(one.p99_ratio <= tail for one in (point, *others))
+        if point.policy in CHOSEN_FROM
+        and point.p99_ratio <= tail
+        and all(other.p99_ratio - 1 <= 2 * (tail - 1) for other in others)
     ]
     best = min(within, key=lambda point: point.mean_ratio)
     return best if best.mean_ratio <= 1 - LEAST_GAIN else whole[0]
