@@ -194,6 +194,9 @@ def row(
 SHOWN = ("ltr", "aged", "hrrn_prompt", "wspt", "spw", "boost", "boost tuned", "boost oracle")
 
 
+PLOTTED = ("ltr", "aged", "hrrn_prompt", "spw", "boost")
+
+
 def table(found: dict[str, Any]) -> str:
     """Return the page of `docs/results`: one table, mean @ P99 of E2E and of TTFT."""
     cells = {(one["workload"], one["load"], one["policy"]): one for one in found["rows"]}
@@ -234,8 +237,8 @@ def table(found: dict[str, Any]) -> str:
 def page(found: dict[str, Any]) -> str:
     """Return P99 against mean as plots, one a workload and load."""
     style = resources.files("sooner.report").joinpath("page.css").read_text(encoding="utf-8")
-    names = [name for name in SHOWN if any(one["policy"] == name for one in found["rows"])]
-    styles = {name: f"s{index % 6}" for index, name in enumerate(names)}
+    names = [name for name in PLOTTED if any(one["policy"] == name for one in found["rows"])]
+    styles = {name: f"s{index}" for index, name in enumerate(names)}
     legend = "".join(f'<li><span class="swatch {styles[name]}"></span>{escape(name)}</li>' for name in names)
     figures = []
     for workload, load in dict.fromkeys((one["workload"], one["load"]) for one in found["rows"]):
@@ -265,8 +268,9 @@ def page(found: dict[str, Any]) -> str:
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Orders on real traces</title>\n<style>\n{style}</style></head>\n<body><main>\n"
-        '<h1>Orders on real traces</h1>\n<p class="lead">P99 against mean latency, as ratios to arrival order;'
-        f' lower left is better.</p>\n<ul class="legend">{legend}</ul>'
+        "<h1>Orders on real traces</h1>\n"
+        '<p class="lead">P99 against mean latency, as ratios to arrival order; lower left is better.</p>\n'
+        f'<ul class="legend">{legend}</ul>'
         f'<div class="grid">{"".join(figures)}</div>\n</main></body></html>\n'
     )
 

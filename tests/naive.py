@@ -332,6 +332,9 @@ def choose(instances: list[Instance], router: str, count: int, job: Job, prefix:
         there = here + (instance.just_ended if instance.now > job.ready else [])
         if router == "least-requests":
             loads.append(len(there))
+        elif router == "vllm-dp":
+            waiting = sum(j in instance.waiting for j in there)
+            loads.append(len(there) + 3 * waiting)
         elif router == "least-work":
             mine = work[instances.index(instance)]
             loads.append(sum(j.work for j in there) + mine)

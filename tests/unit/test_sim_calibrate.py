@@ -39,7 +39,7 @@ TRUE = Engine(
 )
 
 
-def made_by(engine: Engine, rate: float, n: int = 200, seed: int = 0) -> EngineRun:
+def made_by(engine: Engine, rate: float, n: int = 200, seed: int = 0, instances: int = 1) -> EngineRun:
     """Return the run of a simulated engine, as if it were a real one."""
     rng = np.random.default_rng(seed)
     workload = Workload(
@@ -47,7 +47,7 @@ def made_by(engine: Engine, rate: float, n: int = 200, seed: int = 0) -> EngineR
         prompt_len=rng.integers(20, 800, n),
         output_len=rng.integers(20, 400, n),
     )
-    done = simulate(workload, engine, FCFS).completed
+    done = simulate(workload, [engine] * instances, FCFS, router="vllm-dp").completed
     noise = rng.normal(0.0, 0.005, (2, n))  # the clock's and the network's
     done = done._replace(
         first_token_time=done.first_token_time + noise[0], finish_time=done.finish_time + noise[1]
@@ -143,12 +143,93 @@ def test_limits_come_from_the_meta_file_and_the_caller(tmp_path: Path) -> None:
     run = tmp_path / "x_requests.jsonl.gz"
     assert meta_beside(run) == meta
     assert meta_beside(tmp_path / "y_requests.jsonl") is None
-    engine, known = read_limits(meta, {"max_num_seqs": 5, "block_size": None})
+    engine, known, _, _ = read_limits(meta, {"max_num_seqs": 5, "block_size": None})
     assert (engine.max_num_seqs, engine.num_blocks) == (5, 99)
     assert known == {"max_num_seqs", "num_blocks"}
     meta.write_text("[]")
     with pytest.raises(DataError, match="cannot read the run's settings"):
         read_limits(meta, {})
+
+
+def test_what_the_engine_resolved_is_surer_than_what_it_was_asked(tmp_path: Path) -> None:
+    meta = tmp_path / "x_meta.json"
+    content = {
+        "engine_kwargs": {"max_num_seqs": 7, "block_size": 8, "data_parallel_size": 2},
+        "resolved_config": {
+            "cache_config": {"block_size": 16, "num_gpu_blocks": None},
+            "scheduler_config": {"max_num_seqs": 9, "max_num_batched_tokens": 512},
+            "parallel_config": {"data_parallel_size": 3},
+        },
+        "kv_cache": {"num_gpu_blocks": 2588, "block_size": 32},
+    }
+    meta.write_text(json.dumps(content))
+    limits = read_limits(meta, {})
+    told = limits.engine
+    assert (told.max_num_seqs, told.max_num_batched_tokens) == (9, 512)
+    assert (told.num_blocks, told.block_size) == (2588, 32)
+    assert (limits.instances, limits.ranks) == (3, 1)
+    assert read_limits(meta, {"data_parallel_size": 4}).instances == 4
+    content["engine_kwargs"]["enable_expert_parallel"] = True
+    meta.write_text(json.dumps(content))
+    together = read_limits(meta, {})
+    assert (together.instances, together.ranks) == (1, 3)
+    assert (together.engine.max_num_seqs, together.engine.num_blocks) == (27, 3 * 2588)
+    with pytest.raises(ConfigError, match="data_parallel_size=0"):
+        read_limits(None, {"data_parallel_size": 0})
+
+
+def written(run: EngineRun, folder: Path, **meta: object) -> Path:
+    """Write a run as LLMServingSim's benchmark of vLLM does, settings beside it."""
+    path, done = folder / "dp_requests.jsonl", run.completed
+    lines = [
+        {
+            "request_id": str(i), "input_toks": int(run.workload.prompt_len[i]),
+            "output_toks": int(run.workload.output_len[i]),
+            "arrival_time": 1e9 + float(run.workload.arrival_time[i]),
+            "queued_ts": 5.0 + float(run.workload.arrival_time[i]),
+            "scheduled_ts": 5.0 + float(done.start_time[i]),
+            "first_token_ts": 5.0 + float(done.first_token_time[i]),
+            "last_token_ts": 5.0 + float(done.finish_time[i]),
+        }
+        for i in range(len(run.workload))
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "dp_meta.json").write_text(json.dumps({"engine_kwargs": meta}))
+    return path
+
+
+def test_data_parallel_runs_are_simulated_as_such(tmp_path: Path) -> None:
+    small = dataclasses.replace(TRUE, max_num_seqs=16)
+    run = made_by(small, 20.0, instances=2)
+    known = {"max_num_seqs": 16, "max_num_batched_tokens": 1024, "num_gpu_blocks": 50_000}
+    path, out = written(run, tmp_path, **known, data_parallel_size=2), tmp_path / "engine.toml"
+    fitted = CliRunner().invoke(root, ["calibrate", str(path), "--out", str(out), "--json"])
+    assert fitted.exit_code == 0, fitted.output
+    report = json.loads(fitted.stdout)
+    assert (report["instances"], report["holds"]) == (2, True)
+    assert report["iteration_s"] == pytest.approx(small.iteration_s, rel=0.1)
+    judged = CliRunner().invoke(root, ["validate", str(path), "--engine", str(out), "--json"])
+    errors = {name: row["error_pct"] for name, row in json.loads(judged.stdout).items()}
+    assert abs(errors["mean_e2e_s"]) < 2
+    assert abs(errors["mean_ttft_s"]) < 5
+    alone = CliRunner().invoke(
+        root, ["validate", str(path), "--engine", str(out), "--json", "--data-parallel", "1"]
+    )
+    assert json.loads(alone.stdout)["mean_ttft_s"]["error_pct"] > 100
+
+
+def test_a_fit_that_does_not_hold_says_so(tmp_path: Path) -> None:
+    small = dataclasses.replace(TRUE, max_num_seqs=4)
+    run = made_by(small, 30.0, n=60)
+    shuffled = run.completed._replace(
+        finish_time=np.random.default_rng(0).permutation(run.completed.finish_time) + 3.0
+    )
+    path = written(run._replace(completed=shuffled), tmp_path, max_num_seqs=4, num_gpu_blocks=50_000)
+    out = tmp_path / "engine.toml"
+    found = CliRunner().invoke(root, ["calibrate", str(path), "--out", str(out)])
+    assert found.exit_code == 1
+    assert "the fit does not hold" in found.output
+    assert load(str(out)).approximate
 
 
 def test_parts_are_shares_in_order_of_arrival() -> None:

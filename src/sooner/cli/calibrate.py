@@ -24,6 +24,7 @@ from sooner.cli.options import NameOption, policy_names
     "--num-blocks", type=int, help="KV blocks, as vLLM logs them; else found from the run if they bound it."
 )
 @click.option("--block-size", type=int, help="Tokens in a KV block, where META does not say.")
+@click.option("--data-parallel", type=click.IntRange(min=1), help="Replicas, where META does not say.")
 @click.option(
     "--policy",
     cls=NameOption,
@@ -47,6 +48,7 @@ def calibrate(
     max_num_batched_tokens: int | None,
     num_blocks: int | None,
     block_size: int | None,
+    data_parallel: int | None,
     policy: str,
     overhead: bool | None,
     part: str | None,
@@ -70,12 +72,17 @@ def calibrate(
     from sooner.workloads.traces.engine_run import read
 
     given = {
+        "data_parallel_size": data_parallel,
         "max_num_seqs": max_num_seqs,
         "max_num_batched_tokens": max_num_batched_tokens,
         "num_blocks": num_blocks,
         "block_size": block_size,
     }
-    limits, known = read_limits(meta or meta_beside(runs[0]), given)
+    limits, known, instances, ranks = read_limits(meta or meta_beside(runs[0]), given)
+    if instances > 1:
+        click.echo(f"{instances} data-parallel replicas, balanced as vLLM does", err=True)
+    if ranks > 1:
+        click.echo(f"{ranks} expert-parallel ranks that step together: taken as one engine of all", err=True)
     for name in ("max_num_seqs", "max_num_batched_tokens"):
         if name not in known:
             click.echo(f"{name} is not known; {getattr(limits, name)} is taken, vLLM's default", err=True)
@@ -86,6 +93,7 @@ def calibrate(
         policy=policies.get(policy),
         rows=[part_of(part, len(run.workload)) for run in loaded],
         find_memory="num_blocks" not in known,
+        instances=instances,
         find_overhead=any(run.by_client for run in loaded) if overhead is None else overhead,
     )
     stem = out.name.removesuffix(".toml")
@@ -93,18 +101,31 @@ def calibrate(
         found.engine, name=stem, source="fitted to " + ", ".join(run.name for run in runs)
     )
     notes = "".join(f"# {name}: +-{error:.2g}, {held(error)}\n" for name, error in found.uncertainty.items())
+    if instances > 1:
+        notes += f"# one of {instances} data-parallel replicas: sooner simulate --instances {instances}"
+        notes += " --router vllm-dp\n"
     out.write_text(notes + engine.to_toml(), encoding="utf-8")
+    if engine.approximate:
+        click.echo(
+            f"WARNING: the fit does not hold: a single time is off by {found.rms_s:.3g} s, a tenth of the"
+            f" mean latency or more. Are these the engine's own limits (num_blocks {engine.num_blocks},"
+            f" max_num_seqs {engine.max_num_seqs}), was it {instances} replica(s), and was it served in order"
+            f" {policy}? {out} is marked approximate.",
+            err=True,
+        )
     if as_json:
         coefficients = {name: getattr(engine, name) for name in found.uncertainty}
         report = {"engine": str(out), **coefficients, "num_blocks": engine.num_blocks}
+        report |= {"instances": instances, "holds": not engine.approximate}
         click.echo(json.dumps(report | {"uncertainty": found.uncertainty, "rms_s": found.rms_s}))
-        return
+        raise click.exceptions.Exit(int(engine.approximate))
     rows = [
         (name, f"{getattr(engine, name):.4g}", f"{error:.2g}", held(error))
         for name, error in found.uncertainty.items()
     ]
     table(("coefficient", "value [s]", "can move by +-", "these runs"), rows)
     click.echo(f"error of one time: {found.rms_s:.3f} s; KV blocks: {engine.num_blocks}; wrote {out}")
+    raise click.exceptions.Exit(int(engine.approximate))
 
 
 def held(error: float) -> str:

@@ -139,7 +139,7 @@ def study_options(command: Command) -> Command:
             "--router",
             default="round-robin",
             show_default=True,
-            help="round-robin, least-requests, least-work, max-min or prefix-affinity.",
+            help="round-robin, least-requests, least-work, max-min, prefix-affinity or vllm-dp.",
         ),
         click.option("--instances", default=1, show_default=True, help="Engines behind the router."),
         click.option("--prefix-cache", default=0, show_default=True, help="Size of a prefix cache [tokens]."),

@@ -26,6 +26,7 @@ from sooner.sim._state import (
     MAX_MIN,
     REJECTED,
     ROUND_ROBIN,
+    VLLM_DP,
     WAITS,
 )
 
@@ -188,6 +189,8 @@ def _route(w: Any, i: Any, now: Any, hard: Any, prefix: Any, key_fn: Any) -> Any
         ending = s.t > now  # what ends with the step under way is still there
         if router == LEAST_REQUESTS:
             load = s.running + s.waiting + (s.ended if ending else 0)
+        elif router == VLLM_DP:
+            load = s.running + 4 * s.waiting + (s.ended if ending else 0)
         else:
             load = s.load + (s.ended_load if ending else 0)
             if router == LEAST_WORK:

@@ -12,7 +12,7 @@ import numpy as np
 
 FOREVER = np.int64(2**62)
 WAITS, CANCELLED, REJECTED = -1, -2, -3  # in `finish`, where there is no time
-ROUND_ROBIN, LEAST_REQUESTS, LEAST_WORK, AFFINITY, MAX_MIN = range(5)
+ROUND_ROBIN, LEAST_REQUESTS, LEAST_WORK, AFFINITY, MAX_MIN, VLLM_DP = range(6)
 HEAP, LISTED, DYNAMIC = range(
     3
 )  # the queue: by key; a list by key and promotion; a list by a key that changes

@@ -34,6 +34,8 @@ CLOCK_S = 1e-3
 RESTARTS = 6
 ASIDE = np.array([0.02, 0.02, 0.5, 0.15, 0.3])
 SLOPE, WORSE = 0.2, 0.05
+HOLDS = 0.1
+"""A fit holds whose error of a single time is at most this share of the mean latency."""
 LEAST = 8
 """Requests with times that a fit of four coefficients needs."""
 
@@ -43,7 +45,8 @@ class Calibration(NamedTuple):
 
     `uncertainty` says how far each coefficient can move, as a share of itself and with the others
     following, before the fit gets 5 % worse: 0.02 is well held, 1 and more is not determined. `rms_s`
-    is the typical error of a single time [s].
+    is the typical error of a single time [s]; where it is a tenth of the mean latency or more, the engine
+    is marked `approximate`: it does what this model cannot, or its limits are not those that were told.
     """
 
     engine: Engine
@@ -51,16 +54,19 @@ class Calibration(NamedTuple):
     rms_s: float
 
 
-def rerun(run: EngineRun, engine: Engine, policy: Policy) -> Completed:
+def rerun(run: EngineRun, engine: Engine, policy: Policy, instances: int = 1) -> Completed:
     """Return what becomes of every request of a run on a simulated engine, row by row.
+
+    Several `instances` are vLLM's data-parallel replicas, balanced as it does.
 
     Raises DataError where a request does not fit, or where the policy wants a prediction that the
     run did not keep.
     """
     outcome = simulate(
         run.workload,
-        engine,
+        [engine] * instances,
         policy,
+        router="vllm-dp",
         predicted_len=_told(run.predicted_len),
         score=_told(run.score),
     )
@@ -83,12 +89,14 @@ def calibrate(
     rows: Sequence[NDArray[np.bool_]] | None = None,
     find_memory: bool = False,
     find_overhead: bool = False,
+    instances: int = 1,
 ) -> Calibration:
     """Return `limits` with coefficients fitted to pooled runs served in `policy` order (FCFS).
 
     `rows` restricts, run by run, the requests whose times are looked at; all of them are always
     served. `find_memory` takes `num_blocks` for unknown and fits it too, `find_overhead` does so with
-    `overhead_s`. Raises DataError where there are fewer than 8 requests to fit to.
+    `overhead_s`. `instances` are data-parallel replicas. Raises DataError where there are fewer than 8
+    requests to fit to.
     """
     chosen = policy or policies.get("fcfs")
     use = [run.observed for run in runs] if rows is None else list(rows)
@@ -98,8 +106,8 @@ def calibrate(
         raise DataError(f"{count} requests with times to fit to, allowed: at least {LEAST}")
     return min(
         (
-            _fit(runs, candidate, chosen, use, find_overhead)
-            for candidate in (_memories(runs, limits) if find_memory else [limits])
+            _fit(runs, candidate, chosen, use, find_overhead, instances)
+            for candidate in (_memories(runs, limits, instances) if find_memory else [limits])
         ),
         key=lambda calibration: calibration.rms_s,
     )
@@ -111,6 +119,7 @@ def _fit(
     policy: Policy,
     use: Sequence[NDArray[np.bool_]],
     find_overhead: bool,
+    instances: int,
 ) -> Calibration:
     try:
         from scipy.optimize import least_squares
@@ -126,7 +135,7 @@ def _fit(
         engine = engine_of(logs)
         parts = []
         for run, mask in zip(runs, use, strict=True):
-            done = rerun(run, engine, policy)
+            done = rerun(run, engine, policy, instances)
             parts.append(np.asarray(done.first_token_time - run.completed.first_token_time)[mask])
             parts.append(np.asarray(done.finish_time - run.completed.finish_time)[mask])
         return np.concatenate(parts)
@@ -151,7 +160,7 @@ def _fit(
 
     tried = []
     for start in STARTS:
-        scaled = np.array(start) * _scale(start, runs[0], limits, policy)
+        scaled = np.array(start) * _scale(start, runs[0], limits, policy, instances)
         centre = np.log(np.append(scaled, OVERHEAD_S)[: len(names)])
         tried += [
             (descend(centre - lower, centre, (3e-2, 3e-3), 0.1, 1.0), centre) for lower in (0.0, math.log(2))
@@ -168,7 +177,14 @@ def _fit(
             best = other
     spread = error(best)
     reach = _reach(residuals, best, spread)
-    fitted = dataclasses.replace(engine_of(best), approximate=False)
+    latency = np.concatenate(
+        [
+            np.asarray(run.completed.finish_time - run.completed.arrival_time)[mask]
+            for run, mask in zip(runs, use, strict=True)
+        ]
+    )
+    good = spread <= HOLDS * float(latency.mean())
+    fitted = dataclasses.replace(engine_of(best), approximate=not good)
     return Calibration(fitted, dict(zip(names, reach, strict=True)), spread)
 
 
@@ -188,29 +204,33 @@ def _reach(residuals: Callable[[Column], Column], best: Column, spread: float) -
     return [float(value) for value in np.sqrt(allowed * np.diag(np.linalg.inv(curvature + floor)))]
 
 
-def _scale(start: Sequence[float], run: EngineRun, limits: Engine, policy: Policy) -> float:
+def _scale(start: Sequence[float], run: EngineRun, limits: Engine, policy: Policy, instances: int) -> float:
     """Return the factor on the starting coefficients that makes the run take its real time."""
     low, high = 0.05, 20.0
     last = np.nanmean(run.completed.finish_time)
     for _ in range(8):
         middle = (low * high) ** 0.5
         engine = limits.with_coefficients(*(value * middle for value in start))
-        if np.mean(np.asarray(rerun(run, engine, policy).finish_time)[run.observed]) < last:
+        done = rerun(run, engine, policy, instances)
+        if np.mean(np.asarray(done.finish_time)[run.observed]) < last:
             low = middle
         else:
             high = middle
     return high
 
 
-def _memories(runs: Sequence[EngineRun], limits: Engine) -> list[Engine]:
+def _memories(runs: Sequence[EngineRun], limits: Engine, instances: int) -> list[Engine]:
     """Return engines with the KV memories to try: ample, and, where requests waited with slots free,
     a few around the most that was in use."""
     needed = max(int((run.workload.prompt_len + run.workload.output_len).sum()) for run in runs)
     ample = dataclasses.replace(limits, num_blocks=needed // limits.block_size + len(runs[0].workload) + 1)
     running, held = max(most_in_use(run, limits.block_size) for run in runs)
-    if running >= 0.9 * limits.max_num_seqs or not any(_queued(run) for run in runs):
+    if running >= 0.9 * limits.max_num_seqs * instances or not any(_queued(run) for run in runs):
         return [ample]
-    tight = [dataclasses.replace(limits, num_blocks=int(held * factor)) for factor in (0.97, 1.0, 1.03, 1.06)]
+    tight = [
+        dataclasses.replace(limits, num_blocks=int(held * factor / instances))
+        for factor in (0.97, 1.0, 1.03, 1.06)
+    ]
     return [ample, *tight]
 
 

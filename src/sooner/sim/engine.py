@@ -19,9 +19,17 @@ from sooner.sim.cost import TICKS_PER_SECOND, Engine, ticks
 from sooner.work import work
 from sooner.workloads.columns import Workload
 
-ROUTERS = {"round-robin": 0, "least-requests": 1, "least-work": 2, "prefix-affinity": 3, "max-min": 4}
+ROUTERS = {
+    "round-robin": 0,
+    "least-requests": 1,
+    "least-work": 2,
+    "prefix-affinity": 3,
+    "max-min": 4,
+    "vllm-dp": 5,
+}
 """`least-work` goes where expected work [s], the request's own there included, is least; `max-min` (SCLS's
-rule) counts predicted tokens outstanding and the time they take there."""
+rule) counts predicted tokens outstanding and the time they take there; `vllm-dp` is how vLLM balances its
+data-parallel replicas: a waiting request counts as four running ones."""
 
 HOST_STATE = {"pressure", "usual_wait", "usual_work", "counter"}
 """Fields of `View` that hang on what the host did so far."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ KWARGS = {
     "block_size": "block_size",
     "num_gpu_blocks": "num_blocks",
     "num_gpu_blocks_override": "num_blocks",
+    "data_parallel_size": "data_parallel_size",
+    "enable_expert_parallel": "enable_expert_parallel",
 }
 """vLLM's arguments and what they are called here."""
 
@@ -30,21 +33,61 @@ def meta_beside(run: Path) -> Path | None:
     return beside if beside.is_file() and beside != run else None
 
 
-def read_limits(meta: Path | None, given: dict[str, int | None]) -> tuple[Engine, frozenset[str]]:
-    """Return an engine with the limits that META.json (`engine_kwargs`) and `given` name, and which they are.
+class Limits(NamedTuple):
+    """What a run's settings say: the engine's limits, which of them are known, and the replicas.
 
-    The others are vLLM's defaults. Raises DataError where the file cannot be read.
+    `instances` engines of those limits stand behind vLLM's own balancing (`data_parallel_size`). With
+    expert parallelism the ranks step together: then they are one engine of all their limits, and
+    `ranks` says of how many.
     """
-    known: dict[str, Any] = {}
+
+    engine: Engine
+    known: frozenset[str]
+    instances: int = 1
+    ranks: int = 1
+
+
+def read_limits(meta: Path | None, given: Mapping[str, int | None]) -> Limits:
+    """Return what META.json and `given` say; the rest are vLLM's defaults.
+
+    Read are, the later the surer: `engine_kwargs`, `resolved_config` (vLLM's own, with `cache_config`,
+    `scheduler_config` and `parallel_config`), `kv_cache`, and `given`. Raises DataError where the file
+    cannot be read, ConfigError for numbers that cannot be.
+    """
+    told: dict[str, Any] = {}
     if meta is not None:
         try:
             content = json.loads(meta.read_text(encoding="utf-8"))
-            kwargs = content.get("engine_kwargs", content)
-            known = {ours: int(kwargs[name]) for name, ours in KWARGS.items() if kwargs.get(name) is not None}
+            for part in _parts(content):
+                told |= {ours: part[name] for name, ours in KWARGS.items() if part.get(name) is not None}
+            numbers = {name: int(value) for name, value in told.items()}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise DataError(f"cannot read the run's settings {str(meta)!r}: {error}") from error
-    known |= {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(Engine(), **known), frozenset(known)
+        told = numbers
+    told |= {name: value for name, value in given.items() if value is not None}
+    size, together = told.pop("data_parallel_size", 1), bool(told.pop("enable_expert_parallel", 0))
+    if size < 1:
+        raise ConfigError(f"data_parallel_size={size}, allowed: at least 1")
+    engine = dataclasses.replace(Engine(), **told)
+    if not together or size == 1:
+        return Limits(engine, frozenset(told), size)
+    whole = dataclasses.replace(
+        engine,
+        max_num_seqs=engine.max_num_seqs * size,
+        max_num_batched_tokens=engine.max_num_batched_tokens * size,
+        num_blocks=engine.num_blocks * size,
+    )
+    return Limits(whole, frozenset(told), 1, size)
+
+
+def _parts(content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the parts of a run's settings that name limits, the surest last."""
+    kwargs = content.get("engine_kwargs", content)
+    yield kwargs
+    resolved = content.get("resolved_config") or {}
+    for name in ("cache_config", "scheduler_config", "parallel_config"):
+        yield resolved.get(name) or {}
+    yield content.get("kv_cache") or {}
 
 
 def part_of(text: str | None, n: int) -> NDArray[np.bool_]:

@@ -24,7 +24,12 @@ class Comparison(NamedTuple):
 
 
 def validate(
-    run: EngineRun, engine: Engine, policy: Policy, rows: NDArray[np.bool_] | None = None
+    run: EngineRun,
+    engine: Engine,
+    policy: Policy,
+    rows: NDArray[np.bool_] | None = None,
+    *,
+    instances: int = 1,
 ) -> dict[str, Comparison]:
     """Serve a run's workload on a simulated engine and compare; `rows` (n,) are those to judge.
 
@@ -34,7 +39,7 @@ def validate(
     mask = run.observed if rows is None else run.observed & rows
     if not mask.any():
         raise DataError("no request with times to judge; allowed: at least 1")
-    return compare(part(run.completed, mask), part(rerun(run, engine, policy), mask))
+    return compare(part(run.completed, mask), part(rerun(run, engine, policy, instances), mask))
 
 
 def part(done: Completed, rows: NDArray[np.bool_]) -> Completed:
