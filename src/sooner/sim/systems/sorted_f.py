@@ -20,6 +20,9 @@ from sooner.core import DataError
 Column = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
+UNCONFIRMED = {"search": "our own; the paper's heuristics are named, their starts and bounds are not"}
+"""Which parts no source confirms, and where each comes from."""
+
 _MOST_SWAPS = 200
 """In one batch; each lowers F, and hardly any batch needs as many."""
 
