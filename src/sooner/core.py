@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -24,19 +23,6 @@ from numpy.typing import NDArray
 
 Number: TypeAlias = float | NDArray[np.float64]
 """A scalar, or a column of shape (n,): every formula of `policies` and `metrics` takes either."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One request as it arrived."""
-
-    id: int
-    arrival_time: float
-    prompt_len: int
-    output_len: int  # the truth; only the simulator and the oracle ranker may read it
-    tenant: int = 0
-    deadline: float = float("inf")
-    level: int = 0
 
 
 class Prediction(NamedTuple):

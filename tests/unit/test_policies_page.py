@@ -41,6 +41,10 @@ def strings(q, now):
     return q.score * TABLE["first"]
 
 
+def infinite(q, now):
+    return np.exp(800.0 * q.predicted_len) + np.maximum(q.attained, 1.0)
+
+
 def early(q):
     return q.arrival_time
 
@@ -142,6 +146,13 @@ def test_what_cannot_be_compiled_says_why_and_where() -> None:
 
 def test_what_is_read_in_a_helper_by_place_or_by_text_is_read() -> None:
     assert policies.get("broken:deep").reads == {"counter", "arrival_time", "score"}
+
+
+def test_an_infinite_key_is_a_key() -> None:
+    chosen = policies.get("broken:infinite")
+    assert chosen.reads == {"attained", "predicted_len"}
+    for check in conformance.CHECKS:
+        check(chosen)
 
 
 def test_a_host_names_the_field_that_it_does_not_tell() -> None:

@@ -169,7 +169,9 @@ def _own(name: str) -> Policy:
         chosen = found if isinstance(found, Policy) else _made(name, found, False, False, False, False)
     column = np.array([1.0, 2.0])
     try:  # hosts read many keys at once
-        np.broadcast_to(chosen.key(View(*[column] * len(View._fields)), 3.0), (2,)).astype(np.float64)
+        with np.errstate(all="ignore"):
+            keys = chosen.key(View(*[column] * len(View._fields)), 3.0)
+        np.broadcast_to(keys, (2,)).astype(np.float64)
     except Exception as error:
         raise ConfigError(
             f"policy {name!r} given columns of requests: {error}; allowed: arithmetic and NumPy's functions,"
