@@ -28,9 +28,9 @@ class Conversation(NamedTuple):
 
 
 _DATES = re.compile(
-    r"(?:Environment: ipython\n)?(?:Tools: [^\n]*\n)?"
-    r"Cutting Knowledge Date: [^\n]*\n(?:Today Date: [^\n]*\n?)?"
-    r"|Knowledge Cutoff Date: [^\n]*\n(?:Today's Date: [^\n]*\n?)?|\A# Instructions\n+"
+    r"(?:Environment: ipython\n)?(?:Tools: [^\n]{0,400}\n)?"
+    r"Cutting Knowledge Date: [^\n]{0,80}\n(?:Today Date: [^\n]{0,80}\n?)?"
+    r"|Knowledge Cutoff Date: [^\n]{0,80}\n(?:Today's Date: [^\n]{0,80}\n?)?|\A# Instructions\n+"
 )
 _BOILERPLATE = re.compile(
     r"""(?xis) \A (?:
@@ -45,11 +45,13 @@ _BOILERPLATE = re.compile(
     | A\ chat\ between\ a\ curious\ (?:user|human)\ and\ an\ artificial\ intelligence\ assistant\..*
     ) \Z"""
 )
-_TOOLS = re.compile(r"(?:\A|\n\n)# Tools\n\n[^<]*<tools></tools>[^<]*<tools>\n(.*?)\n</tools>.*\Z", re.DOTALL)
-"""How Hermes' and Qwen's templates write the tools, one a line, behind the system prompt."""
+_TOOLS = re.compile(r"(?:\A|\n\n)# Tools\n\n[^<]{0,800}<tools></tools>[^<]{0,800}<tools>\n")
+"""How Hermes' and Qwen's templates begin the tools, one a line, behind the system prompt."""
 
-_UNSAID = re.compile(r"<think>.*?</think>|<tool_call>.*?</tool_call>", re.DOTALL)
-"""What a message's content leaves out of a reply that a template writes whole."""
+_TOOLS_END = "\n</tools>"
+
+_UNSAID = re.compile(r"<(think|tool_call)>")
+"""What begins a part that a message's content leaves out of a reply that a template writes whole."""
 
 _TOOL_TAGS = re.compile(r"</?tool_response>")
 _REPLY_TAIL = 8
@@ -88,17 +90,42 @@ def _cut(text: str) -> str:
 
 def _tools(system: str) -> int:
     """Return how many tools a template wrote behind a system prompt."""
-    found = _TOOLS.search(system.strip())
-    return len(found[1].split("\n")) if found else 0
+    return _parted(system.strip())[1]
+
+
+def _parted(system: str) -> tuple[str, int]:
+    """Return a stripped system prompt without the tools that a template wrote behind it, and their number."""
+    found = _TOOLS.search(system)
+    end = system.find(_TOOLS_END, found.end() - 1) if found else -1
+    if found is None or end < 0:
+        return system, 0
+    return system[: found.start()], system.count("\n", found.end(), end) + 1
+
+
+def _said(reply: str) -> str:
+    """Return a reply without its thoughts and tool calls; a part that is never closed stays."""
+    parts: list[str] = []
+    at, closes = 0, {"think", "tool_call"}
+    for found in _UNSAID.finditer(reply):
+        name = found[1]
+        if found.start() < at or name not in closes:
+            continue
+        end = reply.find(f"</{name}>", found.end())
+        if end < 0:
+            closes.discard(name)  # not again: each search goes to the end of the text
+            continue
+        parts.append(reply[at : found.start()])
+        at = end + len(name) + 3
+    return "".join([*parts, reply[at:]])
 
 
 def _stripped(role: str, text: str) -> str:
     text = text.strip()
     if role == "system":
-        text = _TOOLS.sub("", _DATES.sub("", text)).strip()
+        text = _parted(_DATES.sub("", text))[0].strip()
         return "" if _BOILERPLATE.match(text) else text
     if role == "assistant":
-        return _UNSAID.sub("", text).strip()
+        return _said(text).strip()
     return _TOOL_TAGS.sub("", text).strip() if "tool_response>" in text else text
 
 

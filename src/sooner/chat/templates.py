@@ -52,7 +52,7 @@ _TEMPLATES = (
     # Granite
     _template(
         ("<|start_of_role|>",),
-        rf"<\|start_of_role\|>{_ROLE}(?:\s*\{{[^}}]*\}})?<\|end_of_role\|>|<\|end_of_text\|>",
+        rf"<\|start_of_role\|>{_ROLE}(?:\s{{0,9}}\{{[^}}]{{0,400}}\}})?<\|end_of_role\|>|<\|end_of_text\|>",
     ),
     # gpt-oss (harmony); the channel belongs to the marker
     _template(
@@ -100,6 +100,9 @@ _TEMPLATES = (
     ),
 )
 
+_STREAM_BEGINS = ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>")
+_STREAM_ENDS = ("</s>", "<|endoftext|>")
+
 
 def clean(text: str) -> str:
     """Return the text to rank of a prompt as an engine sees it, rendered by a chat template or plain."""
@@ -130,6 +133,9 @@ def _turns(text: str, mark: re.Pattern[str]) -> list[Turn]:
 
 
 def _strip_stream_ends(text: str) -> str:
-    return re.sub(
-        r"\A(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>)+|(?:</s>|<\|endoftext\|>)+\Z", "", text
-    )
+    start, end = 0, len(text)
+    while mark := next((mark for mark in _STREAM_BEGINS if text.startswith(mark, start)), ""):
+        start += len(mark)
+    while mark := next((mark for mark in _STREAM_ENDS if text.endswith(mark, start, end)), ""):
+        end -= len(mark)
+    return text[start:end]

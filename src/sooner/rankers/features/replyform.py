@@ -6,7 +6,7 @@ import math
 import re
 from typing import NamedTuple
 
-_ITEM = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s", re.MULTILINE)
+_ITEM = re.compile(r"^[^\S\n]*(?:\d+[.)]|[-*•])\s", re.MULTILINE)
 _REFUSAL = re.compile(r"as an ai|i'?m sorry|i am sorry|i apologi[sz]e|i cannot|unable to|i don't have", re.I)
 
 
