@@ -1,110 +1,97 @@
-"""The demo's measures: what each order did to the same bursts, and what that amounts to."""
+"""The demo's measures: what each order did to the same burst, on a clock that no other work moves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sooner import metrics
-from sooner.core import Completed, DataError, columns
-from sooner.replay.record import Record
+from sooner.core import Completed, DataError
+from sooner.replay.record import Record, completed
+from sooner.replay.work_clock import WorkClock, pace_of, read_steps
 
-ARMS = ("fcfs", "ltr", "sjf")
+ARMS = ("fcfs", "boost", "ltr", "oracle")
+"""Arrival order, the default, reply length alone, and the default told the true lengths."""
 
-BESIDE = "ltr-beside"
-"""The label of a second ranker's learned order."""
+_SHOWN = (
+    "mean_e2e_s", "p50_e2e_s", "p99_e2e_s", "mean_ttft_s", "p50_ttft_s", "p99_ttft_s",
+    "mean_normalized_latency", "p90_normalized_latency", "makespan_s", "output_tokens", "preemptions",
+)  # fmt: skip
 
 
-def summary(policy: str, bursts: Sequence[Sequence[Record]]) -> dict[str, Any]:
-    """Return the measures of one order over all its bursts; steps are the engine's, times are seconds.
+def comparison(
+    runs: Mapping[str, Sequence[Record]], predicted: Mapping[Any, float], traces: Mapping[str, Path]
+) -> dict[str, Any]:
+    """Compare the orders of `ARMS` that ran, from their records and their engines' traces.
 
-    Raises DataError when a request failed: arms are compared on the same requests or not at all.
+    Times are the engine's work [s] at one pace, fitted to the steps of all orders; `wall_mean_e2e_s` is
+    by the clock on the wall. Gains are above 1 where an order is better than arrival order.
+    `kendall_tau` compares the ranker's scores with the lengths of the first run. Raises DataError when
+    a request failed: orders are compared on the same requests or not at all.
     """
-    failed = [record for burst in bursts for record in burst if not record.finished]
+    steps = {label: read_steps(path) for label, path in traces.items()}
+    pace = pace_of(list(steps.values()))
+    arms = {}
+    for label in ARMS:
+        if label in runs:
+            clock = WorkClock(steps[label], pace)
+            arms[label] = _summary(label, runs[label], on_clock(runs[label], clock))
+    fcfs, boost = arms["fcfs"], arms["boost"]
+    result: dict[str, Any] = {
+        "arms": list(arms.values()),
+        "pace": asdict(pace),
+        "gain_vs_fcfs": fcfs["mean_e2e_s"] / boost["mean_e2e_s"],
+        "p99_gain_vs_fcfs": fcfs["p99_e2e_s"] / boost["p99_e2e_s"],
+        "ttft_gain_vs_fcfs": fcfs["mean_ttft_s"] / boost["mean_ttft_s"],
+        "normalized_gain_vs_fcfs": fcfs["mean_normalized_latency"] / boost["mean_normalized_latency"],
+        "kendall_tau": metrics.kendall_tau(
+            [predicted[record.id] for record in runs["fcfs"]],
+            [record.output_len or 0 for record in runs["fcfs"]],
+        ),
+        "capped_share": fcfs["capped_share"],
+        "same_lengths_share": _agreement(runs),
+    }
+    if "ltr" in arms:
+        result["length_gain_vs_fcfs"] = fcfs["mean_e2e_s"] / arms["ltr"]["mean_e2e_s"]
+    if "oracle" in arms:
+        possible = fcfs["mean_e2e_s"] - arms["oracle"]["mean_e2e_s"]
+        result["oracle_gain_vs_fcfs"] = fcfs["mean_e2e_s"] / arms["oracle"]["mean_e2e_s"]
+        gained = fcfs["mean_e2e_s"] - boost["mean_e2e_s"]
+        result["share_of_oracle_gain"] = gained / possible if possible > 0 else 0.0
+    return result
+
+
+def on_clock(records: Sequence[Record], clock: WorkClock) -> Completed:
+    """Return finished requests with their times on a work clock, which counts in place of steps."""
+    no_steps: dict[str, Any] = {"arrival_step": None, "first_token_step": None, "finish_step": None}
+    moved = [clock.record(record) for record in records if record.finished]
+    return completed([replace(record, **no_steps) for record in moved])
+
+
+def _summary(label: str, records: Sequence[Record], done: Completed) -> dict[str, Any]:
+    failed = [record for record in records if not record.finished]
     if failed:
-        raise DataError(f"{policy}: {len(failed)} requests failed, the first with {failed[0].error!r}")
-    done = together(bursts)
+        raise DataError(f"{label}: {len(failed)} requests failed, the first with {failed[0].error!r}")
     measured = metrics.summary(done)
-    taken = (
-        "mean_e2e_s", "p50_e2e_s", "p99_e2e_s", "mean_ttft_s", "p50_ttft_s", "p99_ttft_s",
-        "mean_normalized_latency", "p90_normalized_latency", "output_tokens", "preemptions",
-    )  # fmt: skip
-    steps = np.asarray(metrics.e2e_steps(done))
+    wall = completed(records)
     return {
-        "policy": policy,
+        "policy": label,
         "n": measured["n"],
-        "mean_e2e_steps": float(steps.mean()),
-        "p99_e2e_steps": float(np.percentile(steps, 99)),
-        "mean_normalized_steps": float(np.mean(metrics.normalized_steps(done))),
-        **{name: measured[name] for name in taken},
+        **{name: measured[name] for name in _SHOWN},
+        "mean_e2e_steps": float(np.mean(metrics.e2e_steps(wall))),
+        "wall_mean_e2e_s": float(np.mean(metrics.e2e(wall))),
         "capped_share": float(np.mean(done.truncated)),
     }
 
 
-def together(bursts: Sequence[Sequence[Record]]) -> Completed:
-    """Return the requests of several bursts as columns of shape (n,); each burst starts at 0 s."""
-    return columns(record.completed() for burst in bursts for record in burst)
-
-
-def comparison(
-    runs: Mapping[str, Sequence[Sequence[Record]]], predicted: Mapping[str, Mapping[Any, float]]
-) -> dict[str, Any]:
-    """Compare `fcfs`, `ltr` and `sjf`, each a list of bursts, and what stands `beside` them, if anything.
-
-    `predicted` has each learned order's scores by id. Ratios are above 1 where an order is better than
-    arrival order, and are of engine steps, which the load of the machine cannot change; `..._seconds`
-    are the same of seconds. `by_burst` holds each burst's own, for the spread. `kendall_tau` compares
-    scores with the lengths of the FCFS run.
-    """
-    arms = {label: summary("ltr" if label == BESIDE else label, bursts) for label, bursts in runs.items()}
-    result = {"arms": [arms[policy] for policy in ARMS], **_learned("ltr", arms, runs, predicted["ltr"])}
-    result["capped_share"] = arms["fcfs"]["capped_share"]
-    result["same_lengths_share"] = _agreement(runs)
-    if BESIDE in runs:
-        result["beside"] = {"arm": arms[BESIDE], **_learned(BESIDE, arms, runs, predicted[BESIDE])}
-    return result
-
-
-def _learned(
-    label: str,
-    arms: Mapping[str, Mapping[str, float]],
-    runs: Mapping[str, Sequence[Sequence[Record]]],
-    predicted: Mapping[Any, float],
-) -> dict[str, Any]:
-    """What one learned order brought, over all bursts and in each."""
-    compared = ("fcfs", label, "sjf")
-    every = _gains(*(arms[one] for one in compared))
-    each = [_gains(*(summary(one, [runs[one][i]]) for one in compared)) for i in range(len(runs["fcfs"]))]
-    fcfs = [record for burst in runs["fcfs"] for record in burst]
-    scores = [predicted[record.id] for record in fcfs]
-    return {
-        "kendall_tau": metrics.kendall_tau(scores, [record.output_len or 0 for record in fcfs]),
-        **every,
-        "by_burst": each,
-        "spread": {name: float(np.ptp([gains[name] for gains in each])) for name in every},
-    }
-
-
-def _gains(fcfs: Mapping[str, float], ltr: Mapping[str, float], sjf: Mapping[str, float]) -> dict[str, float]:
-    possible = fcfs["mean_e2e_steps"] - sjf["mean_e2e_steps"]
-    return {
-        "gain_vs_fcfs": fcfs["mean_e2e_steps"] / ltr["mean_e2e_steps"],
-        "normalized_gain_vs_fcfs": fcfs["mean_normalized_steps"] / ltr["mean_normalized_steps"],
-        "oracle_gain_vs_fcfs": fcfs["mean_e2e_steps"] / sjf["mean_e2e_steps"],
-        "share_of_oracle_gain": (fcfs["mean_e2e_steps"] - ltr["mean_e2e_steps"]) / possible
-        if possible > 0
-        else 0.0,
-        "gain_vs_fcfs_seconds": fcfs["mean_e2e_s"] / ltr["mean_e2e_s"],
-        "normalized_gain_vs_fcfs_seconds": fcfs["mean_normalized_latency"] / ltr["mean_normalized_latency"],
-    }
-
-
-def _agreement(runs: Mapping[str, Sequence[Sequence[Record]]]) -> float:
+def _agreement(runs: Mapping[str, Sequence[Record]]) -> float:
     """Return the share of requests whose reply had one length in all arms.
 
     Seeds are the same, but a batch of another make-up rounds differently, and a reply may then part ways.
     """
-    lengths = [[record.output_len for burst in bursts for record in burst] for bursts in runs.values()]
+    lengths = [[record.output_len for record in records] for records in runs.values()]
     return float(np.mean([len(set(one)) == 1 for one in zip(*lengths, strict=True)]))

@@ -8,6 +8,7 @@ nothing was trained on.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import importlib.util
 import json
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,9 @@ from sooner.workloads.prompts import Prompt
 
 SYSTEM = "You are a helpful AI assistant. Answer briefly."
 MAX_BYTES = 1400  # a token is at least one byte, so prompt and reply stay inside 2,048 tokens
+
+DOCUMENT = (700, 1500)
+"""Tokens of a prompt that holds a document: with the reply it fits the model's 2,048."""
 
 
 class Collected(NamedTuple):
@@ -57,6 +61,28 @@ def held_out(n: int) -> list[Prompt]:
         raise DataError(f"{n} held-out prompts, allowed: 1 to {len(ids)}")
     found = _prompts(ids[:n])
     return [found[id] for id in ids[:n]]
+
+
+def documents(n: int, tokenizer: Path) -> list[Prompt]:
+    """Return n prompts that hold a document, `DOCUMENT` tokens long: code, tables, transcripts, in ASCII.
+
+    `tokenizer` is the model's tokenizer.json. No ranker saw them: what was trained on is shorter. Their
+    order is that of a hash of their ids. Raises DataError when there are fewer.
+    """
+    from tokenizers import Tokenizer
+
+    count = Tokenizer.from_file(str(tokenizer))
+    found: dict[str, str] = {}
+    for item in conversations(package_file()):
+        text = first_turn(item)
+        if text is None or not text.isascii() or not MAX_BYTES < len(text) <= 4 * DOCUMENT[1]:
+            continue
+        if text not in found.values() and DOCUMENT[0] <= len(count.encode(text).ids) <= DOCUMENT[1]:
+            found[item["id"]] = text
+    ids = sorted(found, key=lambda id: hashlib.sha256(id.encode()).hexdigest())
+    if not 0 <= n <= len(ids):
+        raise DataError(f"{n} documents, allowed: 0 to {len(ids)}")
+    return [as_prompt(id, found[id]) for id in ids[:n]]
 
 
 def eligible(path: Path, excluded: frozenset[str]) -> Iterator[Prompt]:

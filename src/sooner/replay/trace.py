@@ -70,17 +70,17 @@ def _started(record: Record, clock: Mapping[int, float], started_at: float) -> R
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for line in _whole_lines(path):
+    for line in whole_lines(path):
         if match := _OURS.search(str(line.get("request_id", ""))):
             found[match[0]] = {name: int(line[name]) for name in _STEPS if line.get(name, -1) >= 0}
     return found
 
 
 def _step_times(path: Path) -> dict[int, float]:
-    return {int(line["step"]): float(line["time"]) for line in _whole_lines(path)}
+    return {int(line["step"]): float(line["time"]) for line in whole_lines(path)}
 
 
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a file that another process may be writing: a torn last line is left."""
     if path.exists():
         for _, line in read_jsonl(path, torn=True):

@@ -37,17 +37,25 @@ _RATIOS = (
 
 
 def write_html(
-    path: Path, arms: Mapping[str, Arm], meta: Mapping[str, Any], *, title: str = "Comparison"
+    path: Path,
+    arms: Mapping[str, Arm],
+    meta: Mapping[str, Any],
+    *,
+    title: str = "Comparison",
+    lead: str = "",
 ) -> None:
     """Write the comparison of `arms` to `path`; the first arm is what the others are compared with.
 
     `meta` (settings, seeds, versions) is shown as it is; nested mappings become nested tables.
-    Raises DataError where there is no arm or one without a finished request.
+    `lead` opens the page in place of the ratios. Raises DataError where there is no arm or one without
+    a finished request.
     """
-    path.write_text(html(arms, meta, title=title), encoding="utf-8")
+    path.write_text(html(arms, meta, title=title, lead=lead), encoding="utf-8")
 
 
-def html(arms: Mapping[str, Arm], meta: Mapping[str, Any], *, title: str = "Comparison") -> str:
+def html(
+    arms: Mapping[str, Arm], meta: Mapping[str, Any], *, title: str = "Comparison", lead: str = ""
+) -> str:
     """Return the page as text; see `write_html`."""
     values = measure(arms)
     styles = {name: f"s{index % 6}" for index, name in enumerate(arms)}
@@ -72,12 +80,16 @@ def html(arms: Mapping[str, Arm], meta: Mapping[str, Any], *, title: str = "Comp
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style></head>\n<body><main>\n"
-        f"<h1>{escape(title)}</h1>\n{_lead(values)}\n{_table(values, styles)}\n"
+        f"<h1>{escape(title)}</h1>\n{_opening(lead) or _lead(values)}\n{_table(values, styles)}\n"
         f'<h2>Latency</h2><div class="grid">{"".join(figures)}</div>\n'
         f'<h2>Running and waiting</h2><div class="grid narrow">{_timelines(arms)}</div>\n'
         f"<h2>How to read this</h2>{_notes(arms, values)}\n"
         f"<h2>Settings</h2>{_mapping(meta)}\n</main></body></html>\n"
     )
+
+
+def _opening(lead: str) -> str:
+    return f'<p class="lead">{escape(lead)}</p>' if lead else ""
 
 
 def _lead(values: Mapping[str, Mapping[str, Value]]) -> str:

@@ -24,11 +24,11 @@ from sooner.ordering import given
 from sooner.ordering.client import ScorerClient
 from sooner.ordering.kept import Kept
 from sooner.ordering.order import Order, Ticket
+from sooner.ordering.pacing import PaceLearner, Step
 from sooner.ordering.queue import Place, RankedQueue
 from sooner.vllm import compat, settings
 from sooner.vllm.counters import Counters, Publisher
 from sooner.vllm.displacement import Displacement
-from sooner.vllm.pacing import PaceLearner, Step
 from sooner.vllm.trace import Trace
 
 logger = logging.getLogger("vllm.plugins.sooner")
@@ -333,8 +333,9 @@ class RankOrder:
                 if compat.is_running(request):
                     self.order.admitted(request.request_id)
                     self._unsorted = True
-        if self._trace is not None:
-            self._trace.step(self.order.step, *host.get_request_counts())
+        if self._trace is not None and ran:
+            running, waiting = host.get_request_counts()
+            self._trace.step(self.order.step, running, waiting, *self._steps[-1])
         if self._kept is not None:
             self._kept.tick(self.order)
 

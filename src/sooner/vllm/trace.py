@@ -18,7 +18,8 @@ class Trace:
     `arrival_step`, `first_scheduled_step`, `first_token_step`, `finish_step` (-1: never; steps count
     from 1, and an arrival carries the number of steps run before it), `preemptions`,
     `prompt_tokens`, `cached_tokens`, `output_tokens`, `score`, `predicted_len`, `work` [s], `key`,
-    `scored`, `status`. A step's line holds `step`, `time` [s], `running`, `waiting`. A pace's line holds
+    `scored`, `status`. A step's line holds `step`, `time` [s], `running`, `waiting`,
+    and what it computes: `prefill` [tokens], `decoding` [requests], `context` [tokens]. A pace's line holds
     `step`, `time` and the numbers of `sooner.work.Pace`; there is one each time another was learned.
     """
 
@@ -32,10 +33,13 @@ class Trace:
         """Write a finished request."""
         self._requests.write(json.dumps(line) + "\n")
 
-    def step(self, step: int, running: int, waiting: int) -> None:
-        """Write what a step saw."""
+    def step(
+        self, step: int, running: int, waiting: int, prefill: int, decoding: int, context: float
+    ) -> None:
+        """Write what a step saw, and what it computes."""
         self._steps.write(
-            f'{{"step": {step}, "time": {time.time():.4f}, "running": {running}, "waiting": {waiting}}}\n'
+            f'{{"step": {step}, "time": {time.time():.4f}, "running": {running}, "waiting": {waiting}, '
+            f'"prefill": {prefill}, "decoding": {decoding}, "context": {context:.0f}}}\n'
         )
 
     def pace(self, step: int, pace: Pace) -> None:

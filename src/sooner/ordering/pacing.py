@@ -104,6 +104,14 @@ class PaceLearner:
         self._seen += 1
         return self._tell() if self._seen % EVERY == 0 else None
 
+    def fitted(self) -> Pace:
+        """Return the pace that all steps so far say, however few they are."""
+        if self._known is None and self._first:
+            self._start()
+        if self._known is not None:
+            self._tell()
+        return self.pace
+
     def _start(self) -> None:
         """Scale what was believed to what the first steps took, then learn from those that fit it."""
         expected = np.array([float(_row(step) @ self._prior) for step in self._first])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sooner.vllm.pacing import CHANGED, EVERY, SKIPPED, WARM_UP, PaceLearner, Step
+from sooner.ordering.pacing import CHANGED, EVERY, SKIPPED, WARM_UP, PaceLearner, Step
 from sooner.work import Pace, work
 
 GPU = Pace(iteration_s=8e-3, prefill_token_s=3e-5, decode_seq_s=1e-5, context_token_s=6e-8, batch=64)
