@@ -22,6 +22,7 @@ _DECODER = json.JSONDecoder(strict=False)
 _SPACE = re.compile(r"[\s,]*")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
 _LIST = re.compile(r'\s*\[\s*(?:[\[{"\]]|\Z)')
+_VALUE = re.compile(r'\s*(?:\{|\[\s*(?:[\[{"\]]|\Z))')
 _NEXT = re.compile(r"\n[ \t]*(?=[\[{])")
 
 
@@ -69,7 +70,7 @@ def _lines(lines: list[tuple[int, str]], name: str, report: Report) -> Iterator[
             yield from _records(value)
         elif number == last and at > 0:
             report.drop("a last line that is cut off" if value.reason == BROKEN else value.reason)
-        elif line.lstrip()[:1] in ("{", "[") and len(lines) > 1:
+        elif _VALUE.match(line) and len(lines) > 1:
             report.drop(value.reason, f"the first: line {number}")
         elif at == 0 and len(lines) > 1 and line.rstrip().endswith(("}", "]")):
             report.drop("a first line that is cut off")
@@ -93,6 +94,8 @@ def _items(text: str, report: Report) -> Iterator[Any]:
         yield whole
         return
     yield from _whole(text, first, report)
+    if not text.rstrip().endswith("]") and CUT_OFF not in report.dropped:
+        report.notes.append("a list has no end: it is cut off after a whole item")
 
 
 def _is_conversation(messages: list[Any]) -> bool:
@@ -120,14 +123,18 @@ def _whole(text: str, at: int, report: Report) -> Iterator[Any]:
 
 def _end(text: str, start: int) -> int | None:
     """Where the broken value that begins at `start` ends; None where nothing whole comes after it."""
-    depth = 0
+    opened: list[str] = []
     for found in _TOKEN.finditer(text, start):
         mark = found[0]
         if mark in ("{", "["):
-            depth += 1
+            opened.append(mark)
         elif mark in ("}", "]"):
-            depth -= 1
-            if depth <= 0:
+            opener = "{" if mark == "}" else "["
+            if opener not in opened:  # it closes what is around the value
+                break
+            while opened.pop() != opener:
+                pass
+            if not opened:
                 return found.end()
     return _later(text, start)
 

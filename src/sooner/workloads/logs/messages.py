@@ -56,7 +56,7 @@ def _normal(item: Any, unread: Counter[str]) -> Message | None:
         unread["message that is no object"] += 1
         return None
     if isinstance(item.get("kwargs"), Mapping) and isinstance(item.get("id"), list):  # LangChain's
-        inner: Mapping[str, Any] = {"type": str(item["id"][-1]), **item["kwargs"]}
+        inner: Mapping[str, Any] = {"type": str((item["id"] or [""])[-1]), **item["kwargs"]}
         return _normal(inner, unread)
     kind = item.get("type")
     if kind == "reasoning" and "role" not in item:  # an item of OpenAI's Responses
@@ -136,7 +136,8 @@ def said(message: Mapping[str, Any], unread: Counter[str] | None = None) -> str:
     ]
     calls = message.get("tool_calls")
     if isinstance(calls, Sequence) and not isinstance(calls, str):
-        texts += [called(call.get("function") or call) for call in calls if isinstance(call, Mapping)]
+        named = (call.get("function", call) for call in calls if isinstance(call, Mapping))
+        texts += [called(call) for call in named if isinstance(call, Mapping)]
     if isinstance(message.get("function_call"), Mapping):
         texts.append(called(message["function_call"]))
     return "\n".join(text for text in texts if text)

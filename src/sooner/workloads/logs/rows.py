@@ -49,6 +49,8 @@ def rows(
     for found in shapes.read(record, report):
         if isinstance(found, Dropped):
             report.drop(found.reason)
+        elif not found.messages:
+            report.drop("neither a prompt nor messages")
         elif model is not None and found.model != model:
             report.drop("a reply of another model" if found.model else "no model named")
         elif (length := _length(found, count, report)) is not None:
@@ -89,19 +91,18 @@ def _length(found: Exchange, count: Count | None, report: Report) -> float | Non
     A count of 0 beside a reply is not believed, as is one that cannot be: the text is counted then.
     """
     texts = [text for text in found.replies if text.strip()]
-    if found.said is not None and usable(found.said) and (found.said > 0 or not texts):
-        if found.said == 0 and found.replies:
-            report.drop("an empty reply")
-            return None
+    if found.said is not None and usable(found.said) and found.said > 0:
         return found.said / found.choices
     if texts:
         if found.said is not None:
             report.disbelieved += 1
         return sum(_count(text, count, report) for text in texts) / len(texts)
-    if found.said is not None:
-        report.drop("a reply length that is not a finite number >= 0")
-    else:
+    if found.said is None:
         report.drop("an empty reply" if found.replies else "no reply length")
+    elif found.said == 0:
+        report.drop("a reply of 0 tokens")
+    else:
+        report.drop("a reply length that is not a finite number >= 0")
     return None
 
 

@@ -74,6 +74,8 @@ def of_records(records: Sequence[dict[str, Any]], source: str, *, steps: bool = 
     known = np.ones(len(records), dtype=np.bool_)
     for name in ("arrival_time", "prompt_len", "output_len"):
         known &= np.isfinite(columns[name])
+    for name in ("prompt_len", "output_len"):
+        known &= columns[name] < 1e9  # more is no length
     rows = np.flatnonzero(known)
     if not np.isfinite(columns["finish_time"][rows]).any():
         raise DataError(
@@ -135,5 +137,5 @@ def _column(records: Sequence[dict[str, Any]], name: str) -> NDArray[np.float64]
     values = (record.get(name) for record in records)
     try:
         return np.array([math.nan if value is None else float(value) for value in values], dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"a run's field {name!r} must be a number: {error}") from error

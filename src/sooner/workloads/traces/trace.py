@@ -20,6 +20,9 @@ LENGTHS = ("prompt_len", "output_len")
 NAMED = ("tenant", "sender")
 """Columns that may hold names; each name becomes a number, in the order in which names come."""
 
+_LARGEST = 1e9
+"""A length or a level is below this."""
+
 _ABSENT = {"deadline": math.inf, "cancel_time": math.inf, "tenant": 0.0, "sender": 0.0, "level": 0.0}
 """What a missing entry means: never, the first tenant and sender, the most urgent class."""
 
@@ -68,12 +71,14 @@ def of_columns(columns: Mapping[str, Any], source: str, *, notes: Sequence[str] 
     made = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
     said = list(notes)
     for name in LENGTHS:
-        bad = np.flatnonzero(~np.isfinite(made[name]))
+        bad = np.flatnonzero(~(made[name] < _LARGEST))  # and what is no number
         if bad.size:
             raise DataError(
                 f"{source!r}: a trace's {name} must be a number in every row; {bad.size} are not, "
                 f"row {bad[0] + 1} the first"
             )
+    if "level" in made and not np.all(np.abs(made["level"]) < _LARGEST):
+        raise DataError(f"{source!r}: a trace's level must be a number below {_LARGEST:.0f}")
     kept = (made["prompt_len"] >= 0) & (made["output_len"] >= 0)
     _say(said, ~kept, "rows dropped: a length below 0, a request that failed")
     kept &= _placed(made, kept, said)
@@ -145,7 +150,8 @@ def column(source: str, name: str, values: Sequence[Any]) -> Column:
 def coded(source: str, name: str, values: Sequence[Any]) -> tuple[Column, list[str]]:
     """Return a column of names as numbers (n,), and the names; numbers stay as they are, without names."""
     given = [value for value in values if value is not None and value != ""]
-    if all(number(value) is not None for value in given):
+    numbers = [number(value) for value in given]
+    if all(value is not None and value.is_integer() and abs(value) < _LARGEST for value in numbers):
         return column(source, name, values), []
     codes: dict[str, int] = {}
     found = [

@@ -61,4 +61,9 @@ def known() -> tuple[LogShape, ...]:
 def read(record: Record, report: Report) -> Iterator[Exchange | Dropped]:
     """Yield what a record says of each request in it, by the first shape that recognises it."""
     found = next(found for found in known() if found.recognises(record))
-    yield from found.read(record, report)
+    told = False
+    for item in found.read(record, report):
+        told = True
+        yield item
+    if not told:
+        yield Dropped(f"a record of {found.name} in which nothing is asked")

@@ -8,7 +8,7 @@ from typing import Any
 from sooner.workloads.logs import fields
 from sooner.workloads.logs.exchange import Exchange
 from sooner.workloads.logs.fields import mapping
-from sooner.workloads.logs.messages import Message, normal
+from sooner.workloads.logs.messages import Message, normal, said
 from sooner.workloads.logs.report import Report
 from sooner.workloads.logs.shapes import Dropped, Record, shape
 
@@ -30,7 +30,7 @@ def _below(
         return
     here = normal([{"role": node.get("role"), "content": node.get("text")}], report.unread)
     if here and here[0]["role"] == "assistant" and before:
-        yield Exchange(messages=before, replies=[here[0]["content"]], conversation=name)
+        yield Exchange(messages=before, replies=[said(here[0])], conversation=name)
     later: Any = node.get("replies")
     for reply in later if isinstance(later, list) else []:
         yield from _below(mapping(reply), [*before, *here], name, report)

@@ -14,7 +14,7 @@ from sooner.workloads.logs.shapes import Dropped, Record, plain, shape
 
 def _is_one(record: Record) -> bool:
     response = plain.response_of(record)
-    return any("eval_count" in source or "done_reason" in source for source in (record, response))
+    return any("eval_count" in source or "done" in source for source in (record, response))
 
 
 @shape("ollama", when=_is_one)

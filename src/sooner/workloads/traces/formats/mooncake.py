@@ -11,9 +11,11 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sooner.chat import ChatRequest
-from sooner.workloads.numbers import number
+from sooner.core import DataError
+from sooner.workloads.numbers import number, usable
 from sooner.workloads.traces.formats import Records, trace_format
 from sooner.workloads.traces.trace import Trace, column, of_columns
 
@@ -38,7 +40,7 @@ def mooncake(records: Records, source: str) -> Trace:
         notes.append(f"times read as {'seconds' if seconds else 'milliseconds'}, blocks of {size} tokens")
     blocks = None
     if any(record.get("hash_ids") for record in records):
-        blocks = [np.array(record.get("hash_ids") or (), dtype=np.int64) for record in records]
+        blocks = [_ids(record.get("hash_ids"), row, source) for row, record in enumerate(records, start=1)]
     return of_columns(columns, source, notes=notes, blocks=blocks, block_size=size)
 
 
@@ -62,12 +64,21 @@ def _broken_seconds(times: np.ndarray, size: int) -> bool:
     return size != MOONCAKE and bool(np.any(known != np.rint(known)))
 
 
+def _ids(given: Any, row: int, source: str) -> NDArray[np.int64]:
+    ids = given or []
+    if not isinstance(ids, list) or any(type(item) is not int or abs(item) >= 2**63 for item in ids):
+        raise DataError(
+            f"{source!r}: hash_ids must be lists of whole numbers, row {row} has {str(given)[:40]!r}"
+        )
+    return np.array(ids, dtype=np.int64)
+
+
 def block_size(records: Records) -> int:
     """Return the tokens of a block: of the usual sizes the one that most prompts agree with."""
     agree: Counter[int] = Counter()
     for record in records[:1000]:
         length, ids = number(record.get("input_length")), record.get("hash_ids")
-        if length and ids:
+        if length and usable(length) and isinstance(ids, list) and ids:
             agree.update(size for size in _SIZES if math.ceil(length / size) == len(ids))
     if not agree or agree[MOONCAKE] == max(agree.values()):
         return MOONCAKE

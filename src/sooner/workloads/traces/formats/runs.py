@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from sooner.workloads.logs.fields import mapping
@@ -27,8 +28,8 @@ def vllm_bench(records: Records, source: str) -> Trace:
     columns: dict[str, list[Any]] = {"prompt_len": [], "output_len": [], "arrival_time": []}
     failed = 0
     for record in records:
-        prompts, outputs = record.get("input_lens") or [], record.get("output_lens") or []
-        errors, starts = record.get("errors") or [], record.get("start_times") or []
+        prompts, outputs = _list(record, "input_lens"), _list(record, "output_lens")
+        errors, starts = _list(record, "errors"), _list(record, "start_times")
         for row in range(min(len(prompts), len(outputs))):
             if row < len(errors) and errors[row]:
                 failed += 1
@@ -56,6 +57,11 @@ def aiperf(records: Records, source: str) -> Trace:
     return of_columns(
         columns, source, notes=[f"{failed} rows dropped: a request that failed"] if failed else []
     )
+
+
+def _list(record: Mapping[str, Any], name: str) -> list[Any]:
+    found = record.get(name)
+    return found if isinstance(found, list) else []
 
 
 def _tokens(measured: Any, name: str) -> float:
