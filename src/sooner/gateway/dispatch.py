@@ -123,7 +123,7 @@ class Dispatcher:
             raise
         self.waiting[id] = request
         if self._scorer is not None and asked.request.readable and said.score is None:
-            self._scorer.submit(id, asked.request)
+            self._scorer.submit(id, asked.request, tenant)
         return request
 
     def _admit(self, request: Waiting, now: float) -> None:

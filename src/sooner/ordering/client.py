@@ -1,45 +1,58 @@
 """The engine's side of the scorer: it starts the process, keeps it alive, and never makes anyone wait.
 
 `submit` and the delivery of answers are the only things that touch the caller; all else happens in
-one daemon thread.
+one daemon thread. Only a window of questions is with the scorer; the others wait here, fairly among
+tenants, and leave when they expire, so a scorer that stands still costs no memory and answers nothing stale.
 """
 
 from __future__ import annotations
 
-import os
 import selectors
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from sooner.chat import ChatRequest
 from sooner.core import Prediction
 from sooner.ordering import wire
 from sooner.ordering.counters import Counters
+from sooner.ordering.fair import FairQueue
+from sooner.ordering.process import ScorerProcess, Stranger, check_peer
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # seconds between two tries to reach or start the scorer
-_STARTING = 300.0  # seconds a new scorer may take to load, on a busy machine, before it is started again
-_MOST_PENDING = 20_000
+_MOST_WAITING, _MOST_BYTES = 20_000, 64 << 20
+_WINDOW, _WINDOW_BYTES = 64, 1 << 20  # questions with the scorer at a time: two of its batches
+_TRIES = 3  # times that a question is sent, to scorers that died
+_SILENCE = 15.0  # seconds without an answer after which a scorer stands still
+
+_NOTHING = ChatRequest()  # in place of a request that is not needed any more
 
 
-class Pending(NamedTuple):
-    """A question under way."""
+@dataclass(slots=True)
+class Asked:
+    """A question, waiting or with the scorer."""
 
     id: str
-    frame: bytes
+    request: ChatRequest
+    tenant: str
     expires: float
+    frame: bytes = b""
+    tries: int = 0
+    gone: bool = False  # answered, sent or dropped: it waits no more
 
 
 class Lost(ConnectionError):
     """The scorer closed the connection."""
+
+
+class Silent(ConnectionError):
+    """The scorer has questions and gives no answers."""
 
 
 class ScorerClient:
@@ -47,7 +60,8 @@ class ScorerClient:
 
     `deliver(id, prediction)` is called in the client's thread. Questions outlive a scorer that dies:
     they are asked again once it is back, until `timeout` [s] has passed. Where nobody listens at the
-    socket, `command` is started; a shared socket is served by whoever was first.
+    socket, a scorer is started; a shared socket is served by whoever was first, of this user only. A scorer
+    of ours that gives no answer for `silence` [s] is ended and started again.
     """
 
     def __init__(
@@ -58,20 +72,22 @@ class ScorerClient:
         deliver: Callable[[str, Prediction], None],
         counters: Counters,
         timeout: float,
+        silence: float = _SILENCE,
     ) -> None:
         self._own_folder = None if path else tempfile.mkdtemp(prefix="sooner-")
         self.path = Path(path) if path else Path(self._own_folder or "", "scorer.sock")
-        self._command = [sys.executable, "-m", "sooner.ordering.scorer", "--socket", str(self.path)]
-        self._command += ["--ranker", ranker, "--tokenizer", tokenizer]
+        self._process = ScorerProcess(self.path, ranker, tokenizer, timeout)
         self._deliver = deliver
         self._counters = counters
         self._timeout = timeout
-        self._process: subprocess.Popen[bytes] | None = None
-        self._started = 0.0
-        self._starts = 0
+        self._silence = silence
         self._pause = _FIRST_PAUSE
-        self._asked: deque[tuple[str, ChatRequest]] = deque()
-        self._pending: dict[int, Pending] = {}
+        self._new: deque[Asked] = deque()
+        self._waiting: FairQueue[str, Asked] = FairQueue(most=_MOST_WAITING, most_cost=_MOST_BYTES)
+        self._in_order: deque[Asked] = deque()  # what waits or waited, the oldest first
+        self._sent: dict[int, Asked] = {}
+        self._sent_bytes = 0
+        self._heard = 0.0  # when the scorer last answered, or was first asked
         self._number = 0
         self._closing = False
         self._asleep = False
@@ -84,14 +100,14 @@ class ScorerClient:
     @property
     def pid(self) -> int | None:
         """Process id of the scorer that this client started, if it did."""
-        return None if self._process is None else self._process.pid
+        return self._process.pid
 
-    def submit(self, id: str, request: ChatRequest) -> None:
-        """Ask for a score; returns at once. Beyond 20,000 unanswered questions new ones are dropped."""
-        if len(self._asked) + len(self._pending) >= _MOST_PENDING:
+    def submit(self, id: str, request: ChatRequest, tenant: str = "") -> None:
+        """Ask for a score; returns at once. Beyond 20,000 questions those of who asks most are dropped."""
+        if len(self._new) >= _MOST_WAITING:
             self._counters.warn("scorer_timeouts", "the scorer is far behind; requests stay unscored")
             return
-        self._asked.append((id, request))
+        self._new.append(Asked(id, request, tenant, time.monotonic() + self._timeout))
         if self._asleep:
             self._ring()
 
@@ -100,7 +116,7 @@ class ScorerClient:
         self._closing = True
         self._ring()
         self._thread.join(timeout=2)
-        self._end_process()
+        self._process.end()
         if self._own_folder is not None:
             shutil.rmtree(self._own_folder, ignore_errors=True)
         self._bell.close()
@@ -117,9 +133,16 @@ class ScorerClient:
             try:
                 with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                     connection.connect(str(self.path))
+                    check_peer(connection)
                     self._converse(connection)
             except (FileNotFoundError, ConnectionRefusedError):
                 self._start()
+            except Silent as error:
+                self._counters.warn("scorer_restarts", "the scorer stands still (%s); it is ended", error)
+                self._process.end()
+            except Stranger as error:
+                self._counters.warn("scorer_failures", "%s", error)
+                self._pause = _LONGEST_PAUSE
             except OSError as error:
                 if not self._closing:
                     self._counters.logger.info("the scorer's connection ended: %r", error)
@@ -133,47 +156,36 @@ class ScorerClient:
         end = time.monotonic() + self._pause
         while not self._closing and (left := end - time.monotonic()) > 0:
             time.sleep(min(0.1, left))
-            self._frame_new()
+            self._take_new()
             self._expire()
 
     def _start(self) -> None:
         """Start the scorer unless one is loading; a quick death doubles the pause before the next try."""
-        running = self._process is not None and self._process.poll() is None
-        if running and time.monotonic() - self._started < _STARTING:
+        if self._process.loading:
             return
-        if self._process is not None:
-            code = self._end_process()
+        if self._process.pid is not None:
+            code = self._process.end()
             self._counters.warn("scorer_restarts", "the scorer ended (exit code %s); starting it again", code)
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
-        )
-        self._started = time.monotonic()
-
-    def _end_process(self) -> int | None:
-        """End the scorer that this client started, if it did; return its exit code."""
-        if self._process is None:
-            return None
-        self._process.kill()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        return self._process.wait()
+        self._process.start()
 
     def _converse(self, connection: socket.socket) -> None:
         """Exchange frames until the connection ends or the client closes."""
         connection.setblocking(False)
         answers = wire.Answers()
-        out = bytearray(b"".join(pending.frame for pending in self._pending.values()))
+        out = bytearray(self._again())
+        self._heard = time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(self._ear, selectors.EVENT_READ)
             selector.register(connection, selectors.EVENT_READ)
             while not self._closing:
-                out += self._frame_new()
+                self._take_new()
+                self._expire()
+                out += self._next()
                 wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if out else 0)
                 selector.modify(connection, wanted)
                 self._asleep = True
-                ready = selector.select(0 if self._asked else 0.5)
+                ready = selector.select(0 if self._new else 0.5)
                 self._asleep = False
                 for key, events in ready:
                     if key.fileobj is self._ear:
@@ -183,42 +195,91 @@ class ScorerClient:
                         del out[: connection.send(out)]
                     if events & selectors.EVENT_READ:
                         self._receive(connection, answers)
-                self._expire()
+                if self._sent and time.monotonic() - self._heard > self._silence:
+                    raise Silent(f"{len(self._sent)} questions, no answer for {self._silence:.0f} s")
 
     def _receive(self, connection: socket.socket, answers: wire.Answers) -> None:
         data = connection.recv(1 << 16)
         if not data:
             raise Lost("the scorer closed the connection")
         self._pause = _FIRST_PAUSE
+        self._heard = time.monotonic()
         for number, prediction in answers.feed(data):
-            pending = self._pending.pop(number, None)
-            if pending is None:
+            asked = self._back(number)
+            if asked is None or asked.gone:
                 continue
             if prediction is None:
                 self._counters.warn("scorer_failures", "the ranker gave no score for a request")
             else:
-                self._deliver(pending.id, prediction)
+                self._deliver(asked.id, prediction)
+            asked.gone = True
 
-    def _frame_new(self) -> bytes:
-        """Take over what was submitted and return its frames."""
+    def _take_new(self) -> None:
+        """Take over what was submitted; who asks most loses what there is no room for."""
+        while self._new:
+            asked = self._new.popleft()
+            self._in_order.append(asked)
+            for dropped in self._waiting.put(asked.tenant, asked, _size(asked.request)):
+                dropped.gone, dropped.request = True, _NOTHING
+                self._counters.warn("scorer_timeouts", "the scorer is far behind; requests stay unscored")
+
+    def _next(self) -> bytes:
+        """Return the frames of the next questions, as far as the window has room."""
         frames = []
-        while self._asked:
-            id, request = self._asked.popleft()
+        while len(self._sent) < _WINDOW and self._sent_bytes < _WINDOW_BYTES:
+            asked = self._waiting.get()
+            if asked is None:
+                break
             self._number += 1
             try:
-                frame = wire.ask(self._number, request)
-            except (OverflowError, TypeError) as error:
+                asked.frame = wire.ask(self._number, asked.request)
+                asked.request = _NOTHING
+            except (OverflowError, TypeError, ValueError) as error:
                 self._counters.warn("scorer_failures", "a prompt cannot be sent to the scorer: %r", error)
+                asked.gone = True
                 continue
-            self._pending[self._number] = Pending(id, frame, time.monotonic() + self._timeout)
-            frames.append(frame)
+            if not self._sent:
+                self._heard = time.monotonic()
+            self._sent[self._number] = asked
+            self._sent_bytes += len(asked.frame)
+            asked.tries = 1
+            frames.append(asked.frame)
         return b"".join(frames)
 
+    def _again(self) -> bytes:
+        """Return the frames of the questions that a lost scorer had, but for those that met several."""
+        for number, asked in list(self._sent.items()):
+            asked.tries += 1
+            if asked.tries > _TRIES or asked.gone:
+                self._back(number)
+                if not asked.gone:
+                    self._counters.warn("scorer_failures", "a prompt met %d scorers that ended", _TRIES)
+        return b"".join(asked.frame for asked in self._sent.values())
+
+    def _back(self, number: int) -> Asked | None:
+        """Take a question out of the window, whatever became of it."""
+        asked = self._sent.pop(number, None)
+        if asked is not None:
+            self._sent_bytes -= len(asked.frame)
+            asked.frame = b""
+        return asked
+
     def _expire(self) -> None:
+        """Give up what has waited too long. What the scorer has stays in the window until it answers."""
         now = time.monotonic()
-        while self._pending:
-            number = next(iter(self._pending))  # the oldest
-            if self._pending[number].expires > now:
-                return
-            del self._pending[number]
+        while self._in_order and (self._in_order[0].gone or self._in_order[0].expires <= now):
+            asked = self._in_order.popleft()
+            if asked.gone:
+                continue
+            asked.gone = True
+            if not asked.tries:
+                asked.request = _NOTHING
+                self._waiting.drop_oldest(asked.tenant)
             self._counters.warn("scorer_timeouts", "a request got no score within %.1f s", self._timeout)
+
+
+def _size(request: ChatRequest) -> int:
+    """Letters or token ids of a request: about what reading it costs."""
+    if isinstance(request.prompt, str) or request.tokenized:
+        return len(request.prompt)
+    return sum(len(turn.text) for turn in request.turns)

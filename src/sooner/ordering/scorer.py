@@ -13,11 +13,11 @@ import fcntl
 import importlib
 import logging
 import os
-import queue
 import selectors
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -26,11 +26,16 @@ from sooner import rankers
 from sooner.chat import Context, Detokenize
 from sooner.core import ConfigError, Prediction
 from sooner.ordering import wire
+from sooner.ordering.fair import FairQueue
+from sooner.ordering.process import Stranger, check_peer
 
 logger = logging.getLogger("sooner.scorer")
 
 BATCH = 32
 BATCH_WAIT = 0.003  # seconds a batch waits for more
+_MOST_WAITING, _MOST_BYTES = 10_000, 64 << 20  # of all engines
+_MOST_OF_ONE = 1000  # questions of an engine; ours keep to 64, so one with more is none of ours
+_EXPIRE = 60.0
 
 
 class Scores(Protocol):
@@ -44,6 +49,7 @@ class Job(NamedTuple):
 
     question: wire.Question
     connection: socket.socket
+    expires: float
 
 
 def load_ranker(name: str) -> Scores:
@@ -100,19 +106,29 @@ class Scorer:
 
     def _score(self, questions: Sequence[wire.Question]) -> list[Prediction]:
         seen = [question.request.conversation(self._detokenize) for question in questions]
-        return self._ranker.predictions([one.prompt for one in seen], context=[one.context for one in seen])
+        prompts, context = [asked.prompt for asked in seen], [asked.context for asked in seen]
+        return self._ranker.predictions(prompts, context=context)
 
 
 class Server:
-    """Accepts engines on a unix socket; one thread reads, one scores."""
+    """Accepts engines of this user on a unix socket; one thread reads, one scores.
 
-    def __init__(self, scorer: Scorer, path: Path) -> None:
+    Engines take turns by the bytes they ask about; a question that waited for `timeout` [s] is dropped, for
+    whoever asked has given it up.
+    """
+
+    def __init__(self, scorer: Scorer, path: Path, timeout: float = _EXPIRE) -> None:
         self._scorer = scorer
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._timeout = timeout
+        self._jobs: FairQueue[socket.socket, Job] = FairQueue(most=_MOST_WAITING, most_cost=_MOST_BYTES)
+        self._changed = threading.Condition()
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        os.chmod(path, 0o600)
+        before = os.umask(0o177)  # the socket is this user's from its first moment
+        try:
+            self._listener.bind(str(path))
+        finally:
+            os.umask(before)
         self._listener.listen(64)
 
     def serve(self) -> None:
@@ -125,24 +141,47 @@ class Server:
             for key, _ in selector.select():
                 connection: socket.socket = key.fileobj  # type: ignore[assignment]  # only sockets are registered
                 if connection is self._listener:
-                    accepted, _ = self._listener.accept()
-                    accepted.settimeout(5.0)  # an engine that stops reading is dropped, not waited for
-                    streams[accepted] = wire.Questions()
-                    selector.register(accepted, selectors.EVENT_READ)
+                    accepted = self._accepted()
+                    if accepted is not None:
+                        streams[accepted] = wire.Questions()
+                        selector.register(accepted, selectors.EVENT_READ)
                 elif not self._read(connection, streams[connection]):
                     selector.unregister(connection)
                     del streams[connection]
+                    with self._changed:
+                        self._jobs.leave(connection)
                     connection.close()
+
+    def _accepted(self) -> socket.socket | None:
+        """The engine that wants to connect, None where it is another user's."""
+        connection, _ = self._listener.accept()
+        try:
+            check_peer(connection)
+        except Stranger as error:
+            logger.warning("a connection is refused: %s", error)
+            connection.close()
+            return None
+        connection.settimeout(5.0)  # an engine that stops reading is dropped, not waited for
+        return connection
 
     def _read(self, connection: socket.socket, stream: wire.Questions) -> bool:
         try:
             data = connection.recv(1 << 18)
+            expires = time.monotonic() + self._timeout
             for question in stream.feed(data):
-                self._jobs.put(Job(question, connection))
+                self._take(Job(question, connection, expires))
         except (OSError, ValueError) as error:
             logger.warning("a connection is closed: %r", error)
             return False
         return bool(data)
+
+    def _take(self, job: Job) -> None:
+        """Let a question wait. Raises ValueError for an engine that asks far more than ours would."""
+        with self._changed:
+            if self._jobs.held_by(job.connection) >= _MOST_OF_ONE:
+                raise ValueError(f"more than {_MOST_OF_ONE} questions at a time")
+            self._jobs.put(job.connection, job, job.question.request.prompt_len)
+            self._changed.notify()
 
     def _work(self) -> None:
         while True:
@@ -158,12 +197,16 @@ class Server:
                     logger.warning("an answer was not wanted any more: %r", error)
 
     def _batch(self) -> list[Job]:
-        jobs = [self._jobs.get()]
-        try:
+        """The next questions; a full batch, or what came within `BATCH_WAIT` of the one before."""
+        jobs: list[Job] = []
+        with self._changed:
             while len(jobs) < BATCH:
-                jobs.append(self._jobs.get(timeout=BATCH_WAIT))
-        except queue.Empty:
-            pass
+                job = self._jobs.get()
+                if job is None:
+                    if not self._changed.wait(BATCH_WAIT if jobs else None) and jobs:
+                        break
+                elif job.expires > time.monotonic():
+                    jobs.append(job)
         return jobs
 
 
@@ -179,17 +222,20 @@ def main() -> None:
     parser.add_argument("--socket", type=Path, required=True)
     parser.add_argument("--ranker", default=rankers.DEFAULT)
     parser.add_argument("--tokenizer", default="")
+    parser.add_argument("--timeout", type=float, default=_EXPIRE, help="seconds after which nobody waits")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    lock = os.open(f"{options.socket}.lock", os.O_CREAT | os.O_RDWR, 0o600)  # held until the end
+    lock = os.open(
+        f"{options.socket}.lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600
+    )  # held until the end
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         logger.info("another scorer serves %s", options.socket)
         return
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
-    Server(Scorer(load_ranker(options.ranker), tokenizer), options.socket).serve()
+    Server(Scorer(load_ranker(options.ranker), tokenizer), options.socket, options.timeout).serve()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ _TURN = struct.Struct("<BI")  # role, bytes of its text
 _ANSWER = struct.Struct("<Qdd")  # number, score (NaN: no answer), predicted_len (NaN: none)
 _TOKENS, _TEXT, _TURNS = range(3)
 _ROLES = ("system", "user", "assistant", "tool")
-_LONGEST = 64 * 1024 * 1024
+_LONGEST = 16 * 1024 * 1024
+MAX_LETTERS_SENT = 2 * 1024 * 1024
+"""Longer texts are sent as their beginnings and ends."""
 MAX_TOKENS_SENT = 8192
 """A longer prompt is sent as its first and last halves of this many tokens."""
 
@@ -36,6 +38,7 @@ class Question(NamedTuple):
 
 def ask(number: int, request: ChatRequest) -> bytes:
     """Return the frame that asks for a score. Raises OverflowError for a token id outside 32 bits."""
+    request = request.cut(MAX_LETTERS_SENT)
     prompt, said = request
     if isinstance(prompt, str):
         kind, body = _TEXT, prompt.encode("utf-8", "replace")

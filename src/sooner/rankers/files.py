@@ -5,10 +5,12 @@ Nothing is pickled, so loading a ranker runs no code of its author.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
+import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +26,7 @@ FORMAT = 1
 """The number of this layout; raised when older code could no longer read it."""
 
 _ARRAYS = "arrays.npz"
+_MOST_BYTES, _MOST_MANIFEST_BYTES, _MOST_FILES = 2 << 30, 16 << 20, 1000
 MANIFEST = "manifest.json"
 
 
@@ -67,12 +70,13 @@ def write(
 
 def read_manifest(directory: Path) -> dict[str, Any]:
     """Return the manifest. Raises RankerFileError when it is missing, damaged or of another version."""
-    path = directory / MANIFEST
+    if not os.path.lexists(directory / MANIFEST):
+        raise RankerFileError(f"no ranker in {str(directory)!r}: {MANIFEST} is missing")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RankerFileError(f"no ranker in {str(directory)!r}: {MANIFEST} is missing") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        manifest = json.loads(read_file(directory, MANIFEST, _MOST_MANIFEST_BYTES).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, RankerFileError):
+            raise
         raise damaged(directory, f"{MANIFEST} cannot be read: {error}") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
         raise damaged(directory, f"{MANIFEST} names no format")
@@ -92,21 +96,43 @@ def read(directory: Path) -> Saved:
     """Return a saved ranker's parts. Raises RankerFileError when anything differs from what was written."""
     manifest = read_manifest(directory)
     contents: dict[str, bytes] = {}
+    if len(manifest["sha256"]) > _MOST_FILES:
+        raise damaged(directory, f"{MANIFEST} names more than {_MOST_FILES} files")
     for name, digest in manifest["sha256"].items():
         if Path(name).name != name:
             raise damaged(directory, f"{MANIFEST} names {name!r}, which is not a file of this directory")
-        try:
-            contents[name] = (directory / name).read_bytes()
-        except OSError as error:
-            raise damaged(directory, f"{name} cannot be read: {error}") from error
+        contents[name] = read_file(directory, name)
         if hashlib.sha256(contents[name]).hexdigest() != digest:
             raise damaged(directory, f"{name} is not the file that was saved (its checksum differs)")
     try:
-        with np.load(io.BytesIO(contents.pop(_ARRAYS)), allow_pickle=False) as loaded:
+        packed = io.BytesIO(contents.pop(_ARRAYS))
+        with zipfile.ZipFile(packed) as listed:
+            whole = sum(part.file_size for part in listed.infolist())
+        if whole > _MOST_BYTES:
+            raise ValueError(f"{whole} bytes unpacked; allowed: at most {_MOST_BYTES}")
+        with np.load(packed, allow_pickle=False) as loaded:
             arrays = {name: loaded[name] for name in loaded.files}
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise damaged(directory, f"{_ARRAYS} cannot be read: {error}") from error
     return Saved(manifest, arrays, contents)
+
+
+def read_file(directory: Path, name: str, most: int = _MOST_BYTES) -> bytes:
+    """Return the bytes of a regular file in the folder: no link, no pipe, not larger than `most`.
+
+    Raises RankerFileError for another.
+    """
+    try:
+        with open(os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise damaged(directory, f"{name} is not a file")
+            if about.st_size > most:
+                raise damaged(directory, f"{name} has {about.st_size} bytes; allowed: at most {most}")
+            return file.read(most)
+    except OSError as error:
+        link = error.errno == errno.ELOOP
+        raise damaged(directory, f"{name} {'is a link' if link else f'cannot be read: {error}'}") from error
 
 
 def damaged(directory: str | Path, reason: str) -> RankerFileError:

@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sooner.core import RankerFileError
+from sooner.rankers import files
 from sooner.rankers.features import topics
 
 FILE = "examples.npz"
 
 _WIDTH = 256
+_MOST_BYTES = 256 << 20
 _MOST = 20_000
 _SEED = 20_240_828
 
@@ -115,10 +117,10 @@ class Examples(NamedTuple):
     def load(cls, directory: str | Path) -> Self | None:
         """Return what `save` wrote, or None. Raises RankerFileError where the file is damaged."""
         path = Path(directory) / FILE
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
+        whole = files.read_file(Path(directory), FILE, _MOST_BYTES)
         try:
-            whole = path.read_bytes()
             if hashlib.sha256(whole[32:]).digest() != whole[:32]:
                 raise ValueError("its checksum differs")
             with np.load(io.BytesIO(whole[32:]), allow_pickle=False) as saved:

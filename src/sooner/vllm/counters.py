@@ -11,14 +11,17 @@ import contextlib
 import json
 import logging
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sooner.ordering import counters
 
 logger = logging.getLogger("vllm.plugins.sooner")
+
+_MOST_ENGINES, _MOST_BYTES = 256, 64 * 1024
 
 COUNTERS = {
     "requests": "Requests that entered the queue",
@@ -85,7 +88,10 @@ class Publisher:
         """Write the numbers now. Raises OSError where the directory cannot be written."""
         body = {"engine": self._engine, "counts": self._counters.counts, "gauges": self._gauges()}
         draft = self._path.with_suffix(".tmp")
-        draft.write_text(json.dumps(body), encoding="utf-8")
+        draft.unlink(missing_ok=True)  # a link that another put there is removed, not written through
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
+        with open(os.open(draft, flags, 0o644), "w", encoding="utf-8") as file:
+            file.write(json.dumps(body))
         draft.replace(self._path)
 
 
@@ -107,17 +113,52 @@ class Collector:
         for name, text in COUNTERS.items():
             counter = CounterMetricFamily(f"sooner_{name}", text, labels=["engine"])
             for body in engines:
-                counter.add_metric([str(body["engine"])], body["counts"].get(name, 0))
+                counter.add_metric([str(body.engine)], body.counts.get(name, 0))
             yield counter
         for name, text in GAUGES.items():
             gauge = GaugeMetricFamily(f"sooner_{name}", text, labels=["engine"])
             for body in engines:
-                gauge.add_metric([str(body["engine"])], body["gauges"].get(name, 0.0))
+                gauge.add_metric([str(body.engine)], body.gauges.get(name, 0.0))
             yield gauge
 
-    def _read(self) -> list[Mapping[str, Any]]:
+    def _read(self) -> list[Snapshot]:
+        """What engines of this user wrote; files of others, links and what is no snapshot are left out."""
         found = []
-        for path in sorted(self._directory.glob("*.json")):
-            with contextlib.suppress(OSError, ValueError):
-                found.append(json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted(self._directory.glob("[0-9]*.json"))[:_MOST_ENGINES]:
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                found.append(_snapshot(json.loads(_own(path))))
         return found
+
+
+class Snapshot(NamedTuple):
+    """The numbers of one engine."""
+
+    engine: int
+    counts: Mapping[str, float]
+    gauges: Mapping[str, float]
+
+
+def _own(path: Path) -> bytes:
+    """The bytes of a small regular file of this user or root. Raises OSError, ValueError for another."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # no link is followed, no pipe waited for
+    with open(os.open(path, flags), "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode) or about.st_uid not in (0, os.geteuid()):
+            raise ValueError(f"{str(path)!r} is no file of this user")
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise ValueError(f"{str(path)!r} has more than {_MOST_BYTES} bytes")
+    return data
+
+
+def _snapshot(body: Any) -> Snapshot:
+    """The snapshot in a file's JSON. Raises ValueError for what is none."""
+    if not isinstance(body, dict) or not isinstance(body.get("engine"), int):
+        raise ValueError("no engine's numbers")
+    return Snapshot(body["engine"], _numbers(body.get("counts")), _numbers(body.get("gauges")))
+
+
+def _numbers(column: Any) -> dict[str, float]:
+    if not isinstance(column, dict):
+        raise ValueError("no counts or no gauges")
+    return {name: value for name, value in column.items() if type(value) in (int, float)}

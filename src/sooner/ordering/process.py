@@ -1,0 +1,70 @@
+"""The scorer's process as its client sees it: started, watched, ended; and whose socket it is."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_STARTING = 300.0  # seconds a new scorer may take to load, on a busy machine, before it is started again
+
+
+class Stranger(ConnectionError):
+    """The socket is served by another user of this machine."""
+
+
+class ScorerProcess:
+    """At most one scorer, which ends when this process does.
+
+    It is started with `-P`: a module that lies in the working folder is never taken for one of Python's.
+    """
+
+    def __init__(self, path: Path, ranker: str, tokenizer: str, timeout: float) -> None:
+        self._command = [sys.executable, "-P", "-m", "sooner.ordering.scorer", "--socket", str(path)]
+        self._command += ["--ranker", ranker, "--tokenizer", tokenizer, "--timeout", str(timeout)]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the scorer that was started here, if one was."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def loading(self) -> bool:
+        """Whether it runs, and may still need time before it listens."""
+        running = self._process is not None and self._process.poll() is None
+        return running and time.monotonic() - self._started < _STARTING
+
+    def start(self) -> None:
+        """Start a scorer; it ends by itself where another already serves the socket."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
+        )
+        self._started = time.monotonic()
+
+    def end(self) -> int | None:
+        """End the scorer that was started here, a stopped one too; return its exit code."""
+        if self._process is None:
+            return None
+        process, self._process = self._process, None
+        process.kill()
+        if process.stdin is not None:
+            process.stdin.close()
+        return process.wait()
+
+
+def check_peer(connection: socket.socket) -> None:
+    """Raise Stranger unless who is at the other end is this user or root."""
+    known = getattr(socket, "SO_PEERCRED", None)
+    if known is None:  # not Linux: the socket's own permissions are all there is
+        return
+    size = struct.calcsize("3i")
+    pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, known, size))
+    if uid not in (0, os.geteuid()):
+        raise Stranger(f"process {pid} of user {uid} is at the scorer's socket; allowed: {os.geteuid()}")
