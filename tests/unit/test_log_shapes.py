@@ -94,7 +94,7 @@ def test_prompt_tokens_arrivals_and_senders_are_kept(tmp_path: Path) -> None:
         ({"attributes": {"http.method": "GET"}, "spanId": "a"}, "no call of a model"),
         ({"attributes": {"gen_ai.usage.output_tokens": 4}, "spanId": "a"}, "without its prompt"),
     ],
-)  # fmt: skip
+)
 def test_what_tells_nothing_is_dropped_and_named(tmp_path: Path, record: Any, reason: str) -> None:
     assert re.search(reason, dropped(tmp_path, record))
 

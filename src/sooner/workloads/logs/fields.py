@@ -53,12 +53,18 @@ ENDS_AT_LIMIT = ("length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "max
 
 def mapping(value: object) -> Mapping[str, Any]:
     """Return a mapping as it is, and an empty one for anything else."""
-    return value if isinstance(value, Mapping) else {}
+    if isinstance(value, dict):  # nearly always, and a Mapping is asked after far more slowly
+        return value
+    return value if value is not None and isinstance(value, Mapping) else {}
 
 
 def first_mapping(record: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
     """Return the first of the fields that is a mapping, or an empty one."""
-    return next((value for name in names if isinstance(value := record.get(name), Mapping)), {})
+    for name in names:
+        value = record.get(name)
+        if value is not None and isinstance(value, dict | Mapping):
+            return value
+    return {}
 
 
 def text_in(sources: Iterable[Mapping[str, Any]], names: Sequence[str]) -> str | None:
@@ -66,6 +72,8 @@ def text_in(sources: Iterable[Mapping[str, Any]], names: Sequence[str]) -> str |
     for source in sources:
         for name in names:
             value = source.get(name)
+            if value is None:
+                continue
             if isinstance(value, str) and value:
                 return value
             if isinstance(value, int) and not isinstance(value, bool):
@@ -77,8 +85,8 @@ def moment_in(sources: Iterable[Mapping[str, Any]]) -> float | None:
     """Return when the request came [s], None where no field says it."""
     for source in sources:
         for name in MOMENTS:
-            found = seconds(source.get(name))
-            if found is not None:
+            value = source.get(name)
+            if value is not None and (found := seconds(value)) is not None:
                 return found
     return None
 
@@ -93,6 +101,8 @@ def reply_tokens(top: Sequence[Mapping[str, Any]], usages: Sequence[Mapping[str,
     for source in top:
         for name in OUTPUT:
             value = source.get(name)
+            if value is None:
+                continue
             if name == "output" and not isinstance(value, int | float):
                 continue
             if (counted := tokens(value)) is not None:
@@ -135,4 +145,8 @@ def _of_usage(usage: Mapping[str, Any]) -> float | None:
 
 
 def _counted(usage: Mapping[str, Any], names: Sequence[str]) -> float | None:
-    return next((value for name in names if (value := tokens(usage.get(name))) is not None), None)
+    for name in names:
+        value = usage.get(name)
+        if value is not None and (counted := tokens(value)) is not None:
+            return counted
+    return None

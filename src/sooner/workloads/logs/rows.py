@@ -161,14 +161,19 @@ def _unusable(record: Record) -> str | None:
 
 
 def _failed(record: Record) -> bool:
+    if not record:
+        return False
     if record.get("status") in ("failure", "failed", "error", "cancelled", "canceled", "errored"):
         return True
     if str(record.get("level")).upper() == "ERROR" or record.get("success") is False:
         return True
     if record.get("error") or record.get("exception") or number(record.get("error_code")):
         return True
-    codes = (number(record.get(name)) for name in _STATUS)
-    return any(code is not None and (code >= 400 or code < 0) for code in codes)
+    for name in _STATUS:
+        code = number(record[name]) if name in record else None
+        if code is not None and (code >= 400 or code < 0):
+            return True
+    return False
 
 
 def first_turn(row: LogRow) -> bool:
