@@ -215,6 +215,21 @@ def test_a_batch_is_joined_by_its_custom_id(tmp_path: Path) -> None:
         logs.read(tmp_path / "b" / "output.jsonl")
 
 
+def test_the_documented_shape_and_examples_are_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "logs.md").read_text(encoding="utf-8")
+    (examples,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    assert len(read(tmp_path, *map(json.loads, examples.splitlines())).rows) == len(examples.splitlines())
+    (shape,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    try:
+        exec(shape, {})
+        shapes.known.cache_clear()
+        row = read(tmp_path, {"question": ASKED, "tokens": 9}).rows[0]
+        assert (row.request.conversation().prompt, row.output_len) == (ASKED, 9)
+    finally:
+        shapes._SHAPES.pop()
+        shapes.known.cache_clear()
+
+
 def test_a_file_is_all_that_a_new_shape_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     @shapes.shape("of a test", when=lambda record: "frage" in record)
     def mine(record: Any, report: Any) -> Any:
