@@ -94,6 +94,12 @@ class Usual:
         self.work_mean += (work - self.work_mean) / memory
         self.square_work += (work * work - self.square_work) / memory
 
+    def scale(self, factor: float) -> None:
+        """Count all that was learned in units `factor` times as large: work is reckoned at another pace."""
+        self.square_wait *= factor * factor
+        self.work_mean *= factor
+        self.square_work *= factor * factor
+
     def tell(self) -> bool:
         """Set `wait` and `work` [s] anew where they moved; return whether they did: then place all anew."""
         wait = max(math.sqrt(self.square_wait), WAIT_FLOOR)

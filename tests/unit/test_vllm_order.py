@@ -173,6 +173,23 @@ def test_after_waits_little_work_goes_first_and_after_none_who_came_first() -> N
     assert ranked(calm) == ["0", "1", "2"]
 
 
+def test_another_pace_counts_what_is_usual_anew() -> None:
+    order, slower = make("boost"), Pace(iteration_s=1.0, prefill_token_s=5e-3, decode_seq_s=2e-3)
+    for i in range(40):  # a burst at a pace that is only believed, before anything is known of the engine
+        order.arrive(str(i), 0.0, 10, given.Given(score=1.0, predicted_len=10.0 + 10 * i))
+    order.take_news()
+    backlog, wait, work = order.backlog, order.usual.wait, order.usual.work
+    order.set_pace(slower)
+    assert order.take_news()
+    factor = order.backlog / backlog
+    assert factor > 50
+    assert order.usual.wait == pytest.approx(wait * factor)
+    assert order.usual.work == pytest.approx(work * factor)
+    order.refresh(list(order.tickets.values()), [0] * 40)
+    assert ranked(order)[:10] == [str(i) for i in range(10)]  # not the order of arrival by saturation
+    assert order.tickets["0"].key < order.tickets["9"].key - wait
+
+
 def test_one_key_and_columns_of_keys_agree() -> None:
     order = make("boost")
     for i in range(20):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sooner.core import ConfigError
 from sooner.ordering.order import Order
-from sooner.work import Pace
+from sooner.work import Pace, Usual
 
 VERSION = 1
 EVERY = 60.0
@@ -29,9 +29,10 @@ class Kept:
         try:
             kept = json.loads(self._path.read_text(encoding="utf-8"))
             pace = Pace(**kept["pace"])
-            if kept["version"] != VERSION or not order.usual.restore(kept["usual"]):
+            if kept["version"] != VERSION or not Usual().restore(kept["usual"]):
                 return False
-            order.set_pace(pace)
+            order.set_pace(pace)  # which counts what is usual anew, so that comes after it
+            order.usual.restore(kept["usual"])
         except (OSError, ValueError, KeyError, TypeError, ConfigError):
             return False
         return True

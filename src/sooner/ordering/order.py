@@ -20,6 +20,9 @@ from sooner.policies import Policy
 from sooner.policies.plain import scalar_key
 from sooner.work import Pace, Usual, work
 
+_TYPICAL = (500.0, 0.0, 150.0)
+"""Prompt, cached and reply tokens by which two paces are compared where no request is here to do it."""
+
 TELLS = frozenset(View._fields) - {"counter"}
 """Fields of `View` that an order tells its policy; a host may know less, or more."""
 
@@ -238,12 +241,19 @@ class Order:
         return True
 
     def set_pace(self, pace: Pace) -> None:
-        """Reckon all work with another pace; all are placed anew at the next step."""
-        self.pace = pace
-        if self._weighs:
-            for ticket in self.tickets.values():
-                self._reckon(ticket)
-            self._news = True
+        """Reckon all work with another pace, what is usual too; all are placed anew at the next step."""
+        old, self.pace = self.pace, pace
+        if not self._weighs:
+            return
+        before = sum(ticket.work for ticket in self.tickets.values())
+        for ticket in self.tickets.values():
+            self._reckon(ticket)
+        after = sum(ticket.work for ticket in self.tickets.values())
+        if before <= 0.0:
+            before, after = (float(work(one, *_TYPICAL)) for one in (old, pace))
+        if before > 0.0:
+            self.usual.scale(after / before)
+        self._news = True
 
     def take_news(self) -> bool:
         """Return whether what is usual, or the pace, moved since the last call: then place all anew."""

@@ -68,11 +68,10 @@ class RankOrder:
             compat.use_arrival_victims(host)
         self._queues = compat.queues(host)
         self._displacement = Displacement(host, self.order, self.settings, self.counters)
-        self._pacing = PaceLearner(compat.slots(host))
-        self.order.set_pace(self._pacing.pace)
         self._kept = Kept(self.settings.state_path(config)) if self.settings.state else None
-        if self._kept is not None:
-            self._kept.restore(self.order)
+        restored = self._kept is not None and self._kept.restore(self.order)
+        self._pacing = PaceLearner(compat.slots(host), self.order.pace if restored else None)
+        self.order.set_pace(self._pacing.pace)
         self._async = compat.wants_async(config)
         self._steps: deque[tuple[int, int, float]] = deque(maxlen=2)  # what the last steps did
         self._scheduled_at = math.nan
