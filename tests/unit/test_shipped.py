@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sooner import rankers
@@ -40,3 +41,22 @@ def test_default_is_light_where_nothing_better_can_run(monkeypatch: pytest.Monke
     monkeypatch.setattr(shipped, "_NEEDED", ("numpy",))
     monkeypatch.setattr(shipped, "entry_points", lambda **wanted: [])
     assert shipped.folder("default") == shipped.folder("light")
+
+
+def test_the_shipped_score_of_a_prompt_does_not_depend_on_its_batch_mates() -> None:
+    """In a batch, int8 ranges over all prompts had moved it by 0.03 in the mean and by up to 0.22."""
+    ranker = rankers.load("default")
+    prompts = [
+        "hi",
+        "Write a long story about Rome.",
+        "x = [i for i in range(9)]\n" * 40,
+        "\u4f60\u597d" * 30,
+        *("Explain " + "very " * i + "briefly why the sky is blue." for i in range(40)),
+    ]
+    alone = np.concatenate([ranker.predict([prompt]) for prompt in prompts])
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        order = rng.permutation(len(prompts))
+        together = ranker.predict([prompts[i] for i in order])
+        np.testing.assert_allclose(together, alone[order], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ranker.predict(prompts[:2]), alone[:2], rtol=0, atol=1e-9)

@@ -99,7 +99,7 @@ def _divided(whole: Whole, prompt: str, seed: int) -> list[Term]:
     """Pieces of the text in place of the whole, and what rounding leaves of its amount."""
     terms = shapley(whole.of, prompt, seed, kind=whole.kind)
     left = whole.amount - sum(term.amount for term in terms)
-    return terms if left == 0.0 else [*terms, Term("level", f"rounding of the {whole.kind}", left)]
+    return terms if abs(left) < 1e-9 else [*terms, Term("level", f"rounding of the {whole.kind}", left)]
 
 
 def pieces(prompt: str, most: int = _PIECES) -> list[str]:
