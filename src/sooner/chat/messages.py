@@ -71,7 +71,7 @@ def _turn(message: Mapping[str, Any]) -> Turn:
     kind = message.get("type")
     if kind == "function_call_output":  # an item of OpenAI's Responses
         return Turn("tool", plain(content_text(message.get("output"))))
-    if kind == "function_call":
+    if kind in ("function_call", "reasoning"):
         return Turn("assistant", "")
     role = role_of(message)
     if not role:

@@ -14,6 +14,10 @@ LIMITS = (*CHAT_LIMITS, "max_output_tokens")
 USUAL_TEMPERATURE = 1.0
 """What the API means where a client says nothing; saying it tells no more than silence."""
 
+SENDERS = ("sender", "safety_identifier", "user", "prompt_cache_key")
+"""What a request may call its sender; OpenAI's `user` is being replaced by the two beside it."""
+
+_LONGEST_NAME = 256
 _HOTTEST = 1e3
 _LARGEST = 2**31 - 1  # tokens; what a column of the journal and the wire hold
 _FORMS = (
@@ -33,6 +37,8 @@ class Signals(NamedTuple):
     temperature: float | None = None
     tools: int = 0
     structured: bool = False  # JSON, a grammar or a schema was asked for
+    model: str = ""  # its alias or adapter, as the client names it
+    sender: str = ""  # a tenant, a key or a user, whatever tells senders apart
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Signals:
@@ -42,6 +48,8 @@ class Signals(NamedTuple):
             temperature(settings.get("temperature")),
             _tools(settings.get("tools")),
             _structured(settings),
+            _name(settings.get("model")),
+            sender(settings),
         )
 
 
@@ -68,6 +76,18 @@ def temperature(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _HOTTEST:
         return None
     return None if value == USUAL_TEMPERATURE else float(value)
+
+
+def sender(settings: Mapping[str, Any]) -> str:
+    """Return what tells the sender of a request apart, "" where nothing does."""
+    for name in SENDERS:
+        if name in settings and (found := _name(settings[name])):
+            return found
+    return ""
+
+
+def _name(value: object) -> str:
+    return value[:_LONGEST_NAME] if isinstance(value, str) else ""
 
 
 def _tools(value: object) -> int:

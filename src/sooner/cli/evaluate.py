@@ -12,8 +12,13 @@ from sooner.cli.options import SEED, say
 
 
 @click.command()
-@click.argument("directory")
-@click.argument("data")
+@click.argument("directory", required=False)
+@click.argument("data", required=False)
+@click.option(
+    "--prequential",
+    metavar="LOG",
+    help="Play a log or trace in the order of time through a learner beside the ranker.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option(
     "--html",
@@ -34,8 +39,9 @@ from sooner.cli.options import SEED, say
 @click.option("--model", help="Only rows of this served model, in logs of several.")
 @click.option("--first-turns", is_flag=True, help="Leave out requests that follow an earlier reply.")
 def evaluate(
-    directory: str,
-    data: str,
+    directory: str | None,
+    data: str | None,
+    prequential: str | None,
     as_json: bool,
     html: Path | None,
     refit: int,
@@ -49,8 +55,15 @@ def evaluate(
     DATA is a log as `sooner train` reads it. Kendall's tau comes with its standard error, and a verdict
     says whether the order is worth switching on.
 
+    With --prequential each request is predicted from what had finished before it, as `sooner serve` learns.
+
     Example: sooner evaluate my-ranker last-week.jsonl --html ranker.html
     """
+    if prequential is not None:
+        _play(prequential, directory, as_json)
+        return
+    if directory is None or data is None:
+        raise click.UsageError("a ranker's DIRECTORY and DATA, or --prequential LOG")
     from sooner import training as library
     from sooner.judging import evaluation
     from sooner.report import ranker as page
@@ -70,6 +83,22 @@ def evaluate(
     if html is not None:
         page.write(html, result, title=f"The ranker in {directory} on {Path(data).name}")
         say(f"wrote {html}")
+
+
+def _play(log: str, directory: str | None, as_json: bool) -> None:
+    from sooner import rankers
+    from sooner.judging.played import played
+    from sooner.workloads import traces
+
+    trace = traces.read(Path(log))
+    ranker = None if trace.requests is None else rankers.load(directory or rankers.DEFAULT)
+    result = played(trace, ranker)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        if name != "tau_by_hundred":
+            click.echo(f"{name:24} {value:.4f}" if isinstance(value, float) else f"{name:24} {value}")
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Lays a workload out for the compiled engine in `kernel` and runs it."""
+"""Lays a workload out for the compiled engine in `_reorder` and runs it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sooner.policies import Policy
-from sooner.sim.compiled import bind
-from sooner.sim.compiled.admission.serve import IDLE, USUAL, WORK, column, leavers, records, tenants, weights
-from sooner.sim.compiled.iteration import kernel, state
+from sooner.sim import _bind, _live, _reorder
+from sooner.sim._admission import IDLE, USUAL, WORK, column, leavers, records, tenants, weights
 from sooner.sim.cost import Engine, ticks
 from sooner.sim.engine import Options, coefficient_ticks, ready_ticks, static_keys
 from sooner.work import WAIT_FLOOR, WORK_FLOOR
@@ -28,7 +27,7 @@ def serve(
     router: int,
     finish: NDArray[np.int64],
 ) -> tuple[NDArray[Any], ...]:
-    """Fill `finish`; return start, first [ps], preemptions and instance, columns (n,); see `kernel`."""
+    """Fill `finish`; return start, first [ps], preemptions and instance, columns (n,); see `_reorder`."""
     n, engine = len(workload), engines[0]
     work = weights(workload, engines, predicted, bool(policy.reads & WORK))
     keys = static_keys(policy, workload, predicted, score, work)
@@ -37,7 +36,7 @@ def serve(
     ready = ready_ticks(workload, options)
     leaver, leaves = leavers(workload, ready)
     entry = records(
-        state.ENTRY,
+        _live.ENTRY,
         ready=ready,
         key=0.0 if keys is None else keys,
         prompt=workload.prompt_len,
@@ -45,7 +44,7 @@ def serve(
         cached=workload.cached_len,
         computed=workload.cached_len,
     )
-    world = state.World(
+    world = _live.World(
         entry=entry,
         start=np.full(n, -1),
         first=np.full(n, -1),
@@ -63,7 +62,7 @@ def serve(
         work=work,
         **tenants(workload, options, 1, asked and not keyed),
     )
-    kernel.run(world, bind.compiled(policy if asked else IDLE))
+    _reorder.run(world, _bind.compiled(policy if asked else IDLE))
     return world.start, world.first, entry.preemptions.copy(), np.zeros(n, dtype=np.int64)
 
 
@@ -71,7 +70,7 @@ def _state(engine: Engine, policy: Policy, options: Options, dynamic: bool, keye
     """Return the instance at rest, (1,)."""
     a, b, c, d = coefficient_ticks(engine)
     return records(
-        state.STATE,
+        _live.STATE,
         a=a,
         b=b,
         c=c,

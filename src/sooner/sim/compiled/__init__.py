@@ -1,1 +1,0 @@
-"""The compiled engines and what both share; numba is imported here only."""

@@ -1,1 +1,0 @@
-"""The compiled engine that orders admissions and KV victims, as vLLM V1 does."""
