@@ -87,13 +87,13 @@ def _read(reader: Callable[[Path], Any], data: bytes, name: str = "log") -> Any:
             return None
 
 
-@settings(max_examples=1500)
+@settings(max_examples=600)
 @given(st.lists(spoiled([known.record for known in KNOWN.values()]), min_size=1, max_size=3))
 def test_a_spoiled_log_is_read_or_counted_or_refused(records: list[dict[str, Any]]) -> None:
     log = _read(logs.read, "\n".join(map(json.dumps, records)).encode())
     if log is not None:
         assert log.report.rows == len(log.rows) > 0
-        assert all(0 < row.output_len < 1e9 for row in log.rows)
+        assert all(0 <= row.output_len < 1e9 for row in log.rows)
         assert len(log.rows) + sum(log.report.dropped.values()) >= len(records)
         for row in log.rows:
             row.request.conversation()

@@ -109,6 +109,10 @@ def test_a_zero_beside_a_reply_is_not_believed_and_said(tmp_path: Path) -> None:
     )
 
 
+def test_our_own_length_may_be_0_where_there_is_no_reply(tmp_path: Path) -> None:
+    assert [row.output_len for row in read(tmp_path, {"prompt": "x", "output_len": 0}).rows] == [0]
+
+
 def test_every_reply_of_a_conversation_with_tools_is_a_row(tmp_path: Path) -> None:
     called = {
         "role": "assistant",

@@ -46,6 +46,7 @@ def rows(
     if (reason := _unusable(record)) is not None:
         report.drop(reason)
         return
+    by_hand = number(record.get("output_len")) == 0
     for found in shapes.read(record, report):
         if isinstance(found, Dropped):
             report.drop(found.reason)
@@ -53,7 +54,7 @@ def rows(
             report.drop("neither a prompt nor messages")
         elif model is not None and found.model != model:
             report.drop("a reply of another model" if found.model else "no model named")
-        elif (length := _length(found, count, report)) is not None:
+        elif (length := _length(found, count, report, by_hand=by_hand)) is not None:
             if found.model:
                 report.models[found.model] += 1
             report.truncated += found.at_limit
@@ -87,10 +88,11 @@ def _plain(settings: Record) -> dict[str, Any]:
     return {**settings, **limits, "temperature": number(settings.get("temperature"))}
 
 
-def _length(found: Exchange, count: Count | None, report: Report) -> float | None:
+def _length(found: Exchange, count: Count | None, report: Report, *, by_hand: bool) -> float | None:
     """The tokens of one reply; None, counted, where nothing tells them.
 
-    A count of 0 beside a reply is not believed, as is one that cannot be: the text is counted then.
+    A count of 0 beside a reply is not believed, as is one that cannot be: the text is counted then. A 0 of
+    a server means that nothing was made; `by_hand`, as our own `output_len`, it is a length.
     """
     texts = [text for text in found.replies if text.strip()]
     if found.said is not None and usable(found.said) and found.said > 0:
@@ -101,6 +103,8 @@ def _length(found: Exchange, count: Count | None, report: Report) -> float | Non
         return sum(_count(text, count, report) for text in texts) / len(texts)
     if found.said is None:
         report.drop("an empty reply" if found.replies else "no reply length")
+    elif found.said == 0 and by_hand:
+        return 0.0
     elif found.said == 0:
         report.drop("a reply of 0 tokens")
     else:
