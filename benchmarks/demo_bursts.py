@@ -2,7 +2,7 @@
 
     python benchmarks/demo_bursts.py [--draws 1000]
 
-The demo serves the first 192 of 788 held-out prompts. All 788 have a reply length here, collected with the
+The demo serves the first of 788 held-out prompts. All 788 have a reply length here, collected with the
 settings of `docs/demo.md` (`demo_held_out_lengths.jsonl.gz`: ids and numbers). Rankers are trained as the
 demo trains them; bursts of 96 are drawn at random and served on 12 slots, one token a slot and step, all
 requests scored before the first step. Prints JSON, and keeps it in `results/demo_bursts.json`.
@@ -27,6 +27,7 @@ from sooner.metrics import kendall_tau
 HERE = Path(__file__).parent
 LENGTHS = HERE / "demo_held_out_lengths.jsonl.gz"
 OUT = HERE / "results" / "demo_bursts.json"
+REQUESTS, BURSTS, SLOTS, MAX_TOKENS = 96, 2, 12, 384
 
 
 def main() -> None:
@@ -35,17 +36,16 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1000)
     draws = parser.parse_args().draws
     rows = [json.loads(line) for line in gzip.decompress(LENGTHS.read_bytes()).splitlines()]
-    lengths = np.minimum([row["output_len"] for row in rows], run.FULL.max_tokens)
+    lengths = np.minimum([row["output_len"] for row in rows], MAX_TOKENS)
     held_out = prompts.held_out(len(rows))
-    scale = run.FULL
     rng = np.random.default_rng(0)
-    bursts = [rng.choice(len(rows), scale.requests, replace=False) for _ in range(draws)]
-    own = [np.arange(i * scale.requests, (i + 1) * scale.requests) for i in range(scale.bursts)]
+    bursts = [rng.choice(len(rows), REQUESTS, replace=False) for _ in range(draws)]
+    own = [np.arange(i * REQUESTS, (i + 1) * REQUESTS) for i in range(BURSTS)]
     result: dict[str, Any] = {"prompts": len(rows), "draws": draws}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("blend", "lexical"):
-            ranker = run.fit_ranker(Path(folder) / name, name, scale.max_tokens, lambda words: None)
-            seen = run.dataset(held_out, [0] * len(held_out), scale.max_tokens)
+            ranker = run.fit_ranker(Path(folder) / name, name, MAX_TOKENS, lambda words: None)
+            seen = run.dataset(held_out, [0] * len(held_out), MAX_TOKENS)
             scores = ranker.predict(seen.prompts, context=seen.context)
             result[name] = {
                 "kendall_tau": kendall_tau(scores, lengths),
@@ -71,7 +71,7 @@ def gains(lengths: NDArray[Any], scores: NDArray[Any]) -> dict[str, float]:
 
 def served(lengths: NDArray[Any]) -> tuple[float, float]:
     """Return mean E2E [steps] and mean E2E by token [steps/token] of replies served in this order."""
-    slots = [0] * run.FULL.max_num_seqs
+    slots = [0] * SLOTS
     ends = []
     for length in lengths.tolist():
         ends.append(heapq.heappop(slots) + length)

@@ -137,10 +137,13 @@ def vllm(folder: Path, weights: Path, order: str, slots: int) -> Iterator[tuple[
 
 
 @contextmanager
-def gateway(folder: Path, engine_url: str, order: str, bound: int) -> Iterator[str]:
+def gateway(
+    folder: Path, engine_url: str, order: str, bound: int, ranker: str | None = None
+) -> Iterator[str]:
     """Run `sooner serve` in front of an engine; give its URL."""
     settings, log = folder / "gateway.toml", folder / "gateway.log"
-    ranker = str(folder / "ranker") if order == "ltr" else ""
+    if ranker is None:
+        ranker = str(folder / "ranker") if order == "ltr" else ""
     settings.write_text(
         f'port = 0\npolicy = "{order}"\nranker = "{ranker}"\nclient_scores = true\n'
         "[queue]\nmax_wait = 3600.0\noverdue = 3600.0\n"

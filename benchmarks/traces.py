@@ -234,6 +234,26 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+BEGIN, END = "<!-- traces -->", "<!-- end of traces -->"
+IN_SHORT = {"ltr": "reply length (`ltr`)", "hrrn_prompt": "prompt (`hrrn_prompt`)", "boost": "work (`boost`)"}
+
+
+def short(found: dict[str, Any]) -> str:
+    """Return the README's table: three orders at the two higher loads."""
+    cells = {(one["workload"], one["load"], one["policy"]): one for one in found["rows"]}
+    lines = ["| workload, share of capacity | " + " | ".join(IN_SHORT.values()) + " |", "|---" * 4 + "|"]
+    for workload, load in dict.fromkeys((one["workload"], one["load"]) for one in found["rows"]):
+        if workload == "reasoning" or load < 0.9:
+            continue
+        told = []
+        for name in IN_SHORT:
+            one = cells[workload, load, name]
+            text = f"{one['mean_e2e']:.2f} at {one['p99_e2e']:.2f}"
+            told.append(f"**{text}**" if name == "boost" else text)
+        lines.append(f"| {workload}, {load} | " + " | ".join(told) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def page(found: dict[str, Any]) -> str:
     """Return P99 against mean as plots, one a workload and load."""
     style = resources.files("sooner.report").joinpath("page.css").read_text(encoding="utf-8")
@@ -282,6 +302,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="write the rows here; else they are printed")
     parser.add_argument("--table", type=Path, help="write the page here")
+    parser.add_argument("--readme", type=Path, help="write the short table into this page")
     parser.add_argument("--html", type=Path, help="write the frontiers here, a plot each")
     parser.add_argument("--from", dest="found", type=Path, help="take the rows of an earlier run")
     parser.add_argument("--workloads", nargs="+", default=list(CASES), choices=list(CASES))
@@ -309,6 +330,11 @@ def main() -> None:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     elif not options.found:
         print(json.dumps(found))
+    if options.readme:
+        text = options.readme.read_text(encoding="utf-8")
+        before, _, rest = text.partition(BEGIN)
+        after = rest.partition(END)[2]
+        options.readme.write_text(f"{before}{BEGIN}\n{short(found)}{END}{after}", encoding="utf-8")
     if options.html:
         options.html.write_text(page(found), encoding="utf-8")
     if options.table:

@@ -366,6 +366,61 @@ KNOWN: dict[str, Known] = {
         6,
     ),
     "mooncake, texts": Known({"timestamp": 0, "text_input": ASKED, "output_length": 10}, 10),
+    "openai, streamed, lines of text": Known(
+        {"request": {"messages": CHAT}, "response": _sse(_CHUNKS).split("\n\n")}, 6
+    ),
+    "ollama, streamed, as text": Known(
+        {
+            "request": {"messages": CHAT},
+            "response": '{"message": {"content": "x"}, "done": false}\n{"done": true, "eval_count": 29}',
+        },
+        29,
+    ),
+    "anthropic, a cached prompt": Known(
+        {
+            "request": {"messages": CHAT},
+            "response": {
+                "content": [{"text": REPLY}],
+                "usage": {"cache_read_input_tokens": 9, "output_tokens": 7},
+            },
+        },
+        7,
+    ),
+    "question and answer": Known({"question": ASKED, "answer": REPLY}, 6),
+    "query and response": Known({"query": ASKED, "response": REPLY}, 6),
+    "pairs": Known({"conversation": [{"human": ASKED, "assistant": REPLY}]}, 6),
+    "numbers in lakhs": Known({"prompt": ASKED, "output_tokens": "1,20,000"}, 120000),
+    "zipkin": Known(
+        {
+            "traceId": "t",
+            "id": "e",
+            "tags": {"gen_ai.input.messages": _PARTS, "gen_ai.usage.output_tokens": "8"},
+        },
+        8,
+    ),
+    "jaeger": Known(
+        {
+            "traceID": "t",
+            "spans": [
+                {
+                    "spanID": "e",
+                    "tags": [
+                        {"key": "gen_ai.input.messages", "type": "string", "value": _PARTS},
+                        {"key": "gen_ai.usage.output_tokens", "type": "int64", "value": 8},
+                    ],
+                }
+            ],
+        },
+        8,
+    ),
+    "openinference, a table": Known(
+        {
+            "context.span_id": "e",
+            "attributes.llm.input_messages": [{"message.role": "user", "message.content": ASKED}],
+            "attributes.llm.token_count.completion": 8,
+        },
+        8,
+    ),
     "ids of the reply": Known({"prompt": ASKED, "output_token_ids": [1, 2, 3, 4]}, 4),
     "a quantity": Known({"prompt": ASKED, "output_tokens": {"value": 9, "unit": "tokens"}}, 9),
 }

@@ -382,7 +382,7 @@ def test_documents_wait_for_questions_though_their_replies_are_short(
 ) -> None:
     def waited(policy: str) -> float:
         scheduler = bench.ours({"policy": policy}, slots=2, asynchronous=asynchronous)
-        scheduler._pacing.step = lambda step, waiting: None  # no model runs: its steps say nothing
+        scheduler._timer.learner.step = lambda step, waiting: None  # no model runs: its steps say nothing
         runner = harness.Runner(scheduler, 2 if asynchronous else 1)
         for i in range(40):
             document = i % 4 == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,21 @@ def test_the_page_leaves_out_what_was_not_found() -> None:
     assert "&lt;x&gt;" in html
     assert "Do not switch it on" in html
     assert html.count("<figure>") == 1
+
+
+def test_the_page_has_one_colour_for_one_thing_and_its_numbers_beside_the_dots() -> None:
+    data = made(200)
+    result = evaluation.evaluate(get("prompt_length")().fit(*conformance.rows(40)), data)
+    html = page.html(result | {"tau_by_ranker_part": {"lexical": 0.93, "transformer": 0.41}})
+    for figure in html.split("<figure>")[1:3]:
+        lines = re.findall(r'class="line (s\d)"[^>]*/></svg>([a-z ]+)</li>', figure)
+        assert [style for style, _ in lines] == ["s0", "s1"]
+        assert [name.removeprefix("as ") for _, name in lines] == ["predicted", "true"]
+    dots = html.split("<figure>")[3]
+    told = re.findall(r'class="value"[^>]*text-anchor="(\w+)">([^<]+)<', dots)
+    own = f"{result['kendall_tau']:.3f} ± {result['kendall_tau_se']:.3f}"
+    assert told == [("start", own), ("end", "0.930"), ("start", "0.410")]
+    assert dots.count('class="whisker"') == 1
 
 
 def test_the_papers_rankers_in_one_table(tmp_path: Path) -> None:

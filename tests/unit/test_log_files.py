@@ -110,6 +110,25 @@ def test_every_layout_of_json_is_read_and_what_is_broken_counted(
 
 
 @pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": {"0": "a", "1": "b"}, "output_len": {"0": 1, "1": 2}},
+        {"0": {"prompt": "a", "output_len": 1}, "1": {"prompt": "b", "output_len": 2}},
+        {"prompt": ["a", "b"], "output_len": [1, 2]},
+        {"columns": ["prompt", "output_len"], "index": [0, 1], "data": [["a", 1], ["b", 2]]},
+    ],
+    ids=["columns", "index", "list", "split"],
+)
+def test_a_frame_as_pandas_writes_it_is_its_rows(tmp_path: Path, record: object) -> None:
+    rows = logs.read(file(tmp_path, "frame.json", json.dumps(record))).rows
+    assert [(row.messages[0]["content"], row.output_len) for row in rows] == [("a", 1), ("b", 2)]
+
+
+def test_marks_between_files_that_were_put_together_are_no_data(tmp_path: Path) -> None:
+    assert lengths(file(tmp_path, "x.jsonl", f"\ufeff{LINE}\n\ufeff{LINE}\n")) == [12, 12]
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
         ("a.csv", 'prompt,output_len\nhi,"1,200"\n'),

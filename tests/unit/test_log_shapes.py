@@ -14,6 +14,8 @@ from sooner.core import DataError
 from sooner.workloads import logs
 from sooner.workloads.logs import shapes
 
+USAGE = {"completion_tokens": 7}
+
 
 def read(tmp_path: Path, *records: Any) -> logs.Log:
     path = tmp_path / "log.jsonl"
@@ -91,6 +93,8 @@ def test_prompt_tokens_arrivals_and_senders_are_kept(tmp_path: Path) -> None:
         ({"timestamp": 1, "input_length": 4, "output_length": 5}, "simulate"),
         ({"conversation": "[{'a': datetime.datetime(2023, 1, 1)}]", "output_len": 3}, "no JSON"),
         ({"conversations": []}, "without messages"),
+        ({"resourceLogs": []}, "no spans"),
+        ({"messages": CHAT, "response": {"choices": [{"finish_reason": "abort"}], "usage": USAGE}}, "failed"),
         ({"attributes": {"http.method": "GET"}, "spanId": "a"}, "no call of a model"),
         ({"attributes": {"gen_ai.usage.output_tokens": 4}, "spanId": "a"}, "without its prompt"),
     ],
@@ -172,6 +176,8 @@ def test_running_numbers_are_no_parts_of_a_conversation(tmp_path: Path) -> None:
     assert len(set(names(*(f"simple_{i}" for i in range(120))))) == 120
     assert len(set(names(*(f"multiple_{i}" for i in range(3)), *(f"parallel_{i}" for i in range(3))))) == 6
     assert len(set(names(*(f"gsm8k_{i}" for i in range(12))))) == 12
+    many = [f"a{i}f{i}_{part}" for i in range(20) for part in range(6)]
+    assert len(set(names(*many))) == 20
     assert names("VY7cMKG_0", "VY7cMKG_13", "juND8Ql_0") == ["VY7cMKG", "VY7cMKG", "juND8Ql"]
 
 

@@ -112,6 +112,26 @@ def test_a_missing_length_names_its_row(tmp_path: Path) -> None:
         read(tmp_path, "prompt_len,output_len\n1,2\n1,two\n")
 
 
+def test_arrivals_may_be_dates_or_any_unit_of_the_epoch(tmp_path: Path) -> None:
+    start = 1_735_689_600
+    for given in (
+        [start, start + 2],
+        [start * 1000, start * 1000 + 2000],
+        ["2025-01-01T00:00:00Z", "2025-01-01 00:00:02"],
+    ):
+        assert times(
+            of(tmp_path, *({"prompt_len": 1, "output_len": 2, "arrival_time": t} for t in given))
+        ) == [0, 2]
+    with pytest.raises(DataError, match="row 1 has 'soon'"):
+        of(tmp_path, {"prompt_len": 1, "output_len": 2, "arrival_time": "soon"})
+
+
+def test_replies_of_no_token_are_told(tmp_path: Path) -> None:
+    trace = of(tmp_path, {"prompt_len": 1, "output_len": 0}, {"prompt_len": 1, "output_len": 2})
+    assert trace.output_len.tolist() == [1, 2]
+    assert trace.notes == ("1 replies of 0 tokens were taken for 1",)
+
+
 def test_names_of_tenants_and_senders_become_numbers(tmp_path: Path) -> None:
     rows = [
         {"prompt_len": 5, "output_len": 6, "arrival_time": i, "tenant": tenant, "sender": sender}

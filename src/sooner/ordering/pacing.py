@@ -7,6 +7,7 @@ what is known, unless all do.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -152,6 +153,34 @@ class PaceLearner:
             return None
         self._told = self.pace
         return self.pace
+
+
+class StepTimer:
+    """Turns calls of a scheduler into steps with their times: a step lasts until the next call.
+
+    Where the engine schedules a step `ahead`, the time between two calls is that of the step before.
+    """
+
+    def __init__(self, learner: PaceLearner, *, ahead: bool) -> None:
+        self.learner = learner
+        self._late = 2 if ahead else 1
+        self._done: deque[tuple[int, int, float]] = deque(maxlen=2)
+        self._called: float | None = None
+
+    def next(self, now: float, *, waiting: bool) -> Pace | None:
+        """Say that the next step is called at `now` [s]; return a pace where another is learned."""
+        before, self._called = self._called, now
+        if before is None or len(self._done) < self._late:
+            return None
+        return self.learner.step(Step(now - before, *self._done[-self._late]), waiting=waiting)
+
+    def did(self, prefill: int, decoding: int, context: float) -> None:
+        """Say what the step that was called computes."""
+        self._done.append((prefill, decoding, context))
+
+    def idle(self) -> None:
+        """Say that nothing ran since the last call: what passed since is no step."""
+        self._called = None
 
 
 def _coefficients(pace: Pace) -> NDArray[np.float64]:

@@ -13,10 +13,15 @@ import numpy as np
 
 from sooner.report import svg
 
+_STYLE = {"predicted": "s0", "true": "s1", "tau": "s4"}
+"""One colour for one thing, in every plot of the page."""
+
+_WIDTH = 440  # of a plot, in its own units: its texts stay legible on a telephone
+
 _ROWS = (
     ("n", "Requests", "{:,.0f}"),
     ("kendall_tau", "Kendall's tau", "{:.3f}"),
-    ("kendall_tau_se", "its standard error, conversations drawn anew", "{:.3f}"),
+    ("kendall_tau_se", "its standard error", "{:.3f}"),
     ("pairwise_accuracy", "Pairs ordered rightly", "{:.1%}"),
     ("spearman", "Spearman's rho", "{:.3f}"),
     ("ms_per_request_batch1", "CPU ms a request, one at a time", "{:.2f}"),
@@ -65,19 +70,17 @@ def _deciles(tenths: Sequence[Mapping[str, float]]) -> str:
         return ""
     place = np.arange(len(tenths), dtype=np.float64)
     columns = {
-        "predicted": np.array([one["mean_predicted_len"] for one in tenths]),
-        "true": np.array([one["mean_output_len"] for one in tenths]),
+        "predicted": np.array([tenth["mean_predicted_len"] for tenth in tenths]),
+        "true": np.array([tenth["mean_output_len"] for tenth in tenths]),
     }
-    series = [
-        svg.Series(name, f"s{i}", place, column, markers=True)
-        for i, (name, column) in enumerate(columns.items())
-    ]
+    series = [svg.Series(name, _STYLE[name], place, column, markers=True) for name, column in columns.items()]
     top = max(float(column.max()) for column in columns.values())
     drawing = svg.lines(
         series,
         svg.named("Tenth of the score, shortest first", [str(i + 1) for i in range(len(tenths))]),
         svg.linear("Mean reply length [tokens]", 0, top),
         "Mean predicted and mean true reply length by tenth of the score",
+        width=_WIDTH,
     )
     return _legend(list(columns)) + drawing
 
@@ -88,16 +91,17 @@ def _coverage(coverage: Mapping[str, float]) -> str:
     nominal = np.array([float(level) for level in coverage])
     share = np.array(list(coverage.values()))
     series = [
-        svg.Series("seen", "s0", nominal, share, markers=True),
-        svg.Series("as promised", "s1", np.array([0.0, 1.0]), np.array([0.0, 1.0])),
+        svg.Series("as predicted", _STYLE["predicted"], np.array([0.0, 1.0]), np.array([0.0, 1.0])),
+        svg.Series("true", _STYLE["true"], nominal, share, markers=True),
     ]
     drawing = svg.lines(
         series,
         svg.linear("Predicted quantile", 0, 1, count=5, percent=True),
         svg.linear("Replies within it", 0, 1, count=5, percent=True),
         "Share of replies within each predicted quantile",
+        width=_WIDTH,
     )
-    return _legend(["seen", "as promised"]) + drawing
+    return _legend(["as predicted", "true"]) + drawing
 
 
 def _parts(result: Mapping[str, Any]) -> str:
@@ -109,16 +113,21 @@ def _parts(result: Mapping[str, Any]) -> str:
     if ceiling is not None:
         known["a perfect ranker"] = ceiling
     x = np.array(list(known.values()))
-    series = [svg.Series("tau", "s0", x, np.arange(len(known), dtype=np.float64))]
-    low = min(0.0, float(x.min()))
-    return svg.dots(list(known), series, svg.linear("Kendall's tau", low, 1), "Kendall's tau", reference=0.0)
+    error = np.full(len(known), np.nan)
+    if (found := result.get("kendall_tau_se")) is not None:
+        error[0] = found  # the ranker's own
+    place = np.arange(len(known), dtype=np.float64)
+    series = [svg.Series("tau", _STYLE["tau"], x, place, error=error)]
+    axis = svg.linear("Kendall's tau", min(0.0, float(x.min())), 1)
+    return svg.dots(list(known), series, axis, "Kendall's tau", reference=0.0, width=_WIDTH, values=True)
 
 
 def _legend(names: Sequence[str]) -> str:
     items = (
         '<li><svg viewBox="0 0 26 8" aria-hidden="true">'
-        f'<line class="line s{i}" x1="1" x2="25" y1="4" y2="4"/></svg>{escape(name)}</li>'
-        for i, name in enumerate(names)
+        f'<line class="line {_STYLE[name.removeprefix("as ")]}" x1="1" x2="25" y1="4" y2="4"/></svg>'
+        f"{escape(name)}</li>"
+        for name in names
     )
     return f'<ul class="legend">{"".join(items)}</ul>'
 

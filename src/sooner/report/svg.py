@@ -24,6 +24,7 @@ class Series(NamedTuple):
     y: Column
     markers: bool = False
     area: bool = False
+    error: Column | None = None  # half the length of a dot's whisker; NaN for none
 
 
 class Axis(NamedTuple):
@@ -82,9 +83,19 @@ def lines(
 
 
 def dots(
-    rows: Sequence[str], series: Sequence[Series], x: Axis, title: str, *, reference: float, width: int = 560
+    rows: Sequence[str],
+    series: Sequence[Series],
+    x: Axis,
+    title: str,
+    *,
+    reference: float,
+    width: int = 560,
+    values: bool = False,
 ) -> str:
-    """Return a dot plot: one line a row of `rows`, a dot for each series' `x` at its row index `y`."""
+    """Return a dot plot: one line a row of `rows`, a dot for each series' `x` at its row index `y`.
+
+    A series' `error` becomes whiskers. With `values` each dot's number stands beside it.
+    """
     height = _TOP + _BOTTOM + 34 * len(rows)
     y = Axis("", len(rows) - 0.5, -0.5, range(len(rows)), rows)
     frame = _Frame(x, y, width, height, left=130)
@@ -100,7 +111,30 @@ def dots(
             for a, b in zip(one.x, one.y, strict=True)
             if math.isfinite(a)
         ]
+        if values:
+            parts += [_valued(frame, x, *dot) for dot in _dots(one) if math.isfinite(dot[0])]
     return _figure(parts, title, width, height)
+
+
+def _dots(series: Series) -> list[tuple[float, float, float]]:
+    error = np.full(len(series.x), np.nan) if series.error is None else series.error
+    return list(zip(series.x.tolist(), series.y.tolist(), error.tolist(), strict=True))
+
+
+def _valued(frame: _Frame, x: Axis, value: float, row: float, error: float) -> str:
+    """A dot's whisker, and its number on the side where there is room."""
+    known = math.isfinite(error)
+    half = error if known else 0.0
+    at, y = frame.px(value), frame.py(row)
+    low, high = frame.px(max(value - half, x.low)), frame.px(min(value + half, x.high))
+    whisker = (
+        f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>' if known else ""
+    )
+    text = f"{value:.3f} ± {error:.3f}" if known else f"{value:.3f}"
+    right = x.at(value) < 0.6
+    place, anchor = (max(high, at + 6) + 5, "start") if right else (min(low, at - 6) - 5, "end")
+    corner = f'x="{place:.1f}" y="{y:.1f}" dy="0.34em" text-anchor="{anchor}"'
+    return f'{whisker}<text class="value" {corner}>{text}</text>'
 
 
 def cdf(values: Column, points: int = 400) -> tuple[Column, Column]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from sooner.policies.conformance import ALIKE, Check, times, views
 from sooner.policies.registry import Policy
-from sooner.sim import _bind
+from sooner.sim.compiled import bind
 from sooner.sim.cost import Engine
 from sooner.sim.engine import simulate
 from sooner.workloads.columns import Workload
@@ -16,7 +16,7 @@ from sooner.workloads.columns import Workload
 
 def is_the_same_compiled(policy: Policy) -> None:
     """The compiled key is the key. Raises ConfigError where it cannot be compiled, and says why."""
-    compiled = _bind.compiled(policy)
+    compiled = bind.compiled(policy)
     ask = getattr(compiled, "ctypes", compiled)
     for view in views(100):
         for now in times(view):

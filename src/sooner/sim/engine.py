@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sooner.core import Completed, ConfigError, DataError, EngineError, UnknownName, View
 from sooner.policies import Policy
-from sooner.sim._state import CANCELLED, REJECTED
+from sooner.sim.compiled.admission.state import CANCELLED, REJECTED
 from sooner.sim.cost import TICKS_PER_SECOND, Engine, ticks
 from sooner.work import work
 from sooner.workloads.columns import Workload
@@ -123,9 +123,10 @@ def simulate(
         raise ConfigError("swap=True needs iteration_level=True: vLLM's own scheduler recomputes")
     if len(engines) > 1 and reorder:
         raise ConfigError("a cluster does not serve iteration-level orders; allowed: one instance")
-    from sooner.sim import _admission, _iteration
+    from sooner.sim.compiled.admission import serve as by_admission
+    from sooner.sim.compiled.iteration import serve as by_iteration
 
-    serve = _iteration.serve if reorder else _admission.serve
+    serve = by_iteration.serve if reorder else by_admission.serve
     finish = np.full(n, -1)
     with watched(finish, progress):
         columns = serve(workload, engines, policy, predicted, ordinal, options, ROUTERS[router], finish)

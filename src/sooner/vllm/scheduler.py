@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from sooner.ordering import given
 from sooner.ordering.client import ScorerClient
 from sooner.ordering.kept import Kept
 from sooner.ordering.order import Order, Ticket
-from sooner.ordering.pacing import PaceLearner, Step
+from sooner.ordering.pacing import PaceLearner, StepTimer
 from sooner.ordering.queue import Place, RankedQueue
 from sooner.vllm import compat, settings
 from sooner.vllm.counters import Counters, Publisher
@@ -70,11 +69,10 @@ class RankOrder:
         self._displacement = Displacement(host, self.order, self.settings, self.counters)
         self._kept = Kept(self.settings.state_path(config)) if self.settings.state else None
         restored = self._kept is not None and self._kept.restore(self.order)
-        self._pacing = PaceLearner(compat.slots(host), self.order.pace if restored else None)
-        self.order.set_pace(self._pacing.pace)
-        self._async = compat.wants_async(config)
-        self._steps: deque[tuple[int, int, float]] = deque(maxlen=2)  # what the last steps did
-        self._scheduled_at = math.nan
+        learner = PaceLearner(compat.slots(host), self.order.pace if restored else None)
+        self._timer = StepTimer(learner, ahead=compat.wants_async(config))
+        self.order.set_pace(learner.pace)
+
         self._ran_at = time.monotonic()
         self._head_checked: tuple[str, int] = ("", 0)
         self._unsorted = False
@@ -165,10 +163,8 @@ class RankOrder:
     def _fit(self, version: tuple[int, int] | None) -> bool:
         """Say once what this version of vLLM allows; return whether we order on it at all."""
         if version is None or not compat.known(version):
-            logger.warning(
-                "sooner knows vLLM %d.%d to %d.%d, this is %s: requests are served in order of arrival",
-                *compat.FLOOR, *compat.CEILING, compat.release(),
-            )  # fmt: skip
+            told = (*compat.FLOOR, *compat.CEILING, compat.release())
+            logger.warning("sooner knows vLLM %d.%d to %d.%d, this is %s: served in order of arrival", *told)
             return False
         if not compat.displaces(version) and (self.settings.second_look or self.settings.preemption):
             logger.warning("running requests are not sent back on vLLM %d.%d: waiting ones only", *version)
@@ -219,7 +215,7 @@ class RankOrder:
     def _arrive(self, request: Any) -> None:
         id = request.request_id
         if not self._host.requests:
-            self._scheduled_at = math.nan  # the engine was idle: what passed since is no step
+            self._timer.idle()
         if id in self._host.requests:  # the next input of a streaming session
             return
         self.counters.add("requests")
@@ -272,18 +268,12 @@ class RankOrder:
             self._rank_running(anew=news or not self.order.policy.static)
             self._unsorted = False
         self._displacement.before_step()
-        self._time_step()
+        self._learn_pace()
 
-    def _time_step(self) -> None:
-        """Learn from the step that ended: the time since the last call, and what was scheduled then."""
-        now, before = time.monotonic(), self._scheduled_at
-        self._scheduled_at = now
-        late = 1 if self._async else 0  # where vLLM schedules ahead, the step before that one has ended
-        if before != before or len(self._steps) <= late:
-            return
-        step = self._steps[-1 - late]
-        learned = self._pacing.step(Step(now - before, *step), waiting=bool(self._host.waiting))
-        self.counters.counts["paused_steps"] = self._pacing.paused
+    def _learn_pace(self) -> None:
+        """Learn from the step that ended; reckon all work anew where the engine's pace is another."""
+        learned = self._timer.next(time.monotonic(), waiting=bool(self._host.waiting))
+        self.counters.counts["paused_steps"] = self._timer.learner.paused
         if learned is not None:
             self.order.set_pace(learned)
             if self._trace is not None:
@@ -319,10 +309,11 @@ class RankOrder:
         now = time.monotonic()
         if ran:
             self.order.step += 1
-            self._steps.append((*compat.shape(host, output), compat.context_tokens(host)))
+            done = (*compat.shape(host, output), compat.context_tokens(host))
+            self._timer.did(*done)
             self._ran_at = now
         else:
-            self._scheduled_at = math.nan
+            self._timer.idle()
             if not host.waiting:
                 self._ran_at = now
             elif now - self._ran_at > _STALLED:
@@ -334,7 +325,7 @@ class RankOrder:
                     self._unsorted = True
         if self._trace is not None and ran:
             running, waiting = host.get_request_counts()
-            self._trace.step(self.order.step, running, waiting, *self._steps[-1])
+            self._trace.step(self.order.step, running, waiting, *done)
         if self._kept is not None:
             self._kept.tick(self.order)
 
@@ -359,27 +350,7 @@ class RankOrder:
             return
         if self._first_tokens.pop(request.request_id, None) is not None and request.num_output_tokens:
             ticket.first_token_step = self.order.step
-        self._trace.request(
-            {
-                "request_id": request.request_id,
-                "tag": ticket.tag,
-                "arrival_time": ticket.arrival_time,
-                "arrival_step": ticket.arrival_step,
-                "first_scheduled_step": ticket.first_scheduled_step,
-                "first_token_step": ticket.first_token_step,
-                "finish_step": self.order.step,
-                "preemptions": ticket.preemptions,
-                "prompt_tokens": ticket.prompt_len,
-                "output_tokens": request.num_output_tokens,
-                "score": ticket.score,
-                "predicted_len": ticket.predicted_len,
-                "work": ticket.work,
-                "cached_tokens": ticket.cached_len,
-                "key": ticket.key,
-                "scored": ticket.scored,
-                "status": request.status.name,
-            }
-        )
+        self._trace.finished(request, ticket, self.order.step)
 
     def _gauges(self) -> dict[str, float]:
         running, waiting = self._host.get_request_counts()
@@ -408,7 +379,7 @@ class RankOrder:
         self.order.refresh([ticket for ticket, _ in pairs], [attained for _, attained in pairs])
 
     def _close(self) -> None:
-        if self._kept is not None:
+        if self._kept:
             self._kept.save(self.order)
         for part in (self.scorer, self._publisher, self._trace):
             if part is not None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from sooner.ordering.order import Ticket
 from sooner.work import Pace
 
 
@@ -32,6 +33,30 @@ class Trace:
     def request(self, line: dict[str, Any]) -> None:
         """Write a finished request."""
         self._requests.write(json.dumps(line) + "\n")
+
+    def finished(self, request: Any, ticket: Ticket, step: int) -> None:
+        """Write a request of vLLM's that ended in `step`, and where it stood."""
+        self.request(
+            {
+                "request_id": request.request_id,
+                "tag": ticket.tag,
+                "arrival_time": ticket.arrival_time,
+                "arrival_step": ticket.arrival_step,
+                "first_scheduled_step": ticket.first_scheduled_step,
+                "first_token_step": ticket.first_token_step,
+                "finish_step": step,
+                "preemptions": ticket.preemptions,
+                "prompt_tokens": ticket.prompt_len,
+                "cached_tokens": ticket.cached_len,
+                "output_tokens": request.num_output_tokens,
+                "score": ticket.score,
+                "predicted_len": ticket.predicted_len,
+                "work": ticket.work,
+                "key": ticket.key,
+                "scored": ticket.scored,
+                "status": request.status.name,
+            }
+        )
 
     def step(
         self, step: int, running: int, waiting: int, prefill: int, decoding: int, context: float

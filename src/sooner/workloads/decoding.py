@@ -37,6 +37,7 @@ _CANNOT = {
     b"PK\x03\x04": "a zip archive; allowed: plain, gzip, bzip2 or xz (unpack it first)",
     b"SQLite format 3\x00": "an SQLite database; allowed: a log (`sooner export` reads a gateway's journal)",
     b"ARROW1": "an Arrow file; allowed: JSON, CSV or parquet",
+    b"ORC": "an ORC file; allowed: JSON, CSV or parquet",
     b"Obj\x01": "an Avro file; allowed: JSON, CSV or parquet",
 }
 _BOMS = (

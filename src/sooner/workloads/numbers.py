@@ -13,6 +13,7 @@ _GROUPED = re.compile(r"[-+]?\d{1,3}(?:([, '\u00a0\u2009\u202f\u2019_])\d{3})(?:
 _DATE = re.compile(
     r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d+))?\s*(Z|UTC|[-+]\d\d:?\d\d|[-+]\d\d)?"
 )
+_INDIAN = re.compile(r"[-+]?\d{1,2}(?:,\d\d)+,\d{3}(?:\.\d+)?")
 _NAMED = {"nan": math.nan, "inf": math.inf, "infinity": math.inf, "-inf": -math.inf, "-infinity": -math.inf}
 _UNITS_OF_TIME = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 """An epoch from here on is counted in nano-, micro- or milliseconds: so many to a second."""
@@ -36,6 +37,8 @@ def number(value: Any) -> float | None:
             return float(text)
         if found := _GROUPED.fullmatch(text):
             return float(text.replace(found[1], ""))
+        if _INDIAN.fullmatch(text):
+            return float(text.replace(",", ""))
         return _NAMED.get(text.lower())
     if isinstance(value, Mapping):
         return _measured(value)

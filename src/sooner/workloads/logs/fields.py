@@ -18,6 +18,7 @@ PROMPT = (
     *("prompt_len", "prompt_tokens", "input_tokens", "promptTokens", "inputTokens", "input_length"),
     *("prompt_token_count", "inputTokenCount", "promptTokenCount", "prompt_eval_count", "input"),
 )
+CACHED = ("cache_creation_input_tokens", "cache_read_input_tokens")
 REASONING = (
     *("output_reasoning_tokens", "output_reasoning", "reasoning_tokens", "reasoningTokens"),
     *("thoughtsTokenCount", "thoughts_token_count"),
@@ -120,8 +121,9 @@ def prompt_tokens(sources: Sequence[Mapping[str, Any]], usages: Sequence[Mapping
                 return value
     for usage in usages:
         value = _counted(usage, PROMPT)
-        if value is not None and usable(value) and value > 0:
-            return value
+        cached = [number(usage.get(name)) or 0.0 for name in CACHED]  # Anthropic counts them beside
+        if value is not None and usable(value) and value + sum(cached) > 0:
+            return value + sum(cached)
     return None
 
 

@@ -14,6 +14,9 @@ _WORDS = re.compile(r"[a-z]+(?:[-_. ][a-z]+)*|[A-Z]+(?:[-_. ][A-Z]+)*|(?:[A-Z][a
 _MOST_PARTS = 4.0
 """Parts that a conversation has in the mean, beyond which the number counts something else."""
 
+_MANY = 20
+"""So many names are those of conversations, however many parts each has."""
+
 
 def gathered(rows: Sequence[tuple[LogRow, bool]]) -> list[LogRow]:
     """Return the rows, those of one conversation's parts under one name.
@@ -27,7 +30,7 @@ def gathered(rows: Sequence[tuple[LogRow, bool]]) -> list[LogRow]:
         if match:
             parts.setdefault(match[1], {}).setdefault(int(match[2][:18]), []).append(row)
     several = sum(map(len, parts.values())) / max(len(parts), 1)
-    ids = len(parts) > 1 and several <= _MOST_PARTS
+    ids = len(parts) > 1 and (several <= _MOST_PARTS or len(parts) >= _MANY)
     whole = {
         name
         for name, numbers in parts.items()

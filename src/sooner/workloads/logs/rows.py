@@ -32,6 +32,7 @@ _AS_TEXT = (
 _MAY_BE_SAID = ("input", "output", "response", "prompt", "completion", "inputs", "outputs")
 """Of these the ones that may be what a user or a model wrote."""
 
+_BROKEN_OFF = ("abort", "aborted", "cancelled", "error")
 _STATUS = ("status_code", "statusCode", "response_status", "http_status", "responseStatus", "status")
 
 
@@ -146,7 +147,8 @@ def _is_chat(value: object) -> bool:
     if isinstance(value, list):
         return bool(value) and all(isinstance(item, Mapping) and role_of(item) for item in value)
     return isinstance(value, Mapping) and any(
-        name in value for name in ("messages", "prompt", "choices", "usage", "role", "content", "generations")
+        name in value
+        for name in ("messages", "prompt", "choices", "usage", "role", "content", "generations", "prompts")
     )
 
 
@@ -169,6 +171,10 @@ def _unusable(record: Record) -> str | None:
 def _failed(record: Record) -> bool:
     if not record:
         return False
+    choices = record.get("choices")
+    first = mapping(choices[0]) if isinstance(choices, list) and choices else {}
+    if record.get("finish_reason", first.get("finish_reason")) in _BROKEN_OFF:
+        return True
     if record.get("status") in ("failure", "failed", "error", "cancelled", "canceled", "errored"):
         return True
     if str(record.get("level")).upper() == "ERROR" or record.get("success") is False:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sooner.core import DataError, MissingExtra
 from sooner.workloads import decoding
-from sooner.workloads.logs import json_values, shipped_lines, table
+from sooner.workloads.logs import frames, json_values, shipped_lines, table
 from sooner.workloads.logs.json_values import ALLOWED, is_message, items
 from sooner.workloads.logs.report import Report
 from sooner.workloads.logs.texts import sglang, vllm
@@ -86,7 +86,9 @@ def _file(path: str | Path, report: Report) -> Iterator[Any]:
         found = _of_text(text, name, kind, report)
     for record in found:
         if isinstance(record, Mapping):
-            yield from _unfolded(record, report)
+            framed = frames.rows(record)
+            for row in (record,) if framed is None else framed:
+                yield from _unfolded(row, report)
         elif isinstance(record, list) and record and all(map(is_message, record)):
             yield {"messages": record}
         else:
@@ -136,9 +138,15 @@ def _parquet(path: str | Path) -> Iterator[Mapping[str, Any]]:
         raise MissingExtra("pyarrow", "logs") from error
     try:
         for batch in pyarrow.parquet.ParquetFile(str(path)).iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
+            for record in batch.to_pylist():
+                yield {name: _text(value) for name, value in record.items()}
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DataError(f"cannot read {str(path)!r}: {error}") from error
+
+
+def _text(value: Any) -> Any:
+    """Text that a table keeps as bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _downloaded(name: str) -> Iterator[Path]:

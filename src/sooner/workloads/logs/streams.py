@@ -10,16 +10,24 @@ from sooner.workloads.logs.messages import loads, text_of
 
 def whole(response: Any) -> Any:
     """Return a response: a streamed one, as lines of events or as a list of chunks, is put together."""
-    if isinstance(response, str) and response.lstrip().startswith(("data:", "event:")):
-        lines = (
-            line.removeprefix("data:").strip() for line in response.split("\n") if line.startswith("data:")
-        )
-        response = [chunk for line in lines if isinstance(chunk := loads(line), Mapping)]
-    if not isinstance(response, list) or not response or not all(isinstance(c, Mapping) for c in response):
+    chunks = _chunks(response)
+    if not isinstance(chunks, list) or not all(isinstance(chunk, Mapping) for chunk in chunks):
         return response
-    if not any(_is_chunk(chunk) for chunk in response):
+    return _together(chunks) if any(_is_chunk(chunk) for chunk in chunks) else response
+
+
+def _chunks(response: Any) -> Any:
+    """The chunks of a response: events or JSON, as one text of many lines or as a list of lines."""
+    if isinstance(response, list) and response and all(isinstance(line, str) for line in response):
+        response = "\n".join(response)
+    if not isinstance(response, str):
         return response
-    return _together(response)
+    if response.lstrip().startswith(("data:", "event:")):
+        lines = [line.removeprefix("data:") for line in response.split("\n") if line.startswith("data:")]
+        return [chunk for line in lines if isinstance(chunk := loads(line.strip()), Mapping)]
+    if response.startswith("{") and "\n{" in response:
+        return [loads(line) for line in response.split("\n") if line.strip()]
+    return response
 
 
 def _is_chunk(chunk: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sooner.chat import ChatRequest
 from sooner.core import DataError
-from sooner.workloads.numbers import number
+from sooner.workloads.numbers import number, seconds
 
 Column = NDArray[np.float64]
 
@@ -86,6 +86,7 @@ def of_columns(columns: Mapping[str, Any], source: str, *, notes: Sequence[str] 
     rest = {name: _taken(values, kept) for name, values in rest.items()}
     if made["prompt_len"].size == 0:
         raise DataError(f"{source!r}: the trace holds no request; allowed: at least 1")
+    _say(said, made["output_len"] == 0, "replies of 0 tokens were taken for 1")
     for name in LENGTHS:
         made[name] = np.maximum(made[name], 1.0)
     return Trace(**_sorted(made, rest), notes=tuple(said))
@@ -144,6 +145,24 @@ def column(source: str, name: str, values: Sequence[Any]) -> Column:
         if read is None:
             raise DataError(f"{source!r}: {name} must be a number, row {row + 1} has {str(value)[:40]!r}")
         found[row] = read
+    return found
+
+
+def moments(source: str, name: str, values: Sequence[Any]) -> Column:
+    """Return dates or numbers of any unit of the epoch as seconds (n,), NaN for those that are missing.
+
+    Raises DataError for what is neither.
+    """
+    found = np.full(len(values), math.nan)
+    for row, value in enumerate(values):
+        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+            continue
+        moment = seconds(value)
+        if moment is None and number(value) is None:
+            raise DataError(
+                f"{source!r}: {name} must be dates or seconds, row {row + 1} has {str(value)[:40]!r}"
+            )
+        found[row] = math.nan if moment is None else moment
     return found
 
 

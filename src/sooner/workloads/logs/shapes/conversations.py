@@ -21,11 +21,26 @@ def _whole(record: Record) -> list[Any] | None:
         if isinstance(found, str) and found.lstrip()[:1] == "[":
             found = loads(found)
         if isinstance(found, list) and found and all(isinstance(item, Mapping) for item in found):
-            return found
+            return _unpaired(found)
         if name != "items" and _are_turns(found):
             assert isinstance(found, list)
             return [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(found)]
     return None
+
+
+def _unpaired(found: list[Any]) -> list[Any]:
+    """The messages, where each item is a pair of a question and its answer (`human`, `assistant`)."""
+    asked = next((name for name in ("human", "user", "prompt", "question") if name in found[0]), None)
+    answered = next(
+        (name for name in ("assistant", "bot", "gpt", "response", "answer") if name in found[0]), None
+    )
+    if asked is None or answered is None or "role" in found[0]:
+        return found
+    return [
+        {"role": role, "content": item.get(name)}
+        for item in found
+        for role, name in (("user", asked), ("assistant", answered))
+    ]
 
 
 def _are_turns(found: object) -> bool:

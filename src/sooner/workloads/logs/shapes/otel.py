@@ -18,8 +18,14 @@ from sooner.workloads.logs.report import Report
 from sooner.workloads.logs.shapes import Dropped, Record, shape
 from sooner.workloads.numbers import number
 
-_ASKED = ("gen_ai.input.messages", "gen_ai.prompt", "input.value", "traceloop.entity.input")
-_ANSWERED = ("gen_ai.output.messages", "gen_ai.completion", "output.value")
+_ASKED = (
+    "gen_ai.input.messages",
+    "llm.input_messages",
+    "gen_ai.prompt",
+    "input.value",
+    "traceloop.entity.input",
+)
+_ANSWERED = ("gen_ai.output.messages", "llm.output_messages", "gen_ai.completion", "output.value")
 _OUTPUT = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion")
 _PROMPT = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt")
 _MODEL = ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name")
@@ -28,12 +34,21 @@ _SENDER = ("user.id", "enduser.id", "gen_ai.request.user", "langfuse.user.id")
 _NUMBERED = re.compile(
     r"(gen_ai\.prompt|gen_ai\.completion|llm\.input_messages|llm\.output_messages)\.(\d+)\.(?:message\.)?(role|content)"
 )
+_OTHERS = ("resourceLogs", "resourceMetrics")
 _EVENT = re.compile(r"gen_ai\.(system|user|assistant|tool)\.message|gen_ai\.(choice)")
 _NOT_TEXT = ("embeddings", "execute_tool", "create_agent", "invoke_agent", "retrieval")
 
 
 def _is_one(record: Record) -> bool:
-    if "resourceSpans" in record or "scopeSpans" in record:
+    if any(name in record for name in ("resourceSpans", "scopeSpans", *_OTHERS)):
+        return True
+    if any(str(name).startswith(("attributes.gen_ai", "attributes.llm")) for name in record):
+        return True
+    if isinstance(record.get("spans"), list) and ("traceID" in record or "processes" in record):
+        return True
+    if isinstance(record.get("tags"), Mapping) and any(
+        str(name).startswith("gen_ai.") for name in record["tags"]
+    ):
         return True
     return "attributes" in record and any(
         name in record for name in ("spanId", "span_id", "context", "traceId")
@@ -43,8 +58,19 @@ def _is_one(record: Record) -> bool:
 @shape("otel", when=_is_one)
 def otel(record: Record, report: Report) -> Iterator[Exchange | Dropped]:
     """Read every span of a call to a model; the others are dropped and counted."""
+    if any(name in record for name in _OTHERS):
+        yield Dropped("OpenTelemetry's logs or metrics, which are no spans (export traces)")
+        return
     for span in _spans(record):
-        yield _read(span, _attributes(span.get("attributes")), report)
+        yield _read(span, _told(span), report)
+
+
+def _told(span: Record) -> dict[str, Any]:
+    """What a span says: under `attributes`, Jaeger's and Zipkin's `tags`, or in columns of a table."""
+    flat = {
+        name.removeprefix("attributes."): value for name, value in span.items() if "attributes." in str(name)
+    }
+    return {**_attributes(span.get("tags")), **_attributes(span.get("attributes")), **flat}
 
 
 def _spans(record: Record) -> Iterator[Record]:
@@ -162,7 +188,7 @@ def _as_messages(value: Any, role: str) -> list[Any]:
     if isinstance(found, Mapping) and isinstance(found.get("messages"), list):
         found = found["messages"]
     if isinstance(found, list) and found and all(isinstance(item, Mapping) for item in found):
-        return found
+        return [{str(name).removeprefix("message."): value for name, value in item.items()} for item in found]
     return [{"role": role, "content": value}] if isinstance(value, str) and value else []
 
 

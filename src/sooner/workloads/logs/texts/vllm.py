@@ -30,6 +30,8 @@ _REPLY = re.compile(
 )
 _NUMBER = re.compile(r"\b(max_tokens|temperature|n)=([\d.]+)")
 _PROMPT_IDS = re.compile(r"prompt_token_ids: \[([^\]]*)\]")
+_LISTED = re.compile(r"\[[^\]]*\]|\([\d, ]*\)")
+_DIGITS = re.compile(r"\d+")
 _MOST_BYTES = 8.0
 """Bytes of a reply to a token, beyond which the pieces in the log cannot be all of them."""
 
@@ -102,7 +104,8 @@ def _prompt(literal: str, ids: str | None) -> dict[str, Any]:
 
 
 def _count(ids: str) -> int:
-    return sum(bool(part.strip(" []()")) and part.strip() != "None" for part in ids.split(","))
+    listed = _LISTED.search(ids)
+    return len(_DIGITS.findall(listed[0] if listed else ids))
 
 
 def _text(literal: str) -> str | None:

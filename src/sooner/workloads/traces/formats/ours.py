@@ -6,9 +6,10 @@ from typing import Any
 
 from sooner.chat import ChatRequest
 from sooner.workloads.traces.formats import Records, trace_format
-from sooner.workloads.traces.trace import NAMED, Trace, absent, coded, column, of_columns
+from sooner.workloads.traces.trace import NAMED, Trace, absent, coded, column, moments, of_columns
 
-COLUMNS = ("arrival_time", "level", "deadline", "cancel_time", "score", "predicted_len")
+TIMES = ("arrival_time", "deadline", "cancel_time")
+COLUMNS = ("level", "score", "predicted_len")
 _ASKED = ("prompt", "messages")
 
 
@@ -24,6 +25,9 @@ def ours(records: Records, source: str) -> Trace:
         name: column(source, name, [record.get(name) for record in served])
         for name in ("prompt_len", "output_len", *present)
     }
+    for name in TIMES:
+        if any(record.get(name) not in (None, "") for record in served):
+            columns[name] = moments(source, name, [record.get(name) for record in served])
     names = {}
     for name in NAMED:
         if any(record.get(name) not in (None, "") for record in served):

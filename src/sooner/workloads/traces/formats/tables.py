@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from sooner.core import DataError
-from sooner.workloads.numbers import date, number
 from sooner.workloads.traces.formats import Records, trace_format
-from sooner.workloads.traces.trace import Column, Trace, column, of_columns
+from sooner.workloads.traces.trace import Column, Trace, column, moments, of_columns
 
 
 def _lengths(records: Records, source: str, prompt: str, output: str) -> dict[str, Any]:
@@ -21,19 +17,7 @@ def _lengths(records: Records, source: str, prompt: str, output: str) -> dict[st
 
 
 def _moments(records: Records, source: str, name: str) -> Column:
-    """Dates or seconds (n,), NaN for those that are missing."""
-    found = np.full(len(records), np.nan)
-    for row, record in enumerate(records):
-        value = record.get(name)
-        if value in (None, ""):
-            continue
-        moment = number(value)
-        if moment is None:
-            moment = date(str(value))
-        if moment is None:
-            raise DataError(f"{source!r}: {name} must be dates, row {row + 1} has {str(value)[:40]!r}")
-        found[row] = moment
-    return found
+    return moments(source, name, [record.get(name) for record in records])
 
 
 def _has(*names: str) -> Any:

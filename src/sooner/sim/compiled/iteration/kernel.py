@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from sooner.sim import _shares, _usual
-from sooner.sim._closed import blocks, span, steps_until
-from sooner.sim._jit import allocating, compiled, entered, inlined
-from sooner.sim._state import CANCELLED, FOREVER, REJECTED, WAITS
+from sooner.sim.compiled import shares, usual
+from sooner.sim.compiled.admission.state import CANCELLED, FOREVER, REJECTED, WAITS
+from sooner.sim.compiled.closed_form import blocks, span, steps_until
+from sooner.sim.compiled.jit import allocating, compiled, entered, inlined
 
 PATIENCE = 10_000
 """Steps without a token, after which requests only evict each other."""
@@ -65,7 +65,7 @@ def _learn(w: Any, r: Any, key_fn: Any) -> None:
     for i in range(s.live):
         if not w.entry[w.order[i]].running:
             backlog += w.work[0, w.order[i]]
-    if _usual.learn(s, backlog * 1e-12, w.work[0, r] * 1e-12):
+    if usual.learn(s, backlog * 1e-12, w.work[0, r] * 1e-12):
         for i in range(s.live):
             _fix_key(w, w.order[i], key_fn)
         s.sorted = 0
@@ -119,7 +119,7 @@ def _arrive(w: Any, r: Any, key_fn: Any) -> None:
         _learn(w, r, key_fn)
     _fix_key(w, r, key_fn)
     if s.dynamic == 1:
-        _shares.lift(w.tally, 0, w.tenant[r], s.last, 0)
+        shares.lift(w.tally, 0, w.tenant[r], s.last, 0)
         w.tally.waiting[0, w.tenant[r]] += 1
     s.t += s.predict
     w.order[s.live] = r
@@ -250,7 +250,7 @@ def _run_chosen(w: Any, chosen: Any) -> Any:
         if w.start[r] < 0:
             w.start[r] = s.t
             if s.dynamic == 1:
-                _shares.charge(w.tally, 0, w.tenant[r], q.prompt)
+                shares.charge(w.tally, 0, w.tenant[r], q.prompt)
             s.mean_wait += (s.t * 1e-12 - w.arrival[r] - s.mean_wait) / 64.0
             s.mean_predicted += (w.predicted[r] - s.mean_predicted) / 64.0
     s.t += s.a + s.b * prefill + s.c * decoding + s.d * context + s.swap_ticks * s.moved
@@ -291,7 +291,7 @@ def _gain(w: Any, r: Any, k: Any) -> None:
     s, q = w.state[0], w.entry[r]
     q.generated += k
     if s.dynamic == 1:
-        _shares.charge(w.tally, 0, w.tenant[r], _shares.OUTPUT * k)
+        shares.charge(w.tally, 0, w.tenant[r], shares.OUTPUT * k)
     s.gained = s.step
     if w.first[r] < 0:
         w.first[r] = s.t

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from sooner.sim import _shares
-from sooner.sim._closed import blocks
-from sooner.sim._jit import allocating, compiled, inlined
-from sooner.sim._state import CANCELLED, DYNAMIC, LEAST_WORK
+from sooner.sim.compiled import shares
+from sooner.sim.compiled.admission.state import CANCELLED, DYNAMIC, LEAST_WORK
+from sooner.sim.compiled.closed_form import blocks
+from sooner.sim.compiled.jit import allocating, compiled, inlined
 
 
 @compiled
@@ -81,7 +81,7 @@ def gain(w: Any, m: Any, r: Any, tokens: Any) -> None:
     """Give a request tokens that it was not decoding for."""
     w.request[r].generated += tokens
     if w.option[0].queue == DYNAMIC:
-        _shares.charge(w.tally, m, w.tenant[r], _shares.OUTPUT * tokens)
+        shares.charge(w.tally, m, w.tenant[r], shares.OUTPUT * tokens)
 
 
 @compiled
@@ -94,7 +94,7 @@ def decode(w: Any, m: Any, r: Any) -> None:
     s.decoding += 1
     s.lead += q.lead
     if w.option[0].queue == DYNAMIC:
-        _shares.join(w.tally, m, w.tenant[r], s.step)
+        shares.join(w.tally, m, w.tenant[r], s.step)
 
 
 @compiled
@@ -108,7 +108,7 @@ def end_due(w: Any, m: Any) -> None:
         s.lead -= q.lead
         w.residue[m, q.lead % s.block] -= 1
         if w.option[0].queue == DYNAMIC:
-            _shares.part(w.tally, m, w.tenant[r], s.step)
+            shares.part(w.tally, m, w.tenant[r], s.step)
         q.generated = q.output
         finish(w, m, r)
 
@@ -167,7 +167,7 @@ def collect(w: Any, m: Any) -> Any:
             tokens[i] = q.lead + s.step
             q.generated = tokens[i] - q.prompt
             if w.option[0].queue == DYNAMIC:
-                _shares.part(w.tally, m, w.tenant[r], s.step)
+                shares.part(w.tally, m, w.tenant[r], s.step)
     return count
 
 

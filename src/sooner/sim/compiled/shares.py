@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sooner.sim._jit import compiled, inlined
+from sooner.sim.compiled.jit import compiled, inlined
 
 OUTPUT = 2
 """Tokens of input that one of output counts for; the paper's weights."""

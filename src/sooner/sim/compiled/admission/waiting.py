@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from sooner.sim import _far, _heap, _shares
-from sooner.sim._jit import compiled
-from sooner.sim._keys import fixed, key
-from sooner.sim._state import CANCELLED, DYNAMIC, HEAP, WAITS
+from sooner.sim.compiled import shares
+from sooner.sim.compiled.admission import far, heap
+from sooner.sim.compiled.admission.keys import fixed, key
+from sooner.sim.compiled.admission.state import CANCELLED, DYNAMIC, HEAP, WAITS
+from sooner.sim.compiled.jit import compiled
 
 
 @compiled
@@ -18,7 +19,7 @@ def enter(w: Any, m: Any, r: Any) -> None:
     """Let a request that was not waiting wait."""
     if w.option[0].queue == DYNAMIC:
         s = w.instance[m]
-        _shares.lift(w.tally, m, w.tenant[r], s.last, s.step)
+        shares.lift(w.tally, m, w.tenant[r], s.last, s.step)
     enqueue(w, m, r)
 
 
@@ -28,7 +29,7 @@ def enqueue(w: Any, m: Any, r: Any) -> None:
     s, q = w.instance[m], w.request[r]
     q.lead = s.step
     if w.option[0].queue == HEAP:
-        s.root = _heap.push(w.request, s.root, r)
+        s.root = heap.push(w.request, s.root, r)
     else:
         q.sibling = s.root
         s.root = r
@@ -46,10 +47,10 @@ def head(w: Any, m: Any, key_fn: Any) -> Any:
     s = w.instance[m]
     if w.option[0].queue == HEAP:
         while w.finish[s.root] == CANCELLED:
-            s.root = _heap.pop(w.request, s.root)
+            s.root = heap.pop(w.request, s.root)
         return s.root, np.int64(-1)
-    if w.option[0].linear == 1 and _far.worthwhile(w, m):
-        return _far.head(w, m, key_fn)
+    if w.option[0].linear == 1 and far.worthwhile(w, m):
+        return far.head(w, m, key_fn)
     now, guard = s.t * 1e-12, w.option[0].guard
     best, best_before, best_key, best_up = np.int64(-1), np.int64(-1), 0.0, False
     before, r = np.int64(-1), s.root
@@ -73,7 +74,7 @@ def take(w: Any, m: Any, r: Any, before: Any) -> None:
     if w.option[0].queue != HEAP:
         s.near -= 1
     if w.option[0].queue == HEAP:
-        s.root = _heap.pop(w.request, s.root)
+        s.root = heap.pop(w.request, s.root)
     elif before < 0:
         s.root = w.request[r].sibling
     else:
@@ -99,7 +100,7 @@ def drop(w: Any, m: Any, r: Any) -> None:
             s.root = -1
         return
     if s.far >= 0:
-        _far.gather(w, m)
+        far.gather(w, m)
     before, at = np.int64(-1), s.root
     while at != r:
         before, at = at, np.int64(w.request[at].sibling)
@@ -112,7 +113,7 @@ def place_anew(w: Any, m: Any, end: Any, key_fn: Any) -> None:
     s, o = w.instance[m], w.option[0]
     if o.queue == DYNAMIC:
         if s.far >= 0:
-            _far.gather(w, m)
+            far.gather(w, m)
         return
     if o.queue == HEAP:
         s.root = -1
@@ -125,4 +126,4 @@ def place_anew(w: Any, m: Any, end: Any, key_fn: Any) -> None:
         if w.finish[r] == WAITS and q.place == m:
             fixed(w, m, r, key_fn)
             if o.queue == HEAP and q.seq < 0:
-                s.root = _heap.push(w.request, s.root, r)
+                s.root = heap.push(w.request, s.root, r)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sooner.sim._jit import compiled, inlined
+from sooner.sim.compiled.jit import compiled, inlined
 
 
 @inlined

@@ -1,4 +1,4 @@
-"""Lays a workload out for the compiled engine in `_reorder` and runs it."""
+"""Lays a workload out for the compiled engine in `kernel` and runs it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sooner.policies import Policy
-from sooner.sim import _bind, _live, _reorder
-from sooner.sim._admission import IDLE, USUAL, WORK, column, leavers, records, tenants, weights
+from sooner.sim.compiled import bind
+from sooner.sim.compiled.admission.serve import IDLE, USUAL, WORK, column, leavers, records, tenants, weights
+from sooner.sim.compiled.iteration import kernel, state
 from sooner.sim.cost import Engine, ticks
 from sooner.sim.engine import Options, coefficient_ticks, ready_ticks, static_keys
 from sooner.work import WAIT_FLOOR, WORK_FLOOR
@@ -27,7 +28,7 @@ def serve(
     router: int,
     finish: NDArray[np.int64],
 ) -> tuple[NDArray[Any], ...]:
-    """Fill `finish`; return start, first [ps], preemptions and instance, columns (n,); see `_reorder`."""
+    """Fill `finish`; return start, first [ps], preemptions and instance, columns (n,); see `kernel`."""
     n, engine = len(workload), engines[0]
     work = weights(workload, engines, predicted, bool(policy.reads & WORK))
     keys = static_keys(policy, workload, predicted, score, work)
@@ -36,7 +37,7 @@ def serve(
     ready = ready_ticks(workload, options)
     leaver, leaves = leavers(workload, ready)
     entry = records(
-        _live.ENTRY,
+        state.ENTRY,
         ready=ready,
         key=0.0 if keys is None else keys,
         prompt=workload.prompt_len,
@@ -44,7 +45,7 @@ def serve(
         cached=workload.cached_len,
         computed=workload.cached_len,
     )
-    world = _live.World(
+    world = state.World(
         entry=entry,
         start=np.full(n, -1),
         first=np.full(n, -1),
@@ -62,7 +63,7 @@ def serve(
         work=work,
         **tenants(workload, options, 1, asked and not keyed),
     )
-    _reorder.run(world, _bind.compiled(policy if asked else IDLE))
+    kernel.run(world, bind.compiled(policy if asked else IDLE))
     return world.start, world.first, entry.preemptions.copy(), np.zeros(n, dtype=np.int64)
 
 
@@ -70,7 +71,7 @@ def _state(engine: Engine, policy: Policy, options: Options, dynamic: bool, keye
     """Return the instance at rest, (1,)."""
     a, b, c, d = coefficient_ticks(engine)
     return records(
-        _live.STATE,
+        state.STATE,
         a=a,
         b=b,
         c=c,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sooner.sim._jit import compiled, inlined
+from sooner.sim.compiled.jit import compiled, inlined
 
 
 @inlined

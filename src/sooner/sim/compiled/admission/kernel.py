@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from sooner.sim import _running, _shares, _usual, _waiting
-from sooner.sim._closed import blocks, span, steps_until
-from sooner.sim._jit import compiled, entered
-from sooner.sim._keys import fixed
-from sooner.sim._pressure import squeeze
-from sooner.sim._state import (
+from sooner.sim.compiled import shares, usual
+from sooner.sim.compiled.admission import running, waiting
+from sooner.sim.compiled.admission.keys import fixed
+from sooner.sim.compiled.admission.pressure import squeeze
+from sooner.sim.compiled.admission.state import (
     AFFINITY,
     DYNAMIC,
     FOREVER,
@@ -29,6 +28,8 @@ from sooner.sim._state import (
     VLLM_DP,
     WAITS,
 )
+from sooner.sim.compiled.closed_form import blocks, span, steps_until
+from sooner.sim.compiled.jit import compiled, entered
 
 
 @compiled
@@ -41,20 +42,20 @@ def _admit(w: Any, m: Any, budget: Any, free: Any, key_fn: Any) -> Any:
     s, o = w.instance[m], w.option[0]
     prefill, done, passed = np.int64(0), 0, np.int64(-1)
     while budget > 0 and s.running < s.seqs and s.waiting > 0:
-        r, before = _waiting.head(w, m, key_fn)
+        r, before = waiting.head(w, m, key_fn)
         q = w.request[r]
         total = np.int64(q.prompt + q.generated)
         mark = s.watermark if s.running > 0 else np.int64(0)
         if blocks(total, s.block) + mark > free:
             if o.backfill == 0:
                 break
-            _waiting.take(w, m, r, before)
+            waiting.take(w, m, r, before)
             q.sibling = passed
             passed = r
             continue
         if o.guard > 0 and s.step - q.lead >= o.guard:
             q.quantum = o.quantum
-        _waiting.take(w, m, r, before)
+        waiting.take(w, m, r, before)
         share = min(total - q.cached, budget)
         budget -= share
         prefill += share
@@ -73,7 +74,7 @@ def _admit(w: Any, m: Any, budget: Any, free: Any, key_fn: Any) -> Any:
     while passed >= 0:
         r, since = passed, w.request[passed].lead
         passed = np.int64(w.request[r].sibling)
-        _waiting.enqueue(w, m, r)
+        waiting.enqueue(w, m, r)
         w.request[r].lead = since
     return prefill, free, done
 
@@ -85,7 +86,7 @@ def _started(w: Any, m: Any, r: Any) -> None:
     if w.start[r] < 0:
         w.start[r] = s.t
         if w.option[0].queue == DYNAMIC:
-            _shares.charge(w.tally, m, w.tenant[r], w.request[r].prompt)
+            shares.charge(w.tally, m, w.tenant[r], w.request[r].prompt)
         s.mean_wait += (s.t * 1e-12 - w.arrival[r] - s.mean_wait) / 64.0
         s.mean_predicted += (w.predicted[r] - s.mean_predicted) / 64.0
 
@@ -121,20 +122,20 @@ def _step(w: Any, m: Any, until: Any, hard: Any, key_fn: Any) -> None:
     s.t += first + s.b * prefill
     s.step += 1
     s.free = free
-    _running.end_due(w, m)
+    running.end_due(w, m)
     if whole:
         w.scratch[0, done] = part
         done += 1
     for i in range(done):
         r = w.scratch[0, i]
         q = w.request[r]
-        _running.gain(w, m, r, 1)
+        running.gain(w, m, r, 1)
         if w.first[r] < 0:
             w.first[r] = s.t
         if q.generated >= q.output:
-            _running.finish(w, m, r)
+            running.finish(w, m, r)
         else:
-            _running.decode(w, m, r)
+            running.decode(w, m, r)
 
 
 @compiled
@@ -149,11 +150,11 @@ def _stretch(w: Any, m: Any, until: Any, hard: Any, first: Any) -> None:
     if k > 1 and until < FOREVER and s.t + span(k, first, growth) >= until:
         k = min(k, steps_until(until - s.t, first, growth))
     if k > 1 and (k // s.block + 1) * s.decoding > s.free:
-        k = _running.affordable(w, m, k)
-    s.free -= _running.growth(w, m, k)
+        k = running.affordable(w, m, k)
+    s.free -= running.growth(w, m, k)
     s.t += span(k, first, growth)
     s.step += k
-    _running.end_due(w, m)
+    running.end_due(w, m)
 
 
 @compiled
@@ -194,7 +195,7 @@ def _route(w: Any, i: Any, now: Any, hard: Any, prefix: Any, key_fn: Any) -> Any
         else:
             load = s.load + (s.ended_load if ending else 0)
             if router == LEAST_WORK:
-                load += _running.load(w, m, i)  # it takes longer on a slower engine
+                load += running.load(w, m, i)  # it takes longer on a slower engine
             elif router == MAX_MIN:
                 load *= s.pace
         if m == 0 or load < least:
@@ -213,14 +214,14 @@ def _arrive(w: Any, m: Any, i: Any, now: Any, key_fn: Any) -> None:
         w.finish[i] = REJECTED
         return
     if o.learns == 1:
-        news = _usual.learn(s, s.backlog * 1e-12, w.work[s.kind, i] * 1e-12)
+        news = usual.learn(s, s.backlog * 1e-12, w.work[s.kind, i] * 1e-12)
         if news:
-            _waiting.place_anew(w, m, i, key_fn)
+            waiting.place_anew(w, m, i, key_fn)
     if o.keyed == 1:
         fixed(w, m, i, key_fn)
     s.t += o.predict
-    s.load += _running.load(w, m, i)
-    _waiting.enter(w, m, i)
+    s.load += running.load(w, m, i)
+    waiting.enter(w, m, i)
 
 
 @compiled
@@ -232,10 +233,10 @@ def _leave(w: Any, r: Any, now: Any, hard: Any, key_fn: Any) -> None:
     if w.finish[r] != WAITS:
         return
     if q.seq < 0:
-        _waiting.drop(w, m, r)
+        waiting.drop(w, m, r)
     else:
-        _running.cancel(w, m, r)
-    _running.leave(w, m, r)
+        running.cancel(w, m, r)
+    running.leave(w, m, r)
 
 
 @entered

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from sooner.sim._jit import compiled
-from sooner.sim._keys import key
+from sooner.sim.compiled.admission.keys import key
+from sooner.sim.compiled.jit import compiled
 
 SAMPLE = 64
 """Keys that are looked at to find a bound which few are below."""

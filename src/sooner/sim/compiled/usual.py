@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sooner.sim._jit import compiled
+from sooner.sim.compiled.jit import compiled
 from sooner.work import STEADY, WAIT_FLOOR, WAIT_MEMORY, WORK_FLOOR, WORK_MEMORY
 
 

@@ -57,7 +57,7 @@ INSTANCE = np.dtype(
             "ended_load",
             "stall",  # steps in a row that ran nothing
             "last",  # the tenant who was last taken off the queue, or -1
-            "far",  # root of the list of those who cannot be next yet, or -1; see `_far`
+            "far",  # root of the list of those who cannot be next yet, or -1; see `far`
             "near",  # how many of the waiting are not in it
             "crowd",  # so many of them that they are parted anew
             "kind",  # the row of `work` that is meant for it
@@ -68,7 +68,7 @@ INSTANCE = np.dtype(
     ]
     + [("mean_wait", "f8"), ("mean_predicted", "f8")]
     + [(name, "f8") for name in ("square_wait", "work_mean", "square_work", "usual_wait", "usual_work")]
-    + [(name, "f8") for name in ("parted", "horizon", "low", "later", "pause")]  # of `_far`
+    + [(name, "f8") for name in ("parted", "horizon", "low", "later", "pause")]  # of `far`
 )
 
 OPTION = np.dtype(
@@ -114,4 +114,4 @@ class World(NamedTuple):
     tenant: Any  # (n,) from 0, where the key may change; else empty, as is the next
     tally: Any  # (m, tenants) TALLY
     multiple: Any  # (1,) of the weights: what a counter is counted in
-    sample: Any  # (2, SAMPLE) keys, for `_far`
+    sample: Any  # (2, SAMPLE) keys, for `far`

@@ -1,4 +1,4 @@
-"""Lays a workload out for the compiled engine in `_kernel` and runs it."""
+"""Lays a workload out for the compiled engine in `kernel` and runs it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,19 @@ from numpy.typing import NDArray
 
 from sooner import policies
 from sooner.policies import Policy
-from sooner.sim import _bind, _far, _kernel, _shares
-from sooner.sim._state import DYNAMIC, END, HEAP, INSTANCE, LEAST_WORK, LISTED, OPTION, REQUEST, World
+from sooner.sim.compiled import bind, shares
+from sooner.sim.compiled.admission import far, kernel
+from sooner.sim.compiled.admission.state import (
+    DYNAMIC,
+    END,
+    HEAP,
+    INSTANCE,
+    LEAST_WORK,
+    LISTED,
+    OPTION,
+    REQUEST,
+    World,
+)
 from sooner.sim.cost import TICKS_PER_SECOND, Engine, ticks
 from sooner.sim.engine import (
     LONGEST_RUN_S,
@@ -77,7 +88,7 @@ def instances(engines: Sequence[Engine]) -> Any:
         root=-1,
         last=-1,
         far=-1,
-        crowd=_far.FEW,
+        crowd=far.FEW,
     )
 
 
@@ -102,7 +113,7 @@ def tenants(workload: Workload, options: Options, count: int, wanted: bool) -> d
     weights = [options.weights.get(int(name), 1) for name in named]
     multiple = math.lcm(*weights)
     units = np.array([multiple // weight for weight in weights], dtype=np.int64)
-    tally = np.zeros((count, len(units)), dtype=_shares.TALLY).view(np.recarray)
+    tally = np.zeros((count, len(units)), dtype=shares.TALLY).view(np.recarray)
     tally.unit[:] = units
     return {
         "tenant": column(rows, np.int64),
@@ -121,7 +132,7 @@ def serve(
     router: int,
     finish: NDArray[np.int64],
 ) -> tuple[NDArray[Any], ...]:
-    """Fill `finish`; return start, first [ps], preemptions and instance, columns (n,); see `_kernel`."""
+    """Fill `finish`; return start, first [ps], preemptions and instance, columns (n,); see `kernel`."""
     n, count = len(workload), len(engines)
     seqs = max(engine.max_num_seqs for engine in engines)
     weighed = bool(policy.reads & WORK) or router == LEAST_WORK
@@ -173,8 +184,8 @@ def serve(
         level=column(workload.level if asked else empty, np.float64),
         work=work,
         **tenants(workload, options, count, not policy.static),
-        sample=np.zeros((2, _far.SAMPLE)),
+        sample=np.zeros((2, far.SAMPLE)),
     )
-    key_fn = _bind.compiled(policy if asked else IDLE)
-    _kernel.run(world, column(workload.prefix, np.int64), rows, leaves, key_fn)
+    key_fn = bind.compiled(policy if asked else IDLE)
+    kernel.run(world, column(workload.prefix, np.int64), rows, leaves, key_fn)
     return world.start, world.first, request.preemptions.copy(), request.place.astype(np.int64)

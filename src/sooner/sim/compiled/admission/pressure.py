@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from sooner.sim._closed import blocks
-from sooner.sim._jit import compiled, inlined
-from sooner.sim._keys import key
-from sooner.sim._running import collect, finish, gain, rebuild
-from sooner.sim._waiting import enter
+from sooner.sim.compiled.admission.keys import key
+from sooner.sim.compiled.admission.running import collect, finish, gain, rebuild
+from sooner.sim.compiled.admission.waiting import enter
+from sooner.sim.compiled.closed_form import blocks
+from sooner.sim.compiled.jit import compiled, inlined
 
 
 @compiled

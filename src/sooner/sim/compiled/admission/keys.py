@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sooner.sim import _shares
-from sooner.sim._jit import compiled, inlined
-from sooner.sim._state import DYNAMIC
+from sooner.sim.compiled import shares
+from sooner.sim.compiled.admission.state import DYNAMIC
+from sooner.sim.compiled.jit import compiled, inlined
 
 
 @inlined
@@ -18,13 +18,13 @@ def expected(w: Any, m: Any, r: Any) -> Any:
 
 @compiled
 def key(w: Any, r: Any, now: Any, key_fn: Any) -> Any:
-    """Return the key at `now` [s] of a waiting request, or of one taken by `_running.collect`."""
+    """Return the key at `now` [s] of a waiting request, or of one taken by `running.collect`."""
     q = w.request[r]
     if w.option[0].queue != DYNAMIC:
         return q.key
     served, m = 0.0, q.place
     if w.option[0].counted == 1:
-        served = _shares.counter(w.tally, m, w.tenant[r], w.instance[m].step) / w.multiple[0]
+        served = shares.counter(w.tally, m, w.tenant[r], w.instance[m].step) / w.multiple[0]
     return key_fn(
         w.arrival[r], float(q.prompt), w.predicted[r], w.score[r], float(q.generated), float(q.cached),
         w.deadline[r], 0.0, w.level[r], served, expected(w, m, r),

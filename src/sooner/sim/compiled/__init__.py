@@ -1,0 +1,1 @@
+"""The compiled engines and what both share; numba is imported here only."""
