@@ -18,7 +18,7 @@ from sooner.gateway.admission.keys import KeyBook
 from sooner.gateway.database import Database, Unavailable
 from sooner.gateway.journal import export
 from sooner.gateway.settings import JournalSettings, TenantSettings
-from sooner.workloads import logs
+from sooner.workloads import logs, traces
 
 
 def test_keys_open_the_gateway_and_revoked_ones_do_not(tmp_path: Path) -> None:
@@ -126,6 +126,13 @@ def test_the_journal_is_what_training_reads(tmp_path: Path) -> None:
     rows = logs.read(tmp_path / "log.jsonl").rows
     assert [row.messages[-1]["content"] for row in rows] == ["tell me a joke", "list three colours"]
     assert [row.output_len for row in rows] == [5, 5]
+    for more in ((), ("--lengths-only",)):
+        done = CliRunner().invoke(root, ["export", url, "--out", str(tmp_path / "log.jsonl"), *more])
+        assert done.exit_code == 0
+        trace = traces.read(tmp_path / "log.jsonl")
+        assert trace.arrival_time is not None
+        assert trace.output_len.tolist() == [5, 5]
+        assert (trace.requests is None) == bool(more)
 
 
 def test_prompts_are_not_kept_unless_asked_for(tmp_path: Path) -> None:
@@ -144,6 +151,11 @@ def test_prompts_are_not_kept_unless_asked_for(tmp_path: Path) -> None:
     assert row["output_len"] == 5
     assert row["status"] == 200
     assert CliRunner().invoke(root, ["export", url]).exception is not None
+    kept = tmp_path / "log.jsonl"
+    kept.write_text("what was there", encoding="utf-8")
+    assert CliRunner().invoke(root, ["export", url, "--out", str(kept)]).exception is not None
+    assert kept.read_text(encoding="utf-8") == "what was there"
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_locked_database_holds_nobody_up_and_loses_nothing(tmp_path: Path) -> None:
