@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sooner.chat import EMPTY, Context
 from sooner.core import NotFittedError
 from sooner.rankers.contract import Floats, Ranker
-from sooner.rankers.offers import Explains, Term, Whole
+from sooner.rankers.offers import Explains, Indivisible, Term
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Quantiles of the reply's length that an explanation gives."""
@@ -77,7 +77,7 @@ def _terms(
         found = ranker.explain(prompt, context)
     else:
         score = float(ranker._score([prompt], [context])[0])
-        whole = Whole(
+        whole = Indivisible(
             "text" if sampled else "score",
             ranker.name,
             score,
@@ -92,10 +92,10 @@ def _terms(
             terms.append(Term(part.kind, part.text, part.amount))
         else:
             terms += _divided(part, prompt, seed)
-    return terms, not any(isinstance(part, Whole) for part in found)
+    return terms, not any(isinstance(part, Indivisible) for part in found)
 
 
-def _divided(whole: Whole, prompt: str, seed: int) -> list[Term]:
+def _divided(whole: Indivisible, prompt: str, seed: int) -> list[Term]:
     """Pieces of the text in place of the whole, and what rounding leaves of its amount."""
     terms = shapley(whole.of, prompt, seed, kind=whole.kind)
     left = whole.amount - sum(term.amount for term in terms)

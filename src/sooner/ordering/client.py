@@ -35,7 +35,7 @@ _NOTHING = ChatRequest()  # in place of a request that is not needed any more
 
 
 @dataclass(slots=True)
-class Asked:
+class Submitted:
     """A question, waiting or with the scorer."""
 
     id: str
@@ -82,10 +82,10 @@ class ScorerClient:
         self._timeout = timeout
         self._silence = silence
         self._pause = _FIRST_PAUSE
-        self._new: deque[Asked] = deque()
-        self._waiting: FairQueue[str, Asked] = FairQueue(most=_MOST_WAITING, most_cost=_MOST_BYTES)
-        self._in_order: deque[Asked] = deque()  # what waits or waited, the oldest first
-        self._sent: dict[int, Asked] = {}
+        self._new: deque[Submitted] = deque()
+        self._waiting: FairQueue[str, Submitted] = FairQueue(most=_MOST_WAITING, most_cost=_MOST_BYTES)
+        self._in_order: deque[Submitted] = deque()  # what waits or waited, the oldest first
+        self._sent: dict[int, Submitted] = {}
         self._sent_bytes = 0
         self._heard = 0.0  # when the scorer last answered, or was first asked
         self._number = 0
@@ -107,7 +107,7 @@ class ScorerClient:
         if len(self._new) >= _MOST_WAITING:
             self._counters.warn("scorer_timeouts", "the scorer is far behind; requests stay unscored")
             return
-        self._new.append(Asked(id, request, tenant, time.monotonic() + self._timeout))
+        self._new.append(Submitted(id, request, tenant, time.monotonic() + self._timeout))
         if self._asleep:
             self._ring()
 
@@ -256,7 +256,7 @@ class ScorerClient:
                     self._counters.warn("scorer_failures", "a prompt met %d scorers that ended", _TRIES)
         return b"".join(asked.frame for asked in self._sent.values())
 
-    def _back(self, number: int) -> Asked | None:
+    def _back(self, number: int) -> Submitted | None:
         """Take a question out of the window, whatever became of it."""
         asked = self._sent.pop(number, None)
         if asked is not None:

@@ -44,7 +44,7 @@ class Scores(Protocol):
     def predictions(self, prompts: Sequence[str], *, context: Sequence[Context]) -> list[Prediction]: ...
 
 
-class Job(NamedTuple):
+class QueuedQuestion(NamedTuple):
     """A question and the connection that wants the answer."""
 
     question: wire.Question
@@ -110,7 +110,7 @@ class Scorer:
         return self._ranker.predictions(prompts, context=context)
 
 
-class Server:
+class ScorerServer:
     """Accepts engines of this user on a unix socket; one thread reads, one scores.
 
     Engines take turns by the bytes they ask about; a question that waited for `timeout` [s] is dropped, for
@@ -120,7 +120,9 @@ class Server:
     def __init__(self, scorer: Scorer, path: Path, timeout: float = _EXPIRE) -> None:
         self._scorer = scorer
         self._timeout = timeout
-        self._jobs: FairQueue[socket.socket, Job] = FairQueue(most=_MOST_WAITING, most_cost=_MOST_BYTES)
+        self._jobs: FairQueue[socket.socket, QueuedQuestion] = FairQueue(
+            most=_MOST_WAITING, most_cost=_MOST_BYTES
+        )
         self._changed = threading.Condition()
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -169,13 +171,13 @@ class Server:
             data = connection.recv(1 << 18)
             expires = time.monotonic() + self._timeout
             for question in stream.feed(data):
-                self._take(Job(question, connection, expires))
+                self._take(QueuedQuestion(question, connection, expires))
         except (OSError, ValueError) as error:
             logger.warning("a connection is closed: %r", error)
             return False
         return bool(data)
 
-    def _take(self, job: Job) -> None:
+    def _take(self, job: QueuedQuestion) -> None:
         """Let a question wait. Raises ValueError for an engine that asks far more than ours would."""
         with self._changed:
             if self._jobs.held_by(job.connection) >= _MOST_OF_ONE:
@@ -196,9 +198,9 @@ class Server:
                 except OSError as error:
                     logger.warning("an answer was not wanted any more: %r", error)
 
-    def _batch(self) -> list[Job]:
+    def _batch(self) -> list[QueuedQuestion]:
         """The next questions; a full batch, or what came within `BATCH_WAIT` of the one before."""
-        jobs: list[Job] = []
+        jobs: list[QueuedQuestion] = []
         with self._changed:
             while len(jobs) < BATCH:
                 job = self._jobs.get()
@@ -235,7 +237,7 @@ def main() -> None:
         logger.info("another scorer serves %s", options.socket)
         return
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
-    Server(Scorer(load_ranker(options.ranker), tokenizer), options.socket, options.timeout).serve()
+    ScorerServer(Scorer(load_ranker(options.ranker), tokenizer), options.socket, options.timeout).serve()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from sooner.rankers.features import hashed as features
 from sooner.rankers.features import history
 from sooner.rankers.features.history import History
 from sooner.rankers.lexical import Lexical
-from sooner.rankers.offers import Term, Whole
+from sooner.rankers.offers import Indivisible, Term
 from sooner.rankers.refit import Refit
 from sooner.rankers.scaling import Scaling
 from sooner.rankers.stack import PARTS, Stack
@@ -158,15 +158,15 @@ class Blend(Ranker):
         columns, _ = self._columns(prompts, context)
         return {name: columns[:, i] for i, name in enumerate(PARTS)}
 
-    def explain(self, prompt: str, context: Context) -> list[Term | Whole]:
+    def explain(self, prompt: str, context: Context) -> list[Term | Indivisible]:
         """Return the stack's columns: the lexical part's own terms, and the encoder's as a whole."""
-        terms: list[Term | Whole] = []
+        terms: list[Term | Indivisible] = []
         for name, column in self.parts([prompt], context=[context]).items():
             amount = float(column[0])
             if name == "lexical":
                 terms += self._stack.spread(1, self.lexical.explain(prompt, context), amount)
             elif name == "transformer":
-                terms.append(Whole(name, "all of the text", amount, self._encoded_in(context)))
+                terms.append(Indivisible(name, "all of the text", amount, self._encoded_in(context)))
             else:
                 plain = name in features.NUMBERS or name in history.NUMBERS
                 terms.append(Term("context" if plain else name, name, amount))

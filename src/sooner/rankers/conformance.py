@@ -19,7 +19,7 @@ import numpy as np
 from sooner.chat import Context
 from sooner.core import DataError, NotFittedError, RankerFileError
 from sooner.rankers.contract import Ranker
-from sooner.rankers.offers import Explains, Refits, Whole
+from sooner.rankers.offers import Explains, Indivisible, Refits
 
 Make = Callable[[], Ranker]
 Check = Callable[[Make], None]
@@ -207,7 +207,7 @@ def explains_itself(make: Make) -> None:
             wanted = float(ranker.predict([prompt], context=[context])[0])
             found = sum(term.amount for term in terms)
             assert abs(found - wanted) < 1e-6, f"terms sum to {found}, the score is {wanted}"
-            for whole in (term for term in terms if isinstance(term, Whole)):
+            for whole in (term for term in terms if isinstance(term, Indivisible)):
                 assert whole.of(["", prompt]).shape == (2,), "of() must give one number for each text"
 
 

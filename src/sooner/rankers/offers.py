@@ -22,7 +22,7 @@ class Term(NamedTuple):
     amount: float
 
 
-class Whole(NamedTuple):
+class Indivisible(NamedTuple):
     """A part of the score that is no sum: only asking about pieces of the text can divide it.
 
     `amount` is what it adds for this prompt; `of` gives what it would add (n,) for other texts in the same
@@ -39,8 +39,8 @@ class Whole(NamedTuple):
 class Explains(Protocol):
     """A ranker that knows why: `sooner explain` shows its own terms in place of sampled ones."""
 
-    def explain(self, prompt: str, context: Context) -> Sequence[Term | Whole]:
-        """Return terms that sum to the score, `max_tokens` left aside; exact where none is a `Whole`."""
+    def explain(self, prompt: str, context: Context) -> Sequence[Term | Indivisible]:
+        """Return terms that sum to the score, `max_tokens` left aside; exact without an `Indivisible`."""
 
 
 @runtime_checkable

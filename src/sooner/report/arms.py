@@ -95,9 +95,9 @@ def split_meta(metas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     shared = {
         key: value
         for key, value in first.items()
-        if all(key in one and one[key] == value for one in metas.values())
+        if all(key in meta and meta[key] == value for meta in metas.values())
     }
-    own = {name: {k: v for k, v in one.items() if k not in shared} for name, one in metas.items()}
+    own = {name: {k: v for k, v in meta.items() if k not in shared} for name, meta in metas.items()}
     return {**shared, "runs": own} if any(own.values()) else dict(shared)
 
 
@@ -110,20 +110,22 @@ def measure(arms: Mapping[str, Arm]) -> dict[str, dict[str, Value]]:
         raise DataError("nothing to compare; allowed: at least 1 arm, each with at least 1 run")
     found = {name: [_run_measures(run) for run in arm.runs] for name, arm in arms.items()}
     rows = [row for runs in found.values() for row in runs]
-    keys = [one.key for one in MEASURES if all(math.isfinite(row.get(one.key, math.nan)) for row in rows)]
+    keys = [
+        gauge.key for gauge in MEASURES if all(math.isfinite(row.get(gauge.key, math.nan)) for row in rows)
+    ]
     first = next(iter(found))
     table: dict[str, dict[str, Value]] = {}
     for name, runs in found.items():
         table[name] = {}
-        for one in MEASURES:
-            if one.key not in keys:
+        for gauge in MEASURES:
+            if gauge.key not in keys:
                 continue
-            values = np.array([row[one.key] for row in runs])
+            values = np.array([row[gauge.key] for row in runs])
             mean = float(values.mean())
             spread = float(values.std(ddof=1)) if len(values) > 1 else None
-            base = table[first][one.key].mean if name != first else mean
-            gain = base / mean if one.compared and mean > 0 else None
-            table[name][one.key] = Value(mean, spread, gain)
+            base = table[first][gauge.key].mean if name != first else mean
+            gain = base / mean if gauge.compared and mean > 0 else None
+            table[name][gauge.key] = Value(mean, spread, gain)
     return table
 
 

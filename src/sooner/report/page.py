@@ -114,16 +114,16 @@ def _table(values: Mapping[str, Mapping[str, Value]], styles: Mapping[str, str])
         f'<th scope="col"><span class="swatch {styles[name]}"></span>{escape(name)}</th>' for name in values
     )
     rows = []
-    for one in MEASURES:
-        if one.key not in values[first]:
+    for gauge in MEASURES:
+        if gauge.key not in values[first]:
             continue
         cells = []
         for name, row in values.items():
-            gain = row[one.key].gain if name != first else None
+            gain = row[gauge.key].gain if name != first else None
             beside = f"{gain:.2f}&times;" if gain is not None else ""
-            cells.append(f"<td><small>{beside}</small>{shown_value(row[one.key], one)}</td>")
-        unit = f" <small>[{escape(one.unit)}]</small>" if one.unit else ""
-        rows.append(f'<tr><th scope="row">{escape(one.label)}{unit}</th>{"".join(cells)}</tr>')
+            cells.append(f"<td><small>{beside}</small>{shown_value(row[gauge.key], gauge)}</td>")
+        unit = f" <small>[{escape(gauge.unit)}]</small>" if gauge.unit else ""
+        rows.append(f'<tr><th scope="row">{escape(gauge.label)}{unit}</th>{"".join(cells)}</tr>')
     hint = f"Small figures: how many times shorter than under {escape(first)} (below 1: longer)."
     return (
         f'<div class="scroll"><table><thead><tr><th scope="col">Measure</th>{head}</tr></thead>'
@@ -153,7 +153,7 @@ def _deciles(arms: Mapping[str, Arm], styles: Mapping[str, str]) -> str:
         y = by_length(done, edges, np.atleast_1d(metrics.e2e(done)))
         series.append(svg.Series(name, styles[name], np.arange(y.size, dtype=np.float64), y, markers=True))
     x = svg.named("Output length, up to [tokens]", [f"{edge:,.0f}" for edge in edges[1:]])
-    top = max(float(np.nanmax(one.y)) for one in series)
+    top = max(float(np.nanmax(line.y)) for line in series)
     return svg.lines(
         series, x, svg.linear("Mean E2E latency [s]", 0, top), "Mean latency by decile of output length"
     )
@@ -168,7 +168,7 @@ def _gains(values: Mapping[str, Mapping[str, Value]], styles: Mapping[str, str])
         gains = [values[name][key].gain for key, _ in rows]
         x = np.array([np.nan if gain is None else gain for gain in gains])
         series.append(svg.Series(name, styles[name], x, np.arange(len(rows), dtype=np.float64) + offset))
-    top = max(1.0, *(float(np.nanmax(one.x)) for one in series))
+    top = max(1.0, *(float(np.nanmax(line.x)) for line in series))
     axis = svg.linear(f"Times shorter than under {first}", 0, top)
     return svg.dots([label for _, label in rows], series, axis, f"Gain over {first}", reference=1.0)
 

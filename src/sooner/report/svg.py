@@ -65,18 +65,18 @@ def lines(
     """Return a line plot. `title` is what a screen reader says of it."""
     frame = _Frame(x, y, width, height)
     parts = [frame.axes()]
-    for one in series:
-        for run in _unbroken(one.x, one.y):
+    for line in series:
+        for run in _unbroken(line.x, line.y):
             points = " ".join(f"{frame.px(a):.1f},{frame.py(b):.1f}" for a, b in run)
-            if one.area:
+            if line.area:
                 base = f"{frame.py(y.low):.1f}"
                 corners = f"{frame.px(run[0][0]):.1f},{base} {points} {frame.px(run[-1][0]):.1f},{base}"
-                parts.append(f'<polygon class="area {one.style}" points="{corners}"/>')
-            parts.append(f'<polyline class="line {one.style}" points="{points}"/>')
-            if one.markers:
+                parts.append(f'<polygon class="area {line.style}" points="{corners}"/>')
+            parts.append(f'<polyline class="line {line.style}" points="{points}"/>')
+            if line.markers:
                 parts += [
-                    f'<circle class="dot {one.style}" cx="{frame.px(a):.1f}" cy="{frame.py(b):.1f}" r="3.5">'
-                    f"<title>{escape(one.name)}: {b:,.4g}</title></circle>"
+                    f'<circle class="dot {line.style}" cx="{frame.px(a):.1f}" cy="{frame.py(b):.1f}" r="3.5">'
+                    f"<title>{escape(line.name)}: {b:,.4g}</title></circle>"
                     for a, b in run
                 ]
     return _figure(parts, title, width, height)
@@ -104,15 +104,15 @@ def dots(
         frame.axes(),
         f'<line class="reference" x1="{at}" x2="{at}" y1="{_TOP}" y2="{height - _BOTTOM}"/>',
     ]
-    for one in series:
+    for line in series:
         parts += [
-            f'<circle class="dot {one.style}" cx="{frame.px(a):.1f}" cy="{frame.py(b):.1f}" r="5.5">'
-            f"<title>{escape(one.name)}: {a:.2f}</title></circle>"
-            for a, b in zip(one.x, one.y, strict=True)
+            f'<circle class="dot {line.style}" cx="{frame.px(a):.1f}" cy="{frame.py(b):.1f}" r="5.5">'
+            f"<title>{escape(line.name)}: {a:.2f}</title></circle>"
+            for a, b in zip(line.x, line.y, strict=True)
             if math.isfinite(a)
         ]
         if values:
-            parts += [_valued(frame, x, *dot) for dot in _dots(one) if math.isfinite(dot[0])]
+            parts += [_valued(frame, x, *dot) for dot in _dots(line) if math.isfinite(dot[0])]
     return _figure(parts, title, width, height)
 
 

@@ -20,25 +20,25 @@ def print_table(arms: Mapping[str, Arm], console: Console | None = None) -> None
         if index:
             table.add_column("gain", justify="right", style="dim")
     first = next(iter(values))
-    for one in MEASURES:
-        if one.key not in values[first]:
+    for gauge in MEASURES:
+        if gauge.key not in values[first]:
             continue
-        cells = [f"{one.label} [dim]{one.unit}[/dim]" if one.unit else one.label]
+        cells = [f"{gauge.label} [dim]{gauge.unit}[/dim]" if gauge.unit else gauge.label]
         for index, row in enumerate(values.values()):
-            value = row[one.key]
-            cells.append(shown(value, one))
+            value = row[gauge.key]
+            cells.append(shown(value, gauge))
             if index:
                 cells.append(f"{value.gain:.2f}x" if value.gain is not None else "")
         table.add_row(*cells)
     (console or Console()).print(table)
 
 
-def shown(value: Value, one: Measure) -> str:
+def shown(value: Value, gauge: Measure) -> str:
     """Return the measure in its unit, with the spread over the runs where there are several."""
-    text = number(value.mean * one.scale)
-    if value.spread is None or not one.compared:
+    text = number(value.mean * gauge.scale)
+    if value.spread is None or not gauge.compared:
         return text
-    return f"{text} ± {number(value.spread * one.scale)}"
+    return f"{text} ± {number(value.spread * gauge.scale)}"
 
 
 def number(value: float) -> str:

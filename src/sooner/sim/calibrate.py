@@ -3,7 +3,7 @@
 The four coefficients are those whose simulation comes closest, in the least-squares sense, to the
 first- and last-token times of single requests; where a client took the times, a fifth is what each
 request spends outside the engine. No iteration is observed, so what a run did not vary
-stays undetermined; `Calibration.uncertainty` says how well each coefficient is held.
+stays undetermined; `EngineFit.uncertainty` says how well each coefficient is held.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LEAST = 8
 """Requests with times that a fit of four coefficients needs."""
 
 
-class Calibration(NamedTuple):
+class EngineFit(NamedTuple):
     """A fitted engine.
 
     `uncertainty` says how far each coefficient can move, as a share of itself and with the others
@@ -90,7 +90,7 @@ def calibrate(
     find_memory: bool = False,
     find_overhead: bool = False,
     instances: int = 1,
-) -> Calibration:
+) -> EngineFit:
     """Return `limits` with coefficients fitted to pooled runs served in `policy` order (FCFS).
 
     `rows` restricts, run by run, the requests whose times are looked at; all of them are always
@@ -120,7 +120,7 @@ def _fit(
     use: Sequence[NDArray[np.bool_]],
     find_overhead: bool,
     instances: int,
-) -> Calibration:
+) -> EngineFit:
     try:
         from scipy.optimize import least_squares
     except ImportError as missing:
@@ -185,7 +185,7 @@ def _fit(
     )
     good = spread <= HOLDS * float(latency.mean())
     fitted = dataclasses.replace(engine_of(best), approximate=not good)
-    return Calibration(fitted, dict(zip(names, reach, strict=True)), spread)
+    return EngineFit(fitted, dict(zip(names, reach, strict=True)), spread)
 
 
 def _reach(residuals: Callable[[Column], Column], best: Column, spread: float) -> list[float]:
