@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from log_records import KNOWN
@@ -21,6 +21,7 @@ from sooner.workloads import logs, traces
 from sooner.workloads.logs.json_values import values
 from sooner.workloads.logs.report import Report
 
+SLOW = [HealthCheck.too_slow]  # a loaded machine is slow, not wrong
 JUNK = st.one_of(
     st.none(),
     st.booleans(),
@@ -87,7 +88,7 @@ def _read(reader: Callable[[Path], Any], data: bytes, name: str = "log") -> Any:
             return None
 
 
-@settings(max_examples=600)
+@settings(max_examples=600, suppress_health_check=SLOW)
 @given(st.lists(spoiled([known.record for known in KNOWN.values()]), min_size=1, max_size=3))
 def test_a_spoiled_log_is_read_or_counted_or_refused(records: list[dict[str, Any]]) -> None:
     log = _read(logs.read, "\n".join(map(json.dumps, records)).encode())
@@ -101,7 +102,7 @@ def test_a_spoiled_log_is_read_or_counted_or_refused(records: list[dict[str, Any
     _read(traces.read, "\n".join(map(json.dumps, records)).encode())
 
 
-@settings(max_examples=600)
+@settings(max_examples=600, suppress_health_check=SLOW)
 @given(st.lists(spoiled(TRACES), min_size=1, max_size=3))
 def test_a_spoiled_trace_is_read_or_refused(records: list[dict[str, Any]]) -> None:
     trace = _read(traces.read, "\n".join(map(json.dumps, records)).encode())
@@ -111,21 +112,21 @@ def test_a_spoiled_trace_is_read_or_refused(records: list[dict[str, Any]]) -> No
         assert trace.arrival_time is None or trace.arrival_time.min() == 0
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, suppress_health_check=SLOW)
 @given(st.binary(max_size=200), st.sampled_from(["log", "a.csv", "a.json", "a.log", "a.parquet", "a.gz"]))
 def test_any_bytes_are_read_or_refused(data: bytes, name: str) -> None:
     _read(logs.read, data, name)
     _read(traces.read, data, name)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, suppress_health_check=SLOW)
 @given(st.text(alphabet='{}[]",:\n\\ a1', max_size=60))
 def test_any_brackets_are_read_or_refused(text: str) -> None:
     with contextlib.suppress(SoonerError):
         list(values(text, "log", Report()))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, suppress_health_check=SLOW)
 @given(st.integers(1, 399), st.sampled_from(["lines", "list", "pretty", "gzip"]))
 def test_a_file_cut_off_anywhere_loses_its_end_only(cut: int, layout: str) -> None:
     records = [{"prompt": f'say {i} {{["', "output_len": i + 1} for i in range(8)]

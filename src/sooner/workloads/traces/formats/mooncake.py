@@ -35,7 +35,7 @@ def mooncake(records: Records, source: str) -> Trace:
     notes = []
     if any("timestamp" in record for record in records):
         times = column(source, "timestamp", [record.get("timestamp") for record in records])
-        seconds = any(name in records[0] for name in _IN_SECONDS) or _broken_seconds(times, size)
+        seconds = any(name in records[0] for name in _IN_SECONDS) or _are_seconds(records, size)
         columns["arrival_time"] = times if seconds else times / 1000.0
         notes.append(f"times read as {'seconds' if seconds else 'milliseconds'}, blocks of {size} tokens")
     blocks = None
@@ -58,10 +58,9 @@ def with_texts(records: Records, source: str) -> Trace:
     return of_columns(columns, source, notes=notes, requests=requests)
 
 
-def _broken_seconds(times: np.ndarray, size: int) -> bool:
-    """Whether times have fractions and blocks are not Mooncake's, whose ticks are whole milliseconds."""
-    known = times[np.isfinite(times)]
-    return size != MOONCAKE and bool(np.any(known != np.rint(known)))
+def _are_seconds(records: Records, size: int) -> bool:
+    """Whether times have a point and blocks are not those of Mooncake, which counts whole milliseconds."""
+    return size != MOONCAKE and any(isinstance(record.get("timestamp"), float) for record in records)
 
 
 def _ids(given: Any, row: int, source: str) -> NDArray[np.int64]:
