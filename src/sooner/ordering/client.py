@@ -103,11 +103,16 @@ class ScorerClient:
         return self._process.pid
 
     def submit(self, id: str, request: ChatRequest, tenant: str = "") -> None:
-        """Ask for a score; returns at once. Beyond 20,000 questions those of who asks most are dropped."""
+        """Ask for a score; returns at once. Beyond 20,000 questions those of who asks most are dropped.
+
+        Without a `tenant` the request's own sender takes its turn.
+        """
         if len(self._new) >= _MOST_WAITING:
             self._counters.warn("scorer_timeouts", "the scorer is far behind; requests stay unscored")
             return
-        self._new.append(Submitted(id, request, tenant, time.monotonic() + self._timeout))
+        self._new.append(
+            Submitted(id, request, tenant or request.signals.sender, time.monotonic() + self._timeout)
+        )
         if self._asleep:
             self._ring()
 

@@ -113,8 +113,8 @@ class Scorer:
 class ScorerServer:
     """Accepts engines of this user on a unix socket; one thread reads, one scores.
 
-    Engines take turns by the bytes they ask about; a question that waited for `timeout` [s] is dropped, for
-    whoever asked has given it up.
+    Engines take turns by the tokens they ask about; a question that waited for `timeout` [s] is answered with
+    no score, for whoever asked has given it up.
     """
 
     def __init__(self, scorer: Scorer, path: Path, timeout: float = _EXPIRE) -> None:
@@ -123,6 +123,7 @@ class ScorerServer:
         self._jobs: FairQueue[socket.socket, QueuedQuestion] = FairQueue(
             most=_MOST_WAITING, most_cost=_MOST_BYTES
         )
+        self._dropped: list[QueuedQuestion] = []  # for want of room; whoever asked is told so
         self._changed = threading.Condition()
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -182,14 +183,15 @@ class ScorerServer:
         with self._changed:
             if self._jobs.held_by(job.connection) >= _MOST_OF_ONE:
                 raise ValueError(f"more than {_MOST_OF_ONE} questions at a time")
-            self._jobs.put(job.connection, job, job.question.request.prompt_len)
+            self._dropped += self._jobs.put(job.connection, job, job.question.request.prompt_len)
             self._changed.notify()
 
     def _work(self) -> None:
         while True:
-            jobs = self._batch()
+            jobs, dropped = self._batch()
             answers: dict[socket.socket, bytes] = {}
-            for job, prediction in zip(jobs, self._scorer.score([job.question for job in jobs]), strict=True):
+            made = self._scorer.score([job.question for job in jobs]) if jobs else []
+            for job, prediction in (*zip(jobs, made, strict=True), *((job, None) for job in dropped)):
                 frame = wire.answer(job.question.number, prediction)
                 answers[job.connection] = answers.get(job.connection, b"") + frame
             for connection, frames in answers.items():
@@ -198,18 +200,21 @@ class ScorerServer:
                 except OSError as error:
                     logger.warning("an answer was not wanted any more: %r", error)
 
-    def _batch(self) -> list[QueuedQuestion]:
-        """The next questions; a full batch, or what came within `BATCH_WAIT` of the one before."""
+    def _batch(self) -> tuple[list[QueuedQuestion], list[QueuedQuestion]]:
+        """The next questions, and those given up: a full batch, or what came within `BATCH_WAIT`."""
         jobs: list[QueuedQuestion] = []
         with self._changed:
+            dropped, self._dropped = self._dropped, []
             while len(jobs) < BATCH:
                 job = self._jobs.get()
                 if job is None:
-                    if not self._changed.wait(BATCH_WAIT if jobs else None) and jobs:
+                    if dropped or (not self._changed.wait(BATCH_WAIT if jobs else None) and jobs):
                         break
                 elif job.expires > time.monotonic():
                     jobs.append(job)
-        return jobs
+                else:
+                    dropped.append(job)
+        return jobs, dropped
 
 
 def _end_with_parent() -> None:
