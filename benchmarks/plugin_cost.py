@@ -136,7 +136,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         model = harness.tiny_model(Path(folder))
-        runs = [measure(model, options.waiting, options.rounds, policy) for policy in ("aged", "ltr")]
+        runs = [measure(model, options.waiting, options.rounds, policy) for policy in ("boost", "ltr")]
     result = {
         "waiting": options.waiting,
         "running": RUNNING,

@@ -84,13 +84,13 @@ class Usual:
 
     def arrive(self, waiting: float) -> None:
         """Take in that a request arrived and found `waiting` [s] of work waiting."""
-        self.arrivals += 1
-        self.square_wait += (waiting * waiting - self.square_wait) / min(self.arrivals, WAIT_MEMORY)
+        self.arrivals = n = self.arrivals + 1
+        self.square_wait += (waiting * waiting - self.square_wait) / (n if n < WAIT_MEMORY else WAIT_MEMORY)
 
     def weigh(self, work: float) -> None:
         """Take in the expected work [s] of a request."""
-        self.weighed += 1
-        memory = min(self.weighed, WORK_MEMORY)
+        self.weighed = n = self.weighed + 1
+        memory = n if n < WORK_MEMORY else WORK_MEMORY
         self.work_mean += (work - self.work_mean) / memory
         self.square_work += (work * work - self.square_work) / memory
 

@@ -123,6 +123,16 @@ class Order:
         """Recent mean predicted length [tokens]; 0 before the first."""
         return self._mean_len.value
 
+    def gauges(self) -> dict[str, float]:
+        """Return what is measured of the load, by the names that hosts publish."""
+        return {
+            "pressure_seconds_per_token": self.pressure,
+            "mean_predicted_len_tokens": self.mean_predicted_len,
+            "backlog_seconds": self.backlog,
+            "usual_wait_seconds": self.usual.wait,
+            "usual_work_seconds": self.usual.work,
+        }
+
     def arrive(
         self,
         id: str,
@@ -147,7 +157,6 @@ class Order:
         )  # fmt: skip
         if self._weighs:
             ticket.cached_len = cached_len
-            ticket.work = float(work(self.pace, prompt_len, cached_len, length))
             self.usual.arrive(self.backlog if ahead is None else ahead)
             self._join(ticket)
         if given is not NOTHING:
@@ -157,6 +166,8 @@ class Order:
                 ticket.level = given.level
             if given.score is not None:
                 self._take(ticket, given.score, given.predicted_len)
+        if self._weighs and not ticket.scored:
+            self._reckon(ticket)
         ticket.key = key = self._key(ticket, 0)
         ticket.place = (1, key, arrival_time, self._entries)
         self.tickets[id] = ticket

@@ -31,7 +31,7 @@ PRIOR = 0.02
 """Steps' worth of what was believed before, for each of the four numbers."""
 LEAST_USUAL = np.array([1.0, 64.0, 1.0, 256.0])
 """Counts of a mean step, where the first steps had fewer."""
-TOLD = 1.1
+TOLD = 1.2
 """The factor by which a request's work must move for a new pace to be told."""
 
 
@@ -52,12 +52,12 @@ class _Known:
     `usual`; `believed` are the shares that were believed before.
     """
 
-    coefficients: NDArray[np.float64]
+    coefficients: list[float]
     seconds: float
-    usual: NDArray[np.float64]
+    usual: list[float]
     believed: NDArray[np.float64]
-    gram: NDArray[np.float64]
-    moment: NDArray[np.float64]
+    gram: list[float]  # its upper triangle, row by row
+    moment: list[float]
 
 
 class PaceLearner:
@@ -94,7 +94,9 @@ class PaceLearner:
                 return None
             self._start()
             return self._tell()
-        if step.seconds > FAR * float(_row(step) @ self._known.coefficients):
+        a, b, c, d = self._known.coefficients
+        expected = a + b * step.prefill + c * step.decoding + d * step.context
+        if step.seconds > FAR * expected:
             self.paused += 1
             self._far += 1
             if self._far >= CHANGED:  # not a pause: the engine is another
@@ -122,7 +124,7 @@ class PaceLearner:
         seconds = float(np.median(expected)) * scale
         usual = np.maximum(np.mean([_row(step) for step in self._first], axis=0), LEAST_USUAL)
         shares = self._prior * usual / seconds
-        self._known = _Known(self._prior, seconds, usual, shares, np.zeros((4, 4)), np.zeros(4))
+        self._known = _Known(self._prior.tolist(), seconds, usual.tolist(), shares, [0.0] * 10, [0.0] * 4)
         for step, ratio in zip(self._first, ratios, strict=True):
             if ratio <= FAR * scale:
                 self._add(step)
@@ -131,21 +133,29 @@ class PaceLearner:
         self._first = []
 
     def _add(self, step: Step) -> None:
+        """Count a step by its relative error. Plain floats: NumPy would cost ten times as much a step."""
         known = self._known
         assert known is not None
-        row = _row(step) / known.usual * (known.seconds / step.seconds)  # by its relative error
-        known.gram *= MEMORY
-        known.moment *= MEMORY
-        known.gram += np.outer(row, row)
-        known.moment += row
+        share = known.seconds / step.seconds
+        row = [count / usual * share for count, usual in zip((1.0, *step[1:]), known.usual, strict=True)]
+        gram, moment, at = known.gram, known.moment, 0
+        for i, a in enumerate(row):
+            moment[i] = moment[i] * MEMORY + a
+            for b in row[i:]:
+                gram[at] = gram[at] * MEMORY + a * b
+                at += 1
 
     def _tell(self) -> Pace | None:
         """Fit, and return the pace where some request's work moved enough."""
         known = self._known
         assert known is not None
-        shares = _non_negative(known.gram + PRIOR * np.eye(4), known.moment + PRIOR * known.believed)
-        known.coefficients = shares * known.seconds / known.usual
-        self.pace = Pace(**_named(known.coefficients), batch=max(self._batch, 1.0))
+        gram = np.zeros((4, 4))
+        gram[np.triu_indices(4)] = known.gram
+        gram = gram + np.triu(gram, 1).T + PRIOR * np.eye(4)
+        shares = _non_negative(gram, np.array(known.moment) + PRIOR * known.believed)
+        coefficients = shares * known.seconds / np.array(known.usual)
+        known.coefficients = coefficients.tolist()
+        self.pace = Pace(**_named(coefficients), batch=max(self._batch, 1.0))
         if all(
             max(now, before) <= TOLD * min(now, before)
             for now, before in zip(_examples(self.pace), _examples(self._told), strict=True)

@@ -162,13 +162,18 @@ def take_back(scheduler: Any, ran_before: set[str]) -> None:
         request.num_computed_tokens = 0
 
 
+def caches_prefixes(scheduler: Any) -> bool:
+    """Return whether this engine keeps prompts' KV for others that begin alike."""
+    return bool(getattr(scheduler.kv_cache_manager, "enable_caching", False))
+
+
 def cached_tokens(scheduler: Any, request: Any) -> int:
     """Return how many tokens of a waiting prompt the prefix cache holds now; asks nothing else of it.
 
     The look-up neither counts as a query nor touches a block, as vLLM's `get_computed_blocks` would.
     """
     manager = scheduler.kv_cache_manager
-    if not getattr(manager, "enable_caching", False) or getattr(request, "skip_reading_prefix_cache", False):
+    if getattr(request, "skip_reading_prefix_cache", False):
         return 0
     hashes = getattr(request, "block_hashes", None)
     if not hashes:

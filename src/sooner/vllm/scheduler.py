@@ -74,6 +74,7 @@ class RankOrder:
         self.order.set_pace(learner.pace)
 
         self._ran_at = time.monotonic()
+        self._caching = compat.caches_prefixes(host) and "work" in policy.reads
         self._head_checked: tuple[str, int] = ("", 0)
         self._unsorted = False
         self._resetting = False
@@ -127,11 +128,11 @@ class RankOrder:
         if self._bypassed:
             return self._vllm.schedule(*args, **kwargs)
         self._safely(self._before_step)
-        ran_before = {request.request_id for request in self._host.running}
+        ran_before = self._host.running.copy()
         try:
             output = self._vllm.schedule(*args, **kwargs)
         except Exception as error:
-            self._bypass(f"schedule raised {error!r}", ran_before)
+            self._bypass(f"schedule raised {error!r}", {one.request_id for one in ran_before})
             return self._vllm.schedule(*args, **kwargs)
         self._safely(self._displacement.after_step)
         self._safely(self._after_step, output)
@@ -226,7 +227,7 @@ class RankOrder:
             if said.malformed:
                 self.counters.warn("malformed_client_values", "a client's number was ignored")
                 self.counters.add("malformed_client_values", said.malformed - 1)
-        cached = self._safely(compat.cached_tokens, self._host, request) or 0
+        cached = self._cached_tokens(request) if self._caching else 0
         ticket = self.order.arrive(
             id, request.arrival_time, request.num_prompt_tokens, said, cached_len=cached
         )
@@ -260,7 +261,7 @@ class RankOrder:
                     queue.move(request)
             if news or not self.order.policy.timeless:
                 queue.tick()
-        if host.waiting:
+        if self._caching and host.waiting:
             self._check_first()
         self._unsorted = self._unsorted or bool(changed) or news or not self.order.policy.static
         chosen = self.settings
@@ -279,6 +280,15 @@ class RankOrder:
             if self._trace is not None:
                 self._trace.pace(self.order.step, learned)
 
+    def _cached_tokens(self, request: Any) -> int:
+        """Return what the prefix cache holds of a prompt; one that cannot be read is not asked again."""
+        try:
+            return compat.cached_tokens(self._host, request)
+        except Exception as error:
+            self._caching = False
+            self.counters.warn("hook_errors", "the prefix cache cannot be read: %r", error)
+            return 0
+
     def _check_first(self) -> None:
         """Read anew what the prefix cache holds of the first in the queue, before it is admitted for it."""
         for _ in range(4):
@@ -287,7 +297,7 @@ class RankOrder:
             if request.request_id == id and self.order.step - step < _CHECKED:
                 return
             self._head_checked = (request.request_id, self.order.step)
-            if not self.order.cached(request.request_id, compat.cached_tokens(self._host, request)):
+            if not self.order.cached(request.request_id, self._cached_tokens(request)):
                 return
             self._host.waiting.move(request)
 
@@ -354,15 +364,7 @@ class RankOrder:
 
     def _gauges(self) -> dict[str, float]:
         running, waiting = self._host.get_request_counts()
-        return {
-            "running": running,
-            "waiting": waiting,
-            "pressure_seconds_per_token": self.order.pressure,
-            "mean_predicted_len_tokens": self.order.mean_predicted_len,
-            "backlog_seconds": self.order.backlog,
-            "usual_wait_seconds": self.order.usual.wait,
-            "usual_work_seconds": self.order.usual.work,
-        }
+        return {"running": running, "waiting": waiting, **self.order.gauges()}
 
     def _place(self, request: Any) -> Place:
         ticket = self.order.tickets.get(request.request_id)
