@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     "--policy",
     cls=NameOption,
     names=policy_names,
-    help="Order of the waiting requests, or module:name of your own.  [default: aged]",
+    help="Order of the waiting requests, or module:name of your own.  [default: boost]",
 )
 @click.option(
     "--ranker", help="Folder of a ranker, 'module:name', or '' for none.  [default: the shipped one]"

@@ -15,6 +15,7 @@ from sooner.gateway.admission.room import Room, Waiting
 from sooner.gateway.admission.shares import Shares
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.offload import Offload
+from sooner.gateway.engines.reply_pace import ReplyPace
 from sooner.gateway.places import COUNTERS, NoBackend, Place, Pool, Refused
 from sooner.gateway.settings import GatewaySettings
 from sooner.ordering.client import ScorerClient
@@ -50,6 +51,7 @@ class Dispatcher:
         self.limits = Limits(settings.tenants)
         self._swept = clock()
         self.offload = Offload()
+        self._pace = ReplyPace()
         self._tenants = {one.name: one for one in settings.tenants}
         self._loop = asyncio.get_running_loop()
         self._scorer: ScorerClient | None = None
@@ -112,7 +114,7 @@ class Dispatcher:
         said = asked.given
         if default_ms and said.deadline_ms is None:
             said = said._replace(deadline_ms=default_ms)
-        ticket = self.order.arrive(id, now, asked.prompt_len, said, level)
+        ticket = self.order.arrive(id, now, asked.prompt_len, said, level, ahead=self._ahead(pool))
         request = Waiting(id, tenant, level, ticket, Place(asked, pool))
         self._expect(request)
         try:
@@ -125,6 +127,17 @@ class Dispatcher:
         if self._scorer is not None and asked.request.readable and said.score is None:
             self._scorer.submit(id, asked.request, tenant)
         return request
+
+    def _ahead(self, pool: Pool) -> float:
+        """Return the work that waits for each engine of a pool [s]."""
+        share = len(pool.room) / max(self.queued, 1)
+        return self.order.backlog * share / max(sum(one.healthy for one in pool.backends), 1)
+
+    def replied(self, prompt_len: int, first_byte: float, gap: float, in_flight: int) -> None:
+        """Learn the engines' pace from a streamed reply: tokens, seconds, seconds a token, requests there."""
+        learned = self._pace.add(prompt_len, first_byte, gap, in_flight)
+        if learned is not None:
+            self.order.set_pace(learned)
 
     def _admit(self, request: Waiting, now: float) -> None:
         """Refuse what cannot be served in time. Raises Refused."""
@@ -240,6 +253,9 @@ class Dispatcher:
     def pump(self) -> None:
         """Hand free places to those who wait; between pools, to who waited longest."""
         now = self.clock()
+        if self.order.take_news():
+            for pool in self._pools.values():
+                pool.room.place_anew()
         ready = [pool for pool in self._pools.values() if len(pool.room)]
         while ready:
             pool = ready[0] if len(ready) == 1 else min(ready, key=lambda one: one.room.oldest)

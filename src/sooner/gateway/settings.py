@@ -204,7 +204,7 @@ class GatewaySettings:
 
     host: str = "127.0.0.1"
     port: int = 8080
-    policy: str = "aged"
+    policy: str = policies.DEFAULT
     parameters: Mapping[str, float] = field(default_factory=dict)
     ranker: str = "default"
     scorer_timeout: float = 5.0

@@ -66,7 +66,7 @@ class Room:
         self._order = order
         self.shares = shares
         self._settings = settings
-        self._reorder = None if order.policy.timeless else self._places
+        self._changes = not order.policy.timeless
         self._levels: dict[int, dict[str, RankedQueue[Waiting]]] = {}
         self._by_age: dict[str, list[tuple[float, int, Waiting]]] = {}
         self._entries = 0  # in `_by_age`, those that have left included
@@ -97,7 +97,7 @@ class Room:
         tenants = self._levels.setdefault(request.level, {})
         queue = tenants.get(request.tenant)
         if queue is None:
-            queue = tenants[request.tenant] = RankedQueue(_place, self._reorder)
+            queue = tenants[request.tenant] = RankedQueue(_place, self._places)
         if not self.by_tenant.get(request.tenant):
             self.shares.enter(request.tenant, self.by_tenant)
         request.queued = True
@@ -145,7 +145,7 @@ class Room:
                 self.remove(oldest)
                 return oldest
         tenants = next(tenants for tenants in levels if tenant in tenants)
-        if self._reorder is not None and now - self._refreshed >= _REORDER:
+        if self._changes and now - self._refreshed >= _REORDER:
             self._order.now = self._refreshed = now
             for other in tenants.values():
                 other.tick()
@@ -154,6 +154,12 @@ class Room:
         queue.take_popped()
         self._left(request)
         return request
+
+    def place_anew(self) -> None:
+        """Say that what the keys hang on moved: all places are read anew before the next start."""
+        for tenants in self._levels.values():
+            for queue in tenants.values():
+                queue.tick()
 
     def late(self, now: float) -> list[Late]:
         """Take out and return who waited too long, and whose deadline is out of reach."""

@@ -311,7 +311,9 @@ class Proxy:
         """Take from a streamed reply how long the engine's steps last, and whether it queues."""
         backend, connection = sent.backend, sent.connection
         if connection.events > 1 and not connection.slowed:
-            backend.window.step((connection.last_time - connection.first_time) / (connection.events - 1))
+            gap = (connection.last_time - connection.first_time) / (connection.events - 1)
+            backend.window.step(gap)
+            self.dispatcher.replied(prompt_len, sent.first_byte, gap, backend.in_flight)
         hungry = self.dispatcher.queued > 0
         backend.window.latency(sent.first_byte, prompt_len, backend.in_flight, hungry)
 
