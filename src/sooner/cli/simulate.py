@@ -37,6 +37,11 @@ from sooner.cli.options import (
 @click.option(
     "--tau", type=float, help="Spoil the true lengths to this Kendall tau; else the policy is told the truth."
 )
+@click.option(
+    "--learn",
+    is_flag=True,
+    help="Tell the policy what a learner knows of senders and templates from what had finished by then.",
+)
 @click.option("--ranker", help='A saved ranker, or "default", that scores the workload\'s prompts.')
 @click.option(
     "--seed",
@@ -46,7 +51,7 @@ from sooner.cli.options import (
     help="Of the draw, the arrivals and the noise of --tau.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def simulate(ranker: str | None, as_json: bool, **given: Any) -> None:
+def simulate(ranker: str | None, learn: bool, as_json: bool, **given: Any) -> None:
     """Serve WORKLOAD on a simulated engine under a policy and print every measure.
 
     WORKLOAD is a name (sharegpt, azure-conv, azure-code, mooncake, lognormal, burstgpt, servegen,
@@ -68,7 +73,7 @@ def simulate(ranker: str | None, as_json: bool, **given: Any) -> None:
         click.echo(
             f"engine {study.engine.name}: approximate ({study.engine.source or 'not measured'})", err=True
         )
-    prepared = prepare(study, loaded)
+    prepared = prepare(study, loaded, learn=learn)
     say_notes(study.workload, prepared.notes)
     with progress_bar(f"simulating {study.policy}") as progress:
         report = run(study, prepared, progress)

@@ -36,7 +36,7 @@ _PRIOR = (0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.7)
 _BELIEF = 30.0  # requests' worth
 _SETTLED = 200  # replies of a model before its errors count, and after an alarm
 _FAR = 0.3  # log lengths
-_KNOWN = 30  # replies of a sender before its errors count
+_KNOWN = 100  # replies of a sender that are remembered before its errors count
 _MOST_PENDING = 100_000
 _MOST_MODELS = 256
 _MODEL, _SENDER = 1, 2
@@ -208,7 +208,7 @@ class Learner:
             row.append(mean - parent)
             if tier == _MODEL:
                 of_model = mean
-            known = known and (tier > _SENDER or group.count >= _KNOWN)
+            known = known and (tier > _SENDER or group.weight >= _KNOWN)
         if identity.sender and identity.template:  # who shares a template shares more than a model
             group = self.groups.made(_mixed(identity.model, identity.template, 0), model.epoch, KEPT)
             groups.append(group)

@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sooner import config, metrics, policies
-from sooner.core import ConfigError
+from sooner.core import ConfigError, DataError
+from sooner.learning import prequential
+from sooner.learning.prequential import Facts
 from sooner.policies import Policy
 from sooner.rankers.contract import Ranker
 from sooner.sim import groups, predictions
 from sooner.sim.cost import TICKS_PER_SECOND, Engine
 from sooner.sim.engine import Options, Outcome, simulate, work_ticks
+from sooner.sim.learned import learned
 from sooner.workloads import named
 from sooner.workloads.build import Shape, build
 from sooner.workloads.columns import Workload
@@ -89,11 +92,14 @@ class Prepared(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def prepare(study: Study, ranker: Ranker | None = None) -> Prepared:
-    """Build the workload and the predictions, and compile. Raises ConfigError for both tau and ranker."""
-    if ranker is not None and study.tau is not None:
-        raise ConfigError("a ranker and a tau; allowed: one of the two")
-    if ranker is not None:
+def prepare(study: Study, ranker: Ranker | None = None, *, learn: bool = False) -> Prepared:
+    """Build the workload and the predictions, and compile; with `learn` a learner stands beside the ranker.
+
+    Raises ConfigError for a tau with either.
+    """
+    if (ranker is not None or learn) and study.tau is not None:
+        raise ConfigError("a ranker or a learner, and a tau; allowed: one of the two")
+    if ranker is not None or learn:
         _check_told(study.order)
     rng = np.random.default_rng(study.seed)
     trace = named.load(study.workload, study.shape.requests, study.seed, folder=config.data_folder())
@@ -102,7 +108,11 @@ def prepare(study: Study, ranker: Ranker | None = None) -> Prepared:
         share = USUAL_LOAD if study.load is None else study.load
         shape = dataclasses.replace(shape, rate=share * capacity(study, trace))
     workload, rows = build(trace, shape, rng)
-    if ranker is not None:
+    if learn:
+        told = learned(
+            workload, _facts(trace, rows, workload, ranker), lambda part, told: serve(study, part, told)
+        )
+    elif ranker is not None:
         told = predictions.ranked(ranker, trace, rows, workload)
     elif study.tau is not None:
         told = predictions.spoiled(workload, study.tau, rng)
@@ -110,6 +120,17 @@ def prepare(study: Study, ranker: Ranker | None = None) -> Prepared:
         told = predictions.told(trace, rows, workload) or predictions.oracle(workload)
     serve(study, workload.take(np.arange(0)), None)
     return Prepared(workload, told, shape.rate, trace.notes)
+
+
+def _facts(trace: Trace, rows: NDArray[np.int64], workload: Workload, ranker: Ranker | None) -> Facts:
+    """Return what a learner sees of a workload. Raises DataError for a ranker and no prompts."""
+    senders = workload.sender.tolist()
+    if trace.requests is not None:
+        requests = [trace.requests[row] for row in rows]
+        return prequential.of_requests(requests, ranker, workload.arrival_time, senders)
+    if ranker is not None:
+        raise DataError("a ranker reads prompts, the workload has lengths only; allowed: a log with prompts")
+    return prequential.of_senders(senders, workload.arrival_time)
 
 
 def notes_of(study: Study) -> tuple[str, ...]:
