@@ -9,6 +9,7 @@ pytest.importorskip("numba", reason="numba, the sim extra, is not installed")
 
 from sooner import policies
 from sooner.learning import prequential
+from sooner.metrics import kendall_tau
 from sooner.sim.cost import load
 from sooner.sim.engine import Outcome, simulate
 from sooner.sim.learned import learned
@@ -21,7 +22,7 @@ def workload(seed: int, n: int = 1500) -> Workload:
     means = rng.normal(5.0, 1.0, 10)
     sender = rng.integers(0, 10, n)
     return Workload(
-        arrival_time=np.cumsum(rng.exponential(0.02, n)),
+        arrival_time=np.cumsum(rng.exponential(0.2, n)),
         prompt_len=np.full(n, 50),
         output_len=np.maximum(1, np.exp(means[sender] + 0.4 * rng.standard_normal(n))).astype(np.int64),
         sender=sender,
@@ -37,7 +38,8 @@ def test_senders_order_a_workload() -> None:
     work = workload(1)
     told = learned(work, prequential.of_senders(work.sender.tolist(), work.arrival_time), serve)
     assert told.kind == "learned"
-    assert told.tau > 0.5
+    warm = slice(len(work) // 2, None)  # the first blocks know next to nothing
+    assert kendall_tau(told.score[warm], work.output_len[warm]) > 0.5
     assert (told.predicted_len >= 1).all()
 
 
