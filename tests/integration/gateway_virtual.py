@@ -13,10 +13,10 @@ import numpy as np
 
 from sooner.chat import ChatRequest
 from sooner.gateway.admission.reading import Asked
-from sooner.gateway.admission.shares import work
+from sooner.gateway.admission.refusals import TurnedAway
+from sooner.gateway.admission.shares import charge
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend
-from sooner.gateway.places import Refused
 from sooner.gateway.settings import BackendSettings, GatewaySettings
 from sooner.ordering.given import Given
 
@@ -112,22 +112,22 @@ async def drive(load: Iterable[Ask], places: int, token_time: float, **settings:
         asked = Asked("m", True, ChatRequest(), ask.prompt_len, 0, False, given)
         try:
             waiting = dispatcher.arrive(str(id(seen)), ask.tenant, 0, asked, 0.0)
-        except Refused as refused:
+        except TurnedAway as refused:
             seen.refused, seen.retry_after, seen.refused_time = (
-                refused.reason, refused.retry_after, loop.time() - began,
+                refused.counter, refused.retry_after, loop.time() - began,
             )  # fmt: skip
             return
         try:
-            backend = await dispatcher.place(waiting)
+            backend = await dispatcher.slot(waiting)
             starts += 1
             seen.start, seen.start_time = starts, loop.time() - began
             await asyncio.sleep(ask.output_len * token_time)
             seen.end_time = loop.time() - began
             dispatcher.finished(waiting, ask.output_len * token_time)
-            dispatcher.over(waiting, backend, work(ask.prompt_len, ask.output_len))
-        except Refused as refused:
+            dispatcher.over(waiting, backend, charge(ask.prompt_len, ask.output_len))
+        except TurnedAway as refused:
             seen.refused, seen.retry_after, seen.refused_time = (
-                refused.reason, refused.retry_after, loop.time() - began,
+                refused.counter, refused.retry_after, loop.time() - began,
             )  # fmt: skip
         finally:
             dispatcher.leave(waiting)

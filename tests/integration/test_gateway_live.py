@@ -48,7 +48,7 @@ async def behind_one(gateway: Gateway, one: EmulatedEngine, http: aiohttp.Client
     """Let requests wait behind a long one until all are scored; return the order they are served in."""
     first = asyncio.create_task(ask(http, chat("first", max_tokens=100_000)))
     running = gateway.dispatcher.waiting.values()
-    await until(lambda: len(one.seen) == 1 and all(request.host.scored for request in running), 60)
+    await until(lambda: len(one.seen) == 1 and all(request.scored for request in running), 60)
     tasks = []
     for n, size in enumerate(sizes):
         tasks.append(asyncio.create_task(ask(http, chat("x" * size, max_tokens=3))))
@@ -164,7 +164,7 @@ def test_scls_shares_slices_among_engines_by_what_they_have_to_do() -> None:
             assert {reply["usage"]["completion_tokens"] for reply in replies} == {60}
             assert len(fast.seen) + len(slow.seen) == 30 * 6
             assert len(fast.seen) > 2 * len(slow.seen) > 0
-            offload = gateway.dispatcher.offload
+            offload = gateway.dispatcher.choice
             assert [offload.load(one) for one in gateway.dispatcher.backends] == [0.0, 0.0]
 
     run(test)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gateway_virtual import Seen, drive, poisson, run
 
-from sooner.gateway.admission.shares import work
+from sooner.gateway.admission.shares import charge
 from sooner.gateway.settings import QueueSettings
 
 PLACES, TOKEN_TIME, MEDIAN, SIGMA = 16, 0.02, 60.0, 0.8
@@ -19,7 +19,7 @@ SECONDS = 90.0
 
 
 def cost(one: Seen) -> float:
-    return work(one.ask.prompt_len, one.ask.output_len)
+    return charge(one.ask.prompt_len, one.ask.output_len)
 
 
 def told_over_truth(found: list[Seen]) -> list[float]:

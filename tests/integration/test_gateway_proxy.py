@@ -139,7 +139,7 @@ def test_a_slow_reader_makes_the_engine_wait_and_loses_nothing() -> None:
 
         async with raw(reply) as url, rig([url]) as gateway, client(gateway) as http:
             response = await http.post("/v1/chat/completions", json=chat())
-            [connection] = gateway.proxy._active
+            [connection] = gateway.proxy.client._active
             await until(lambda: connection.paused)
             assert connection.size < len(big)
             assert await response.read() == big

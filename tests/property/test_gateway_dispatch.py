@@ -14,11 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sooner.chat import ChatRequest
 from sooner.core import Prediction
 from sooner.gateway.admission.reading import Asked
+from sooner.gateway.admission.refusals import TurnedAway
 from sooner.gateway.admission.room import Waiting
-from sooner.gateway.admission.shares import work
+from sooner.gateway.admission.shares import charge
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend
-from sooner.gateway.places import Refused
 from sooner.gateway.settings import BackendSettings, GatewaySettings, QueueSettings
 from sooner.ordering.given import Given
 
@@ -98,24 +98,24 @@ class DispatcherMachine(RuleBasedStateMachine):
         """The way of a request, as the proxy goes it."""
         try:
             for _ in range(TRIES):
-                backend = await self.dispatcher.place(life.waiting)
+                backend = await self.dispatcher.slot(life.waiting)
                 served = None
                 try:
-                    assert backend.open(self.now) or backend.draining
+                    assert backend.accepts(self.now) or backend.draining
                     life.backend, life.outcome = backend, self.loop.create_future()
                     life.tried.append(backend.name)
                     if await life.outcome:
                         life.served += 1
                         self.dispatcher.finished(life.waiting, 1.0)
-                        served = work(10, 20)
+                        served = charge(10, 20)
                         return "served"
-                    life.waiting.host.tried.add(backend.name)
+                    life.waiting.tried.add(backend.name)
                 finally:
                     life.backend = life.outcome = None
                     self.dispatcher.over(life.waiting, backend, served)
             return "failed"
-        except Refused as refused:
-            return refused.reason
+        except TurnedAway as refused:
+            return refused.counter
         except asyncio.CancelledError:
             return "left"
         finally:
@@ -133,9 +133,9 @@ class DispatcherMachine(RuleBasedStateMachine):
         queued = self.dispatcher.queued
         try:
             life = Life(self.dispatcher.arrive(id, tenant, level, asked, 0.0))
-        except Refused as refused:
-            self.ends[id] = refused.reason
-            self.turned_away(refused.reason, refused.retry_after, queued)
+        except TurnedAway as refused:
+            self.ends[id] = refused.counter
+            self.turned_away(refused.counter, refused.retry_after, queued)
             return
         life.task = self.loop.create_task(self.live(life))
         life.task.add_done_callback(lambda task: self.end(id, task.result()))
@@ -182,7 +182,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def score(self, pick: int, score: float) -> None:
         if self.lives:
             id = self.lives[pick % len(self.lives)].waiting.id
-            self.dispatcher._scored(id, Prediction(score, score))
+            self.dispatcher._scores._take(id, Prediction(score, score))
 
     @rule(seconds=st.floats(0, 30))
     def wait(self, seconds: float) -> None:
@@ -229,11 +229,11 @@ class DispatcherMachine(RuleBasedStateMachine):
     def no_place_is_idle_while_someone_waits(self) -> None:
         if not hasattr(self, "dispatcher"):
             return
-        open_now = [one for one in self.backends if one.open(self.now)]
+        open_now = [one for one in self.backends if one.accepts(self.now)]
         free = {one.name for one in open_now if one.in_flight < one.limit}
         for life in self.lives:
             if life.waiting.queued:
-                tried = life.waiting.host.tried
+                tried = life.waiting.tried
                 fresh = {one.name for one in open_now} - tried or {one.name for one in open_now}
                 assert not free & fresh, "a place is free, and who could take it waits"
 

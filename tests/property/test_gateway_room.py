@@ -52,7 +52,7 @@ class RoomMachine(RuleBasedStateMachine):
         if self.inside:
             id = list(self.inside)[pick % len(self.inside)]
             request = self.inside[id]
-            before = request.work
+            before = request.tokens
             if self.order.predicted(id, Prediction(score, score), 0):
                 self.room.moved(request, before)
 
@@ -97,13 +97,13 @@ class RoomMachine(RuleBasedStateMachine):
         for id in self.starts_due:
             self.starts_due[id] -= self.inside[id].tenant == request.tenant
             assert self.starts_due[id] > 0, "an overdue request waited for more starts than the bound allows"
-        self.room.shares.charge(request.tenant, request.work)
+        self.room.shares.charge(request.tenant, request.tokens)
 
     def turns(self, waited: list[Waiting]) -> dict[str, tuple[bool, float]]:
         """Return of each tenant whether it asks for more than its allowance, and its counter."""
         work, shares = dict.fromkeys([one.tenant for one in waited], 0.0), self.room.shares
         for one in waited:
-            work[one.tenant] += one.work
+            work[one.tenant] += one.tokens
         return {name: (n > shares.allowance(name, work) + 1e-6, shares[name]) for name, n in work.items()}
 
     @rule(seconds=st.floats(0, 5), pace=st.floats(0, 200))
@@ -136,12 +136,12 @@ class RoomMachine(RuleBasedStateMachine):
         assert {one.id for one in self.room} == set(self.inside)
         assert sum(self.room.by_tenant.values()) == len(self.inside)
         assert math.isclose(
-            self.room.work, sum(one.work for one in self.inside.values()), rel_tol=1e-6, abs_tol=1e-3
+            self.room.tokens, sum(one.tokens for one in self.inside.values()), rel_tol=1e-6, abs_tol=1e-3
         )
         for tenant in "abc":
             ahead = self.room.ahead(tenant, 1)
-            own = sum(one.work for one in self.inside.values() if one.tenant == tenant or one.level == 0)
-            assert own - 1e-3 <= ahead <= self.room.work + 1e-3
+            own = sum(one.tokens for one in self.inside.values() if one.tenant == tenant or one.level == 0)
+            assert own - 1e-3 <= ahead <= self.room.tokens + 1e-3
         for one in self.inside.values():
             assert 1 <= self.room.position(one) <= len(self.inside)
 
@@ -164,7 +164,7 @@ def test_tenants_share_by_weight_whatever_one_of_them_floods() -> None:
     for _ in range(20):
         request = room.pop(2.0)
         assert request is not None
-        room.shares.charge(request.tenant, request.work)
+        room.shares.charge(request.tenant, request.tokens)
         first.append(request.tenant)
     assert first.count("quiet") == 10
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sooner.gateway import settings
-from sooner.gateway.places import COUNTERS
+from sooner.gateway.counts import COUNTERS
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs" / "gateway.md").read_text(encoding="utf-8")

@@ -124,16 +124,16 @@ def test_the_breaker_opens_after_three_and_for_longer_each_time() -> None:
     breaker = Breaker()
     breaker.failed(0.0)
     breaker.failed(0.0)
-    assert not breaker.open(0.0)
+    assert not breaker.tripped(0.0)
     breaker.failed(0.0)
-    assert breaker.open(0.9)
-    assert not breaker.open(1.0)
+    assert breaker.tripped(0.9)
+    assert not breaker.tripped(1.0)
     breaker.failed(1.0)
-    assert breaker.open(2.9)
+    assert breaker.tripped(2.9)
     breaker.ok()
-    assert not breaker.open(2.9)
+    assert not breaker.tripped(2.9)
     breaker.failed(5.0, at_once=True)
-    assert breaker.open(5.5)
+    assert breaker.tripped(5.5)
 
 
 @pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.priority])
@@ -151,10 +151,10 @@ def test_an_earlier_key_is_served_earlier_by_each_kind(kind: str) -> None:
 
 def test_quantiles_are_of_the_recent_keys() -> None:
     quantiles = Quantiles(4)
-    assert [quantiles.place(key) for key in (5.0, 6.0, 4.0)] == [0.5, 1.0, 0.0]
+    assert [quantiles.of(key) for key in (5.0, 6.0, 4.0)] == [0.5, 1.0, 0.0]
     for _ in range(4):
-        quantiles.place(100.0)
-    assert quantiles.place(6.0) == 0.0
+        quantiles.of(100.0)
+    assert quantiles.of(6.0) == 0.0
 
 
 def test_a_priority_is_put_in_and_nothing_else_changed() -> None:

@@ -17,17 +17,18 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from sooner.core import EngineError, SoonerError
-from sooner.gateway import telemetry
+from sooner.gateway import outlook, telemetry
 from sooner.gateway.admission.door import Door
 from sooner.gateway.admission.keys import KeyBook, bearer
+from sooner.gateway.counts import COUNTERS
 from sooner.gateway.database import Database
 from sooner.gateway.delivery import answers
-from sooner.gateway.delivery.proxy import GENERATING, Caller, Finished, Proxy
+from sooner.gateway.delivery.context import Finished
+from sooner.gateway.delivery.proxy import GENERATING, Caller, Proxy
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend, key_in
 from sooner.gateway.engines.window import COUNT_EVERY
 from sooner.gateway.journal import Journal
-from sooner.gateway.places import COUNTERS
 from sooner.gateway.settings import GatewaySettings
 
 logger = logging.getLogger("sooner.gateway")
@@ -75,10 +76,10 @@ class Gateway:
         add("GET", "/v1/models/{id:(?s:.+)}", self._guarded(self._model))
         add("GET", "/sooner/v1/requests/{id}", self._guarded(self._request))
         add("*", "/v1/{rest:(?s:.*)}", self._guarded(self._other))
-        add("GET", "/health", self._open(self._health))
-        add("GET", "/ready", self._open(self._ready))
-        add("GET", "/metrics", self._open(self._metrics))
-        add("GET", "/sooner/v1/openapi.json", self._open(_openapi))
+        add("GET", "/health", self._public(self._health))
+        add("GET", "/ready", self._public(self._ready))
+        add("GET", "/metrics", self._public(self._metrics))
+        add("GET", "/sooner/v1/openapi.json", self._public(_openapi))
         if self._admin_key:
             add("GET", "/sooner/v1/admin/backends", self._admin(self._list))
             add("POST", "/sooner/v1/admin/backends/{name}/{what:drain|resume}", self._admin(self._turn))
@@ -172,7 +173,7 @@ class Gateway:
             await asyncio.sleep(_TICK)
             try:
                 self.dispatcher.sweep()
-                self.proxy.expire(loop.time())
+                self.proxy.client.expire(loop.time())
                 if runner.server is not None:
                     self._door.close_silent(runner.server, loop.time())
             except Exception as error:  # one bad round must not end the rounds
@@ -285,15 +286,15 @@ class Gateway:
             "id": waiting.id,
             "state": "waiting" if waiting.queued else "running",
             "waited_ms": round((time.monotonic() - waiting.ticket.arrival_time) * 1000, 1),
-            "predicted_tokens": round(waiting.ticket.predicted_len) if waiting.host.scored else None,
+            "predicted_tokens": round(waiting.ticket.predicted_len) if waiting.scored else None,
         }
         if waiting.queued:
-            position = waiting.host.pool.room.position(waiting)
-            eta = self.dispatcher.eta(waiting, position)
+            position = waiting.pool.room.position(waiting)
+            eta = outlook.eta(waiting, position)
             found |= {"position": position, "eta_ms": None if eta is None else round(eta * 1000)}
         return answers.as_json(found)
 
-    def _open(self, handler: Handler) -> Handler:
+    def _public(self, handler: Handler) -> Handler:
         """Let everyone in."""
 
         async def opened(request: web.Request) -> web.StreamResponse:
@@ -317,7 +318,7 @@ class Gateway:
     async def _list(self, request: web.Request) -> web.StreamResponse:
         now = time.monotonic()
         return answers.as_json([
-            {"name": one.name, "kind": one.settings.kind, "open": one.open(now), "draining": one.draining,
+            {"name": one.name, "kind": one.settings.kind, "open": one.accepts(now), "draining": one.draining,
              "in_flight": one.in_flight, "limit": one.limit, "outstanding_tokens": round(one.outstanding),
              "waiting_inside": one.waiting_inside, "models": sorted(one.cards)}
             for one in self.dispatcher.backends
@@ -338,13 +339,13 @@ class Gateway:
 
     async def _ready(self, request: web.Request) -> web.Response:
         now = time.monotonic()
-        ready = not self.closing and any(one.open(now) for one in self.dispatcher.backends)
+        ready = not self.closing and any(one.accepts(now) for one in self.dispatcher.backends)
         return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         text = telemetry.page(
-            self.proxy.telemetry, self.dispatcher.counters.counts, COUNTERS, self.dispatcher.gauges(),
-            self.dispatcher.backends, time.monotonic(),
+            self.proxy.delivery.telemetry, self.dispatcher.counters.counts, COUNTERS,
+            self.dispatcher.gauges(), self.dispatcher.backends, time.monotonic(),
         )  # fmt: skip
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from sooner.chat import ChatRequest
 from sooner.gateway.database import REQUESTS, Database, Unavailable
-from sooner.gateway.delivery.proxy import Finished
+from sooner.gateway.delivery.context import Finished
 from sooner.ordering.counters import Counters
 
 logger = logging.getLogger("sooner.gateway")

@@ -64,7 +64,7 @@ def page(
     for name, value in gauges.items():
         lines += [f"# TYPE sooner_{name} gauge", f"sooner_{name} {value}"]
     for name, values in {
-        "up": [float(one.open(now)) for one in backends],
+        "up": [float(one.accepts(now)) for one in backends],
         "in_flight": [float(one.in_flight) for one in backends],
         "in_flight_limit": [float(one.limit) for one in backends],
         "outstanding_tokens": [one.outstanding for one in backends],

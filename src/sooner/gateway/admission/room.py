@@ -16,9 +16,10 @@ import heapq
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
-from sooner.gateway.admission.shares import Shares, work
+from sooner.gateway.admission.refusals import DeadlineMissed, TurnedAway, WaitTooLong
+from sooner.gateway.admission.shares import Shares, charge
 from sooner.gateway.settings import QueueSettings
 from sooner.ordering.order import Order, Ticket
 from sooner.ordering.queue import Place, RankedQueue
@@ -34,7 +35,6 @@ class Waiting:
     tenant: str
     level: int
     ticket: Ticket
-    host: Any = None  # what the dispatcher keeps with it
     service: float = 0.0  # how long it is expected to run [s]
     urgent: bool = False
     queued: bool = False
@@ -47,19 +47,22 @@ class Waiting:
         return self.ticket.place
 
     @property
-    def work(self) -> float:
-        """What it is expected to cost."""
-        return work(self.ticket.prompt_len, self.ticket.predicted_len)
+    def tokens(self) -> float:
+        """What it is expected to cost its tenant [tokens of input]."""
+        return charge(self.ticket.prompt_len, self.ticket.predicted_len)
 
 
-class Late(NamedTuple):
-    """A request to be told that it will not be served, and why: "deadline" or "max_wait"."""
-
-    request: Waiting
-    reason: str
+_Guest = TypeVar("_Guest", bound=Waiting)
 
 
-class Room:
+class Late(NamedTuple, Generic[_Guest]):
+    """A request to be told that it will not be served, and why."""
+
+    request: _Guest
+    reason: type[TurnedAway]
+
+
+class Room(Generic[_Guest]):
     """Everyone who waits for one set of engines."""
 
     def __init__(self, order: Order, shares: Shares, settings: QueueSettings) -> None:
@@ -67,18 +70,18 @@ class Room:
         self.shares = shares
         self._settings = settings
         self._changes = not order.policy.timeless
-        self._levels: dict[int, dict[str, RankedQueue[Waiting]]] = {}
-        self._by_age: dict[str, list[tuple[float, int, Waiting]]] = {}
+        self._levels: dict[int, dict[str, RankedQueue[_Guest]]] = {}
+        self._by_age: dict[str, list[tuple[float, int, _Guest]]] = {}
         self._entries = 0  # in `_by_age`, those that have left included
-        self._events: list[tuple[float, int, int, Waiting]] = []  # (when, entry, kind, request)
+        self._events: list[tuple[float, int, int, _Guest]] = []  # (when, entry, kind, request)
         self._pushes = 0
         self._passed: dict[str, int] = {}  # by tenant: starts in which its oldest was overdue and passed over
         self._passed_classes = 0  # the same, of all tenants, while several classes waited
         self._refreshed = -math.inf
         self._size = 0
-        self.work = 0.0
+        self.tokens = 0.0
         self.by_tenant: dict[str, int] = {}
-        self._works: dict[int, dict[str, float]] = {}  # by class and tenant
+        self._tokens: dict[int, dict[str, float]] = {}  # by class and tenant
 
     def take(self, settings: QueueSettings) -> None:
         """Take new bounds."""
@@ -87,12 +90,12 @@ class Room:
     def __len__(self) -> int:
         return self._size
 
-    def __iter__(self) -> Iterator[Waiting]:
+    def __iter__(self) -> Iterator[_Guest]:
         for tenants in self._levels.values():
             for queue in tenants.values():
                 yield from queue
 
-    def push(self, request: Waiting, now: float) -> None:
+    def push(self, request: _Guest, now: float) -> None:
         """Let a request wait; one that comes back takes its own place by its arrival."""
         tenants = self._levels.setdefault(request.level, {})
         queue = tenants.get(request.tenant)
@@ -104,22 +107,22 @@ class Room:
         queue.add_request(request)
         self._pushes += 1
         self._size += 1
-        self._add(request, request.work)
+        self._add(request, request.tokens)
         self.by_tenant[request.tenant] = self.by_tenant.get(request.tenant, 0) + 1
         aged = self._by_age.setdefault(request.tenant, [])
         heapq.heappush(aged, (request.ticket.arrival_time, self._pushes, request))
         self._entries += 1
         self._plan(request)
 
-    def moved(self, request: Waiting, work_before: float) -> None:
+    def moved(self, request: _Guest, tokens_before: float) -> None:
         """Say that a waiting request's score came."""
         if not request.queued:
             return
-        self._add(request, request.work - work_before)
+        self._add(request, request.tokens - tokens_before)
         self._levels[request.level][request.tenant].move(request)
         self._plan(request)
 
-    def remove(self, request: Waiting) -> bool:
+    def remove(self, request: _Guest) -> bool:
         """Take a request out; False where it was not waiting."""
         if not request.queued:
             return False
@@ -127,7 +130,7 @@ class Room:
         self._left(request)
         return True
 
-    def pop(self, now: float) -> Waiting | None:
+    def pop(self, now: float) -> _Guest | None:
         """Return who is served next, or None where nobody waits."""
         if not self._size:
             return None
@@ -161,7 +164,7 @@ class Room:
             for queue in tenants.values():
                 queue.tick()
 
-    def late(self, now: float) -> list[Late]:
+    def late(self, now: float) -> list[Late[_Guest]]:
         """Take out and return who waited too long, and whose deadline is out of reach."""
         found = []
         for tenant in list(self.by_tenant):
@@ -170,7 +173,7 @@ class Room:
                 if now - request.ticket.arrival_time < self._settings.max_wait:
                     break
                 self.remove(request)
-                found.append(Late(request, "max_wait"))
+                found.append(Late(request, WaitTooLong))
         self._promote(now)
         while self._events and (not self._events[0][3].queued or self._events[0][0] <= now):
             _, _, kind, request = heapq.heappop(self._events)
@@ -179,7 +182,7 @@ class Room:
                 and request.ticket.deadline - request.service <= now
                 and self.remove(request)
             ):
-                found.append(Late(request, "deadline"))
+                found.append(Late(request, DeadlineMissed))
         return found
 
     def _classless(self, now: float) -> bool:
@@ -193,11 +196,11 @@ class Room:
 
     def _turn(self, tenant: str) -> tuple[bool, float, int]:
         """Return what decides between tenants: within its allowance, served least, fewest waiting."""
-        waits = sum(works.get(tenant, 0.0) for works in self._works.values())
+        waits = sum(tokens_of.get(tenant, 0.0) for tokens_of in self._tokens.values())
         within = waits <= self.shares.allowance(tenant, self.by_tenant)
         return not within, self.shares[tenant], self.by_tenant[tenant]
 
-    def _starves(self, request: Waiting, now: float) -> bool:
+    def _starves(self, request: _Guest, now: float) -> bool:
         waited, bounds = now - request.ticket.arrival_time, self._settings
         long = bounds.overdue_ratio * request.service
         return waited >= bounds.overdue or 0.0 < long <= waited
@@ -208,13 +211,13 @@ class Room:
         All of better classes and its own tenant's, and of each other tenant of its class as much as
         the counters give it until then: a tenant that floods the room is not in the others' way.
         """
-        better = sum(sum(works.values()) for at, works in self._works.items() if at < level)
-        works = self._works.get(level, {})
-        own = works.get(tenant, 0.0)
+        better = sum(sum(tokens_of.values()) for at, tokens_of in self._tokens.items() if at < level)
+        tokens_of = self._tokens.get(level, {})
+        own = tokens_of.get(tenant, 0.0)
         turn = self.shares.on_entry(tenant, self.by_tenant) + own / self.shares.weight(tenant)
         beside = sum(
             min(waits, max(0.0, turn - self.shares[name]) * self.shares.weight(name))
-            for name, waits in works.items()
+            for name, waits in tokens_of.items()
             if name != tenant
         )
         return better + own + beside
@@ -237,7 +240,7 @@ class Room:
         classes = self._settings.overdue_every if sum(map(bool, self._levels.values())) > 1 else 1
         return classes * self._settings.overdue_every * most
 
-    def position(self, request: Waiting) -> int:
+    def position(self, request: _Guest) -> int:
         """Return about how many start before this one does, itself included.
 
         Its tenant's requests before it count, as many of each other tenant of its class, and all of
@@ -258,7 +261,7 @@ class Room:
         )
         return own + ahead + beside
 
-    def _plan(self, request: Waiting) -> None:
+    def _plan(self, request: _Guest) -> None:
         """Note when its deadline becomes urgent, and when hopeless."""
         deadline = request.ticket.deadline
         if deadline == math.inf:
@@ -289,19 +292,19 @@ class Room:
         """When the oldest came; infinity where nobody waits."""
         return min((self._first_in(one).ticket.arrival_time for one in self.by_tenant), default=math.inf)
 
-    def _first_in(self, tenant: str) -> Waiting:
+    def _first_in(self, tenant: str) -> _Guest:
         aged = self._by_age[tenant]
         while not aged[0][2].queued:
             heapq.heappop(aged)
             self._entries -= 1
         return aged[0][2]
 
-    def _left(self, request: Waiting) -> None:
+    def _left(self, request: _Guest) -> None:
         request.queued = False
         self._size -= 1
-        self._add(request, -request.work)
+        self._add(request, -request.tokens)
         if not self._size:
-            self.work = 0.0
+            self.tokens = 0.0
         self.by_tenant[request.tenant] -= 1
         if not self.by_tenant[request.tenant]:
             del self.by_tenant[request.tenant]
@@ -310,7 +313,7 @@ class Room:
         tenants = self._levels[request.level]
         if not tenants[request.tenant]:
             del tenants[request.tenant]
-            del self._works[request.level][request.tenant]
+            del self._tokens[request.level][request.tenant]
         if self._entries > 64 + 2 * self._size:
             for tenant, aged in self._by_age.items():
                 self._by_age[tenant] = [entry for entry in aged if entry[2].queued]
@@ -319,12 +322,12 @@ class Room:
             self._events = [event for event in self._events if event[3].queued]
             heapq.heapify(self._events)
 
-    def _add(self, request: Waiting, amount: float) -> None:
-        works = self._works.setdefault(request.level, {})
-        works[request.tenant] = max(0.0, works.get(request.tenant, 0.0) + amount)
-        self.work = max(0.0, self.work + amount)
+    def _add(self, request: _Guest, amount: float) -> None:
+        tokens_of = self._tokens.setdefault(request.level, {})
+        tokens_of[request.tenant] = max(0.0, tokens_of.get(request.tenant, 0.0) + amount)
+        self.tokens = max(0.0, self.tokens + amount)
 
-    def _places(self, requests: list[Waiting]) -> list[Place]:
+    def _places(self, requests: list[_Guest]) -> list[Place]:
         for one in requests:
             one.ticket.counter = self.shares[one.tenant]
         self._order.refresh([one.ticket for one in requests], [one.ticket.attained for one in requests])

@@ -17,7 +17,7 @@ OUTPUT_WEIGHT = 2.0
 """Tokens of input that one of output counts for; the paper's choice, and the usual price."""
 
 
-def work(prompt_len: float, output_len: float) -> float:
+def charge(prompt_len: float, output_len: float) -> float:
     """Return what a request costs, in tokens of input."""
     return prompt_len + OUTPUT_WEIGHT * output_len
 

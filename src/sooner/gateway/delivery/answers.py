@@ -8,17 +8,9 @@ from typing import Any
 
 from aiohttp import web
 
-from sooner.gateway.places import Refused
+from sooner.gateway.admission.refusals import TurnedAway
 
 _LONGEST_RETRY = 3600.0
-_REASONS = {
-    # counter: (status, code, whether a client should try again by itself)
-    "refused_full": (503, "queue_full", True),
-    "refused_wait": (503, "wait_too_long", True),
-    "refused_down": (503, "no_engine", True),
-    "refused_deadline": (503, "deadline_unreachable", False),
-    "refused_limit": (429, "rate_limit_exceeded", True),
-}
 
 
 def error(
@@ -36,19 +28,18 @@ def error_body(message: str, code: str, kind: str) -> bytes:
     return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
 
 
-def refusal(refused: Refused, *, tenant: bool = False) -> web.Response:
+def refusal(refused: TurnedAway) -> web.Response:
     """Return the answer to a request that is turned away, with `Retry-After` where the time is known.
 
     `retry-after-ms`, which OpenAI's clients prefer, has the same in milliseconds.
     """
-    status, code, again = _REASONS[refused.reason]
-    headers = {"x-should-retry": "true" if again else "false"}
-    if again:
+    headers = {"x-should-retry": "true" if refused.again else "false"}
+    if refused.again:
         seconds = min(refused.retry_after if refused.retry_after is not None else 1.0, _LONGEST_RETRY)
         headers["Retry-After"] = str(max(1, math.ceil(seconds)))
         headers["retry-after-ms"] = str(max(1, round(seconds * 1000)))
-    kind = "rate_limit_error" if status == 429 else "overloaded_error"
-    return error(status, str(refused), code, kind=kind, headers=headers)
+    kind = "rate_limit_error" if refused.status == 429 else "overloaded_error"
+    return error(refused.status, str(refused), refused.code, kind=kind, headers=headers)
 
 
 def cut_event(message: str) -> bytes:

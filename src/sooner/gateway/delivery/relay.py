@@ -11,7 +11,6 @@ from aiohttp import web
 
 from sooner.core import EngineError
 from sooner.gateway.delivery.answers import cut_event
-from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.connections import Connection
 from sooner.gateway.engines.http1 import HOP_BY_HOP, Head
 
@@ -50,13 +49,6 @@ def forwarded(request: web.BaseRequest) -> bytes:
         if (low := name.lower()) not in NOT_FORWARDED and not low.startswith("x-sooner-")
     ]
     return "".join(lines).encode("utf-8", "surrogateescape")
-
-
-def request_bytes(method: str, target: str, backend: Backend, headers: bytes, body: bytes) -> bytes:
-    """Return a whole request to an engine."""
-    line = f"{method} {backend.address.base}{target} HTTP/1.1\r\n".encode()
-    size = b"Content-Length: %d\r\n" % len(body) if body or method not in ("GET", "HEAD", "DELETE") else b""
-    return b"".join((line, backend.head, headers, size, b"\r\n", body))
 
 
 class Relay:

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +71,20 @@ class Backend:
         """How many requests it is given at once."""
         return self.window.limit
 
+    @property
+    def offers(self) -> Iterable[str]:
+        """Names of the models that it is known for."""
+        return self.settings.models or self.cards
+
     def serves(self, model: str) -> bool:
         """Return whether it may be asked for `model`; what is not known yet counts as yes."""
         if self.settings.models:
             return model in self.settings.models
         return not model or not self.cards or model in self.cards
 
-    def open(self, now: float) -> bool:
+    def accepts(self, now: float) -> bool:
         """Return whether requests may go there now."""
-        return self.healthy and not self.draining and not self.breaker.open(now)
+        return self.healthy and not self.draining and not self.breaker.tripped(now)
 
     def began(self, work: float, prefix: int) -> None:
         """Say that a request goes there."""

@@ -75,7 +75,7 @@ class Quantiles:
         self._recent: deque[float] = deque()
         self._sorted: list[float] = []
 
-    def place(self, key: float) -> float:
+    def of(self, key: float) -> float:
         """Return the share of recent keys below this one, in [0, 1], and take it in."""
         known = len(self._sorted)
         at = bisect.bisect_left(self._sorted, key)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sooner.gateway.admission.room import Waiting
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.serving_time import ServingTime
-from sooner.gateway.places import Place
+from sooner.gateway.visit import Visit
 
 _SECONDS_PER_WORK = 1e-3  # while no engine has been seen: only the proportion matters
 
@@ -30,28 +29,30 @@ class Offload:
         """Return what an engine has to do [s]."""
         return self._load.get(backend.name, 0.0)
 
-    def estimate(self, backend: Backend, request: Waiting) -> float:
+    def estimate(self, backend: Backend, request: Visit) -> float:
         """Return how long an engine would need for a request's next slice, beside what runs there [s]."""
-        place: Place = request.host
         times = self._times.get(backend.name)
         times = times if times is not None and times.known else self._all
         if not times.known:
-            return _SECONDS_PER_WORK * request.work / backend.settings.weight
-        tokens = place.slice or max(1.0, request.ticket.predicted_len)
+            return _SECONDS_PER_WORK * request.tokens / backend.settings.weight
+        tokens = request.slice or max(1.0, request.ticket.predicted_len)
         return times.seconds(backend.in_flight + 1, request.ticket.prompt_len, tokens)
 
-    def choose(self, free: Sequence[Backend], request: Waiting) -> Backend:
+    def choose(self, free: Sequence[Backend], request: Visit) -> Backend:
         """Return the engine that would be done first; of several, the one of the last slice."""
-        last = request.host.last
-        return min(free, key=lambda one: (self.load(one) + self.estimate(one, request), one.name != last))
 
-    def began(self, request: Waiting, backend: Backend) -> None:
+        def end(backend: Backend) -> tuple[float, bool]:
+            return self.load(backend) + self.estimate(backend, request), backend.name != request.last
+
+        return min(free, key=end)
+
+    def began(self, request: Visit, backend: Backend) -> None:
         """Say that a slice goes to an engine."""
         self._given[request.id] = estimate = self.estimate(backend, request)
         self._load[backend.name] = self.load(backend) + estimate
-        request.host.last = backend.name
+        request.last = backend.name
 
-    def ended(self, request: Waiting, backend: Backend) -> None:
+    def ended(self, request: Visit, backend: Backend) -> None:
         """Say that it is over; the last of an engine takes all rounding with it."""
         estimate = self._given.pop(request.id, 0.0)
         left = self.load(backend) - estimate

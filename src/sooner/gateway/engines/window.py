@@ -123,6 +123,6 @@ class Breaker:
             self.until = now + self._pause
             self._pause = min(2 * self._pause, self._longest)
 
-    def open(self, now: float) -> bool:
+    def tripped(self, now: float) -> bool:
         """Return whether no request should go there now."""
         return now < self.until

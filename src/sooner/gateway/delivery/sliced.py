@@ -8,33 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from sooner.core import EngineError
-from sooner.gateway.admission.room import Waiting
-from sooner.gateway.admission.shares import work
+from sooner.gateway.admission.refusals import TurnedAway, WaitTooLong
+from sooner.gateway.admission.shares import charge
 from sooner.gateway.delivery import relay
 from sooner.gateway.delivery.answers import cut_event
+from sooner.gateway.delivery.context import Delivery
 from sooner.gateway.delivery.stitch import Odd, Plan, Reasons, Stitch, Whole, plan
 from sooner.gateway.engines.backend import Backend
+from sooner.gateway.engines.client import Sent
 from sooner.gateway.engines.connections import Connection
 from sooner.gateway.engines.http1 import Head
-from sooner.gateway.places import Place, Refused
-
-if TYPE_CHECKING:
-    from sooner.gateway.delivery.proxy import Proxy, Sent
+from sooner.gateway.visit import Visit
 
 _LONGEST_BODY = 256 * 1024  # bytes; a larger request is served whole, for each slice sends it again
 
 
-def chosen(proxy: Proxy, request: web.BaseRequest, waiting: Waiting, body: bytes) -> Plan | None:
+def chosen(delivery: Delivery, request: web.BaseRequest, waiting: Visit, body: bytes) -> Plan | None:
     """Return how a request is cut; None where slices are off, or it or an engine cannot be continued."""
-    if not proxy.settings.slices.tokens or request.version < (1, 1) or len(body) > _LONGEST_BODY:
+    if not delivery.settings.slices.tokens or request.version < (1, 1) or len(body) > _LONGEST_BODY:
         return None
-    place: Place = waiting.host
-    if place.asked.model in proxy.uncut or not all(one.kind.continues for one in place.pool.backends):
+    if waiting.asked.model in delivery.uncut or not all(one.kind.continues for one in waiting.pool.backends):
         return None
     return plan(request.path, body)
 
@@ -43,13 +40,12 @@ class Slicer:
     """One reply in slices."""
 
     def __init__(
-        self, proxy: Proxy, request: web.BaseRequest, waiting: Waiting, cut: Plan, arrival: float
+        self, delivery: Delivery, request: web.BaseRequest, waiting: Visit, cut: Plan, arrival: float
     ) -> None:
-        self._proxy = proxy
+        self._delivery = delivery
         self._request = request
         self._waiting = waiting
-        self._place: Place = waiting.host
-        self._place.slice = self._most = proxy.settings.slices.tokens
+        self._waiting.slice = self._most = delivery.settings.slices.tokens
         if not waiting.ticket.predicted_len:  # without a ranker all that is known is the slice's length
             waiting.ticket.predicted_len = float(self._most)
         self._stream = cut.stream
@@ -68,8 +64,8 @@ class Slicer:
         self._wait = 0.0
 
     async def run(self) -> web.StreamResponse:
-        """Serve the reply. Raises Whole, EngineError, Refused only while the client has seen nothing."""
-        tries = retries = self._proxy.settings.limits.retries
+        """Serve the reply. Raises Whole, EngineError, TurnedAway only while the client has seen nothing."""
+        tries = retries = self._delivery.settings.limits.retries
         try:
             while not self._stitch.reason:
                 backend = await self._turn()
@@ -77,30 +73,30 @@ class Slicer:
                 try:
                     served = await self._slice(backend)
                     tries = retries
-                    self._place.tried.clear()
+                    self._waiting.tried.clear()
                 except EngineError as error:
-                    self._proxy.dispatcher.counters.warn(
+                    self._delivery.dispatcher.counters.warn(
                         "upstream_errors", "backend %s: %s", backend.name, error
                     )
-                    self._place.tried.add(backend.name)
+                    self._waiting.tried.add(backend.name)
                     if tries <= 0:
                         raise
                     tries -= 1
-                    self._proxy.dispatcher.counters.add("retries")
+                    self._delivery.dispatcher.counters.add("retries")
                     self._stitch.lose()  # the next slice goes on from what the client has
                 finally:
-                    self._proxy.dispatcher.over(self._waiting, backend, served)
+                    self._delivery.dispatcher.over(self._waiting, backend, served)
                 if not self._stitch.reason:
                     self._again()
             return await self._close()
-        except (EngineError, Refused) as error:
+        except (EngineError, TurnedAway) as error:
             if self._response is None:
                 raise
             return self._broken(self._response, error)
         except Whole as why:
-            self._place.slice = 0
+            self._waiting.slice = 0
             if isinstance(why, Reasons):
-                self._proxy.uncut.add(self._place.asked.model)
+                self._delivery.uncut.add(self._waiting.asked.model)
             raise
         finally:
             if self._drainer is not None:
@@ -110,9 +106,9 @@ class Slicer:
         """Wait for a place; a reply that has begun is not given up for having waited."""
         while True:
             try:
-                backend = await self._proxy.dispatcher.place(self._waiting)
-            except Refused as refused:
-                if not self._stitch.tokens or refused.reason != "refused_wait":
+                backend = await self._delivery.dispatcher.slot(self._waiting)
+            except TurnedAway as refused:
+                if not self._stitch.tokens or not isinstance(refused, WaitTooLong):
                     raise
                 self._again()
             else:
@@ -120,16 +116,16 @@ class Slicer:
                 return backend
 
     def _again(self) -> None:
-        self._proxy.dispatcher.again(self._waiting, self._prompt_len, self._stitch.tokens)
+        self._delivery.dispatcher.again(self._waiting, self._prompt_len, self._stitch.tokens)
 
     async def _slice(self, backend: Backend) -> float:
         """Serve one slice; return its work. Raises EngineError, Whole."""
-        proxy, stitch = self._proxy, self._stitch
+        delivery, stitch = self._delivery, self._stitch
         first = not stitch.tokens
-        stitch.context = _context(backend, self._place.asked.model)
+        stitch.context = _context(backend, self._waiting.asked.model)
         body = stitch.next_slice(self._most)
         running = backend.in_flight
-        sent = await proxy.send(self._request, self._waiting, backend, self._headers, body, chunks=False)
+        sent = await delivery.send(self._request, self._waiting, backend, self._headers, body, chunks=False)
         whole = False
         try:
             if sent.head.status != 200:
@@ -146,17 +142,17 @@ class Slicer:
             backend.breaker.failed(time.monotonic())
             raise
         finally:
-            proxy.ended(sent.connection)
+            delivery.client.ended(sent.connection)
             if whole:
                 backend.connections.give_back(sent.connection)
             else:
                 sent.connection.abort()
         seconds = time.monotonic() - sent.began
-        proxy.dispatcher.finished(self._waiting, seconds)
-        proxy.dispatcher.offload.learn(backend, running, self._waiting.ticket.prompt_len, made, seconds)
+        delivery.dispatcher.finished(self._waiting, seconds)
+        delivery.dispatcher.choice.learn(backend, running, self._waiting.ticket.prompt_len, made, seconds)
         if self._stream:
-            proxy.learn(sent, self._waiting.ticket.prompt_len)  # what was generated before is part of it
-        return work(self._prompt_len if first else 0, made)  # a prompt counts once, however often it is sent
+            delivery.learn(sent, self._waiting.ticket.prompt_len)  # what was generated before is part of it
+        return charge(self._prompt_len if first else 0, made)  # a prompt counts once
 
     async def _gather(self, connection: Connection) -> None:
         body = bytearray()
@@ -213,7 +209,7 @@ class Slicer:
         for name, value in head.headers:
             if relay.returned(name) and name.lower() != "content-length":
                 response.headers.add(name, value)
-        response.headers.update(self._proxy.extra(self._waiting, self._wait))
+        response.headers.update(self._delivery.extra(self._waiting, self._wait))
         response.enable_chunked_encoding()
         writer = await response.prepare(self._request)
         self._transport = self._request.transport
@@ -231,7 +227,7 @@ class Slicer:
         assert self._first is not None  # a slice has ended
         self._note(200)
         if not self._stream:
-            extra = self._proxy.extra(self._waiting, self._wait)
+            extra = self._delivery.extra(self._waiting, self._wait)
             return web.Response(body=self._stitch.whole(), headers=extra, content_type="application/json")
         response = self._response or await self._start(self._first.head)
         await response.write(self._stitch.closing())
@@ -240,7 +236,7 @@ class Slicer:
 
     def _broken(self, response: web.StreamResponse, error: Exception) -> web.StreamResponse:
         """End a reply that cannot go on so that it does not look whole."""
-        self._proxy.dispatcher.counters.warn("cut_streams", "a reply in slices: %s", error)
+        self._delivery.dispatcher.counters.warn("cut_streams", "a reply in slices: %s", error)
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(cut_event(f"the reply cannot go on: {type(error).__name__}"))
             self._transport.close()
@@ -252,9 +248,9 @@ class Slicer:
         if self._first is None:
             return
         if status:
-            self._proxy.dispatcher.counters.add("finished")
+            self._delivery.dispatcher.counters.add("finished")
         told = self._stitch.prompt_len
-        self._proxy.note(
+        self._delivery.note(
             self._waiting, self._first, self._arrival, self._came, self._wait,
             relay.Usage(self._prompt_len if told is None else told, self._stitch.tokens, told is not None),
             status,

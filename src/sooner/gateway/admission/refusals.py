@@ -1,0 +1,56 @@
+"""Why a request is turned away: a type for each reason, with its counter and its answer."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TurnedAway(Exception):
+    """A request is not served; `retry_after` [s] is when it may come again, None where unknown.
+
+    `counter` counts the reason, `status` and `code` are the answer's, and `again` says whether a client
+    should come again by itself.
+    """
+
+    counter: ClassVar[str]
+    code: ClassVar[str]
+    status: ClassVar[int] = 503
+    again: ClassVar[bool] = True
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RoomFull(TurnedAway):
+    """The waiting room, or the tenant's part of it, is full."""
+
+    counter, code = "refused_full", "queue_full"
+
+
+class WaitTooLong(TurnedAway):
+    """It would wait, or has waited, longer than any may."""
+
+    counter, code = "refused_wait", "wait_too_long"
+
+
+class DeadlineMissed(TurnedAway):
+    """Its deadline is out of reach."""
+
+    counter, code, again = "refused_deadline", "deadline_unreachable", False
+
+
+class NoEngineUp(TurnedAway):
+    """No engine for its model is up."""
+
+    counter, code = "refused_down", "no_engine"
+
+
+class OverLimit(TurnedAway):
+    """Its tenant has used up what it may ask for in a minute."""
+
+    counter, code, status = "refused_limit", "rate_limit_exceeded", 429
+
+
+class UnknownModel(Exception):
+    """No engine serves the model."""

@@ -1,0 +1,25 @@
+"""What the gateway counts, by name and with the text that `/metrics` shows."""
+
+from __future__ import annotations
+
+COUNTERS = {
+    "requests": "Requests that came to a generating endpoint",
+    "finished": "Requests whose reply was handed on to its end",
+    "refused_full": "Requests refused because the waiting room, or the tenant's part of it, was full",
+    "refused_wait": "Requests refused because they would wait too long",
+    "refused_deadline": "Requests refused because their deadline was out of reach",
+    "refused_down": "Requests refused because no engine for their model was up",
+    "refused_limit": "Requests refused because of their tenant's limits",
+    "client_gone": "Requests whose client left before the end",
+    "retries": "Requests sent to another engine before their first byte",
+    "upstream_errors": "Failures of engines, one for each try",
+    "cut_streams": "Replies that an engine broke off after the first byte",
+    "journal_lost": "Finished requests that could not be written to the journal",
+    "journal_failures": "Tries to write the journal that failed; its rows wait",
+    "scored": "Requests whose score came while they waited",
+    "scorer_timeouts": "Requests that kept their neutral place because no score came in time",
+    "scorer_failures": "Scores that the ranker could not give",
+    "scorer_restarts": "Times the scorer process was started again",
+    "policy_errors": "Keys that the policy could not give; such a request takes its arrival's place",
+    "hook_errors": "Exceptions that were caught",
+}

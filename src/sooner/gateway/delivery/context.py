@@ -1,0 +1,109 @@
+"""What whole and sliced delivery share: the dispatcher, the client of engines, the notes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from aiohttp import web
+
+from sooner.gateway.admission.reading import Asked
+from sooner.gateway.delivery import relay
+from sooner.gateway.dispatch import Dispatcher
+from sooner.gateway.engines.backend import Backend
+from sooner.gateway.engines.client import Call, EngineClient, Sent
+from sooner.gateway.settings import GatewaySettings
+from sooner.gateway.telemetry import Telemetry
+from sooner.gateway.visit import Visit
+
+
+class Finished(NamedTuple):
+    """What is known of a request once it is over; times are durations [s], lengths tokens."""
+
+    id: str
+    tenant: str
+    asked: Asked
+    backend: str
+    arrival: float  # Unix time
+    wait: float
+    first_byte: float
+    total: float
+    prompt_len: int
+    output_len: int
+    counted: bool
+    status: int
+    score: float | None
+    predicted_len: float | None
+
+
+class Delivery:
+    """Lives in one event loop, as long as the gateway."""
+
+    def __init__(
+        self, settings: GatewaySettings, dispatcher: Dispatcher, finished: Callable[[Finished], None]
+    ) -> None:
+        self.settings = settings
+        self.dispatcher = dispatcher
+        self.client = EngineClient(settings.limits)
+        self.telemetry = Telemetry()
+        self.uncut: set[str] = set()  # models whose replies cannot be continued
+        self._finished = finished
+
+    def take(self, settings: GatewaySettings) -> None:
+        """Take settings that were read again."""
+        self.settings = settings
+        self.client.limits = settings.limits
+
+    async def send(
+        self, request: web.BaseRequest, waiting: Visit, backend: Backend, headers: bytes, body: bytes,
+        *, chunks: bool = True,
+    ) -> Sent:  # fmt: skip
+        """Send the request; return once the head of the reply has come. Raises EngineError.
+
+        Without `chunks` the body comes without its chunks' framing.
+        """
+        key = None if waiting.asked.prioritised else waiting.ticket.key
+        chunks = chunks and request.version >= (1, 1)
+        call = Call(request.method, request.rel_url.raw_path_qs, headers, body, key, chunks)
+        return await self.client.send(backend, call)
+
+    def learn(self, sent: Sent, prompt_len: int) -> None:
+        """Take from a streamed reply how long the engine's steps last, and whether it queues."""
+        backend, connection = sent.backend, sent.connection
+        if connection.events > 1 and not connection.slowed:
+            gap = (connection.last_time - connection.first_time) / (connection.events - 1)
+            backend.window.step(gap)
+            self.dispatcher.replied(prompt_len, sent.first_byte, gap, backend.in_flight)
+        hungry = self.dispatcher.queued > 0
+        backend.window.latency(sent.first_byte, prompt_len, backend.in_flight, hungry)
+
+    def note(
+        self, waiting: Visit, sent: Sent, arrival: float, came: float, wait: float, used: relay.Usage,
+        status: int,
+    ) -> None:  # fmt: skip
+        """Take note of a reply that is over; `came` and `arrival` are both when it came, in two clocks."""
+        ticket = waiting.ticket
+        total = time.monotonic() - came
+        self.telemetry.wait.add(wait)
+        self.telemetry.first_byte.add(sent.first_byte)
+        self.telemetry.total.add(total)
+        self._finished(
+            Finished(
+                waiting.id, waiting.tenant, waiting.asked, sent.backend.name, arrival, wait, sent.first_byte,
+                total, used.prompt_len or 0, used.output_len, used.counted, status,
+                ticket.score if waiting.scored else None, ticket.predicted_len if waiting.scored else None,
+            )
+        )  # fmt: skip
+
+    def extra(self, waiting: Visit, wait: float) -> dict[str, str]:
+        """Return the headers that say what happened here."""
+        extra = {
+            "x-sooner-request-id": waiting.id,
+            "x-sooner-wait-ms": f"{wait * 1000:.1f}",
+            "x-sooner-rank": str(waiting.rank),
+        }
+        if waiting.scored and math.isfinite(waiting.ticket.predicted_len):
+            extra["x-sooner-predicted-tokens"] = f"{waiting.ticket.predicted_len:.0f}"
+        return extra

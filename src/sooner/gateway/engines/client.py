@@ -1,0 +1,123 @@
+"""Requests to engines and the beginnings of their replies: one client for whole and sliced delivery."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import NamedTuple
+
+from sooner.core import EngineError
+from sooner.gateway.engines.backend import Backend
+from sooner.gateway.engines.connections import Connection, Cut
+from sooner.gateway.engines.http1 import Head
+from sooner.gateway.engines.kinds import with_priority
+from sooner.gateway.settings import LimitSettings
+
+logger = logging.getLogger("sooner.gateway")
+
+
+class Call(NamedTuple):
+    """A request as engines get it: header lines without those that are an engine's own, and the body.
+
+    `key` is what the engine's own priority is made of, None where none is handed on. `chunks` says
+    whether a reply's chunks are handed on as such.
+    """
+
+    method: str
+    target: str
+    headers: bytes
+    body: bytes
+    key: float | None = None
+    chunks: bool = True
+
+
+class Sent(NamedTuple):
+    """A reply that began to come, and how it got here."""
+
+    backend: Backend
+    connection: Connection
+    head: Head
+    began: float
+    first_byte: float
+
+
+class EngineClient:
+    """Sends calls and watches over the connections until `ended`."""
+
+    def __init__(self, limits: LimitSettings) -> None:
+        self.limits = limits
+        self._active: dict[Connection, bool] = {}  # whether the head has come
+
+    async def send(self, backend: Backend, call: Call) -> Sent:
+        """Send a call; return once the head of the reply has come. Raises EngineError."""
+        if call.key is None or not backend.hand_on or backend.kind.priority is None:
+            return await self._exchange(backend, call, call.body)
+        priority = backend.kind.priority(call.key, backend.quantiles.of(call.key))
+        sent = await self._exchange(backend, call, with_priority(call.body, priority))
+        if sent.head.status == 400:
+            self.drop(sent.connection)
+            sent = await self._exchange(backend, call, call.body)
+            if sent.head.status != 400 and backend.hand_on:
+                backend.hand_on = False
+                logger.warning("backend %s takes no priority; order is kept here only", backend.name)
+        return sent
+
+    async def _exchange(self, backend: Backend, call: Call, body: bytes) -> Sent:
+        """Send once, and once more where an idle connection turned out to be closed. Raises EngineError."""
+        fresh = False
+        whole = _request(call, backend, body)
+        while True:
+            now = time.monotonic()
+            try:
+                connection = await backend.connections.get(fresh=fresh)
+            except EngineError:
+                backend.breaker.failed(now, at_once=True)
+                raise
+            began = time.monotonic()
+            self._active[connection] = False
+            try:
+                connection.begin(whole, call.method, chunks=call.chunks)
+                head = await connection.head
+                self._active[connection] = True
+                if head.status < 500:
+                    backend.breaker.ok()
+                return Sent(backend, connection, head, began, time.monotonic() - began)
+            except EngineError as error:
+                self.drop(connection)
+                if isinstance(error, Cut) and error.reused and not error.started and not fresh:
+                    fresh = True
+                    continue
+                backend.breaker.failed(now)
+                raise
+            except asyncio.CancelledError:
+                self.drop(connection)
+                raise
+
+    def ended(self, connection: Connection) -> None:
+        """Say that nobody waits for a connection's reply any more."""
+        self._active.pop(connection, None)
+
+    def drop(self, connection: Connection) -> None:
+        """Give a reply up; the engine sees at once that nobody wants it."""
+        self._active.pop(connection, None)
+        connection.abort()
+
+    def expire(self, now: float) -> None:
+        """Give up on engines that stopped sending, and on clients that left; `now` is the loop's time."""
+        limits = self.limits
+        for connection, begun in list(self._active.items()):
+            if connection.deserted:
+                connection.let_go()
+                continue
+            allowed = limits.between_bytes if begun else limits.first_byte
+            if now - connection.last_time > allowed:
+                connection.expire(f"nothing came for {allowed:.0f} s")
+
+
+def _request(call: Call, backend: Backend, body: bytes) -> bytes:
+    """Return a whole request to an engine."""
+    line = f"{call.method} {backend.address.base}{call.target} HTTP/1.1\r\n".encode()
+    sized = body or call.method not in ("GET", "HEAD", "DELETE")
+    size = b"Content-Length: %d\r\n" % len(body) if sized else b""
+    return b"".join((line, backend.head, call.headers, size, b"\r\n", body))

@@ -1,0 +1,44 @@
+"""What is told of the queue: how long a request will wait still, and the gauges of `/metrics`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sooner.gateway.engines.backend import Backend
+from sooner.gateway.settings import QueueSettings
+from sooner.gateway.visit import Pool, Visit
+from sooner.ordering.order import Order
+
+
+def eta(request: Visit, position: int) -> float | None:
+    """Return how long a waiting request is expected to wait still [s]; None while unknown."""
+    pool = request.pool
+    share = position / max(1, len(pool.room))
+    return pool.seconds(pool.room.tokens * min(1.0, share))
+
+
+def gauges(
+    pools: Sequence[Pool], backends: Sequence[Backend], order: Order, bounds: QueueSettings, now: float
+) -> Mapping[str, float]:
+    """Return the gauges by name."""
+    found: dict[str, float] = {
+        "waiting": sum(len(pool.room) for pool in pools),
+        "running": sum(backend.in_flight for backend in backends),
+        "overdue": sum(sum(pool.room.overdue(now).values()) for pool in pools),
+        "waiting_work_tokens": sum(pool.room.tokens for pool in pools),
+        "pressure_seconds_per_token": order.pressure,
+        "mean_predicted_len_tokens": order.mean_predicted_len,
+    }
+    bound = _bound(pools, bounds, now)
+    if bound is not None:
+        found["wait_bound_seconds"] = bound
+    return found
+
+
+def _bound(pools: Sequence[Pool], bounds: QueueSettings, now: float) -> float | None:
+    """Return the most a request that came now would wait: overdue, then its share of the starts."""
+    known = [pool for pool in pools if pool.capacity and pool.service.value]
+    if not known:
+        return None
+    longest = max(pool.room.bound(now) * pool.service.value / pool.capacity for pool in known)
+    return min(bounds.max_wait, bounds.overdue + longest)
