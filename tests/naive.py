@@ -16,7 +16,8 @@ import numpy as np
 from sooner.core import View
 from sooner.policies import Policy
 from sooner.sim.cost import Engine, ticks
-from sooner.sim.engine import Options, coefficient_ticks, ready_ticks, work_ticks
+from sooner.sim.options import Options
+from sooner.sim.ticks import coefficient_ticks, ready_ticks, work_ticks
 from sooner.work import Usual
 from sooner.workloads.columns import Workload
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sooner.core import ConfigError, DataError
 from sooner.sim.static import Bilinear, profile_and_fit, run_batch
 from sooner.sim.systems import scls
-from sooner.sim.systems.magnus_batching import Batch, Batcher, cache_reads, halves, wma
+from sooner.sim.systems.magnus_batching import Batcher, MagnusBatch, cache_reads, halves, wma
 from sooner.sim.systems.scls_batching import Memory, split
 from sooner.workloads.columns import Workload
 
@@ -129,7 +129,7 @@ def test_a_newcomer_joins_the_batch_of_least_wma(
 ) -> None:
     (memory, most), queue = bounds, []
     for group in groups:
-        queue.append(Batch())
+        queue.append(MagnusBatch())
         for length, generation in group:
             queue[-1].add(0, length, generation)
     queue[0].open = len(groups) % 2 == 0
@@ -153,7 +153,7 @@ def test_a_newcomer_joins_the_batch_of_least_wma(
 
 
 def test_a_split_batch_is_closed_and_loses_nobody() -> None:
-    batch = Batch()
+    batch = MagnusBatch()
     length, generation = np.array([5, 6, 7, 8, 9]), np.array([90, 10, 50, 20, 70])
     for request in range(5):
         batch.add(request, int(length[request]), int(generation[request]))
@@ -178,7 +178,7 @@ def test_scls_serves_every_request_once(
     requests.sort()
     arrival, prompt, output = (np.array(column) for column in zip(*requests, strict=True))
     workload = Workload(arrival_time=arrival.astype(float), prompt_len=prompt, output_len=output)
-    chosen = scls.Settings(workers=workers, slice_len=slice_len)
+    chosen = scls.SclsSettings(workers=workers, slice_len=slice_len)
     rng = np.random.default_rng(0)
     done = scls.serve(workload, scls.LADDER[rung], chosen, TRUTH, TRUTH, Memory(), rng)
     assert np.isfinite(done.finish).all()
@@ -205,9 +205,9 @@ def test_what_is_refused() -> None:
     with pytest.raises(ConfigError, match="noise=-1"):
         profile_and_fit(TRUTH, np.random.default_rng(0), noise=-1.0)
     with pytest.raises(ConfigError, match="interval_share=1"):
-        scls.Settings(interval_share=1.0)
+        scls.SclsSettings(interval_share=1.0)
     workload = Workload(arrival_time=np.zeros(1), prompt_len=np.array([5]), output_len=np.array([2000]))
     with pytest.raises(DataError, match="allowed: 1024"):
         scls.serve(
-            workload, scls.LADDER["SLS"], scls.Settings(), TRUTH, TRUTH, Memory(), np.random.default_rng()
+            workload, scls.LADDER["SLS"], scls.SclsSettings(), TRUTH, TRUTH, Memory(), np.random.default_rng()
         )

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sooner.core import ConfigError, DataError, NotFittedError, UnknownName
 from sooner.sim.static import Bilinear
 from sooner.sim.systems import magnus, magnus_apps
-from sooner.sim.systems.magnus import LADDER, Requests, Server, Settings
-from sooner.sim.systems.magnus_batching import Batch
+from sooner.sim.systems.magnus import LADDER, MagnusServer, MagnusSettings, Requests
+from sooner.sim.systems.magnus_batching import MagnusBatch
 from sooner.sim.systems.magnus_learning import (
     VARIANTS,
     Compress,
@@ -40,10 +40,10 @@ class Told:
 
 def serve(
     requests: Requests, arm: str, told: np.ndarray | None = None, **given_settings: object
-) -> tuple[magnus.Outcome, Told]:
-    chosen, rng = Settings(**given_settings), np.random.default_rng(0)  # type: ignore[arg-type]  # per case
+) -> tuple[magnus.MagnusOutcome, Told]:
+    chosen, rng = MagnusSettings(**given_settings), np.random.default_rng(0)  # type: ignore[arg-type]  # per case
     predictor = Told(requests.output_len if told is None else told)
-    server = Server(
+    server = MagnusServer(
         requests,
         LADDER[arm],
         chosen,
@@ -92,13 +92,13 @@ def test_a_batch_that_outgrows_memory_is_split_and_paid_for() -> None:
 
 def test_hrrn_takes_the_highest_wait_over_estimate() -> None:
     requests = Requests(np.array([0.0, 5.0]), np.array([100, 100]), np.array([900, 10]))
-    server = Server(
-        requests, LADDER["Magnus"], Settings(), TRUTH, np.random.default_rng(0),
+    server = MagnusServer(
+        requests, LADDER["Magnus"], MagnusSettings(), TRUTH, np.random.default_rng(0),
         predictor=Told(requests.output_len),  # type: ignore[arg-type]  # stands in for the forest
-        estimator=magnus.profile(TRUTH, Settings(), np.random.default_rng(0)),
+        estimator=magnus.profile(TRUTH, MagnusSettings(), np.random.default_rng(0)),
     )  # fmt: skip
     for request, estimate in ((0, 50.0), (1, 1.0)):
-        batch = Batch()
+        batch = MagnusBatch()
         batch.add(request, 100, int(requests.output_len[request]))
         batch.estimate_s = estimate
         server.queue.append(batch)
@@ -170,10 +170,10 @@ def test_the_estimator_is_the_mean_of_the_nearest() -> None:
 
 def test_what_is_refused() -> None:
     with pytest.raises(UnknownName, match="did you mean 'mean'"):
-        Settings(batch_wait="mena")
+        MagnusSettings(batch_wait="mena")
     with pytest.raises(ConfigError, match="must be >= 1"):
-        Settings(memory_bytes=1e6)
+        MagnusSettings(memory_bytes=1e6)
     requests = Requests(np.zeros(1), np.ones(1, dtype=int), np.ones(1, dtype=int))
     with pytest.raises(ConfigError, match="need a predictor"):
-        Server(requests, LADDER["Magnus"], Settings(), TRUTH, np.random.default_rng(0))
-    assert Settings().fixed_rows == 7
+        MagnusServer(requests, LADDER["Magnus"], MagnusSettings(), TRUTH, np.random.default_rng(0))
+    assert MagnusSettings().fixed_rows == 7

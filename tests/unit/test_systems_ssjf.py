@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sooner.core import ConfigError, DataError, UnknownName
 from sooner.metrics import kendall_tau
 from sooner.sim.systems import ssjf
-from sooner.sim.systems.ssjf import Settings
+from sooner.sim.systems.ssjf import SsjfSettings
 from sooner.sim.systems.ssjf_predictors import PREDICTORS, Jobs, azure_gaps_s
 
 
@@ -20,7 +20,7 @@ def serve(
     arrival: list[float], tokens: list[int], key: list[float] | None, **settings: object
 ) -> ssjf.Served:
     keys = None if key is None else np.array(key, dtype=float)
-    chosen = Settings(**settings)  # type: ignore[arg-type]  # each case says what it needs
+    chosen = SsjfSettings(**settings)  # type: ignore[arg-type]  # each case says what it needs
     return ssjf.serve(np.array(arrival, dtype=float), np.array(tokens), keys, chosen)
 
 
@@ -70,7 +70,7 @@ def test_the_guard_flips_the_whole_order() -> None:
 def test_a_live_guard_reads_the_prediction() -> None:
     arrival, tokens, key = np.array([0.0, 0.0, 0.1]), np.array([250, 20, 5]), np.array([0.0, 300.0, 5.0])
     believed = np.array([250.0, 400.0, 5.0])
-    live = ssjf.serve(arrival, tokens, key, Settings(guard_live=True), predicted=believed)
+    live = ssjf.serve(arrival, tokens, key, SsjfSettings(guard_live=True), predicted=believed)
     assert live.start[2] < live.start[1]
 
 
@@ -96,7 +96,7 @@ def test_every_job_is_served_once_and_never_faster_than_alone(
 ) -> None:
     jobs.sort()
     arrival, tokens, key = (np.array(column, dtype=float) for column in zip(*jobs, strict=True))
-    settings = Settings(mode=mode, batch_size=1 if mode == "none" else batch, guard=guard)
+    settings = SsjfSettings(mode=mode, batch_size=1 if mode == "none" else batch, guard=guard)
     served = ssjf.serve(arrival, tokens.astype(int), key, settings)
     assert (served.start >= arrival).all()
     assert (served.finish - arrival >= 0.1 + 0.02 * tokens - 1e-9).all()
@@ -145,10 +145,10 @@ def test_arrivals_are_as_the_released_code_makes_them() -> None:
 
 def test_what_is_refused() -> None:
     with pytest.raises(UnknownName, match="did you mean 'static'"):
-        Settings(mode="statik")
+        SsjfSettings(mode="statik")
     with pytest.raises(ConfigError, match="batch_size=2, allowed: 1"):
-        Settings(batch_size=2)
+        SsjfSettings(batch_size=2)
     with pytest.raises(ConfigError, match=">= 0"):
-        Settings(guard_wait_s=-math.inf)
+        SsjfSettings(guard_wait_s=-math.inf)
     with pytest.raises(DataError, match="never fall"):
         serve([1, 0], [5, 5], None)

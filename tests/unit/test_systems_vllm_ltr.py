@@ -10,7 +10,7 @@ from sooner.core import ConfigError, UnknownName
 from sooner.metrics import kendall_tau
 from sooner.sim.systems import vllm_ltr
 from sooner.sim.systems.lengths import LLAMA3_SHAREGPT_REPLY, SHAREGPT_PROMPT
-from sooner.sim.systems.vllm_ltr import Arm, arms, predictions
+from sooner.sim.systems.vllm_ltr import LtrArm, arms, predictions
 from sooner.workloads.columns import Workload
 
 
@@ -64,8 +64,8 @@ def test_the_arms_stand_in_order_in_a_burst() -> None:
 def test_po_pays_for_its_announcement() -> None:
     one = Workload(arrival_time=np.zeros(1), prompt_len=np.array([10]), output_len=np.array([20]))
     engine, rng = vllm_ltr.machine("8B"), np.random.default_rng(0)
-    plain = vllm_ltr.serve(Arm(policy="fcfs"), one, engine, rng)
-    announced = vllm_ltr.serve(Arm(policy="po", tau=1.0, announce=15), one, engine, rng)
+    plain = vllm_ltr.serve(LtrArm(policy="fcfs"), one, engine, rng)
+    announced = vllm_ltr.serve(LtrArm(policy="po", tau=1.0, announce=15), one, engine, rng)
     assert announced.output_len == plain.output_len == 20
     ratio = float(np.asarray(announced.finish_time).item() / np.asarray(plain.finish_time).item())
     assert ratio == pytest.approx(35 / 20, rel=0.05)

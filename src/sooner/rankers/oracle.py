@@ -13,6 +13,7 @@ from sooner.metrics import kendall_tau
 from sooner.rankers import ranker
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
 from sooner.rankers.offers import Term
+from sooner.rankers.scaling import normal_quantiles
 
 
 @ranker("oracle")
@@ -82,7 +83,7 @@ def degrade(lengths: ArrayLike, tau: float, rng: np.random.Generator) -> Floats:
         raise DataError(f"{n} lengths have no order to degrade; allowed: at least 2")
     place = np.empty(n)
     place[np.lexsort(np.stack([rng.random(n), y]))] = (np.arange(n) + 0.5) / n
-    truth = np.sqrt(2) * _erfinv(2 * place - 1)
+    truth = normal_quantiles(place)
     noise = rng.standard_normal(n)
     best, best_gap = truth, np.inf
     low, high = 0.0, np.pi  # of the angle from the truth, by way of the noise, to its reverse
@@ -101,11 +102,3 @@ def degrade(lengths: ArrayLike, tau: float, rng: np.random.Generator) -> Floats:
             f"no scores of tau {tau} for these {n} lengths; the nearest reached is {best_gap:.3f} off"
         )
     return np.asarray(best, dtype=np.float64)
-
-
-def _erfinv(x: Floats) -> Floats:
-    """Inverse error function to 2e-3 relative (Winitzki, 2008), enough to spread ranks as a normal."""
-    a = 0.147
-    logs = np.log1p(-x * x)
-    first = 2 / (np.pi * a) + logs / 2
-    return np.asarray(np.sign(x) * np.sqrt(np.sqrt(first * first - logs / a) - first), dtype=np.float64)

@@ -21,8 +21,13 @@ def normal_scores(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     _, at, count = np.unique(lengths, return_inverse=True, return_counts=True)
     share = (np.cumsum(count) - count / 2) / lengths.shape[0]
-    deviate = np.array([NormalDist().inv_cdf(p) for p in share.tolist()])
-    return np.asarray(deviate[at], dtype=np.float64)
+    return np.asarray(normal_quantiles(share)[at], dtype=np.float64)
+
+
+def normal_quantiles(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what a standard normal stays below with the given chances in (0, 1), (n,)."""
+    law = NormalDist()
+    return np.fromiter(map(law.inv_cdf, shares.tolist()), np.float64, shares.shape[0])
 
 
 class Scaling(NamedTuple):

@@ -9,7 +9,7 @@ from sooner.reproduce.ltr_published import FIG2, FIG2_RATE, FIG3, PREDICT_S, TAU
 from sooner.reproduce.plots import curves
 from sooner.reproduce.result import Claim, Reproduction, Row
 from sooner.sim.systems import vllm_ltr
-from sooner.sim.systems.vllm_ltr import ARRIVALS_S, RATES, Arm, arms
+from sooner.sim.systems.vllm_ltr import ARRIVALS_S, RATES, LtrArm, arms
 
 
 def fig2(seed: int, report: Callable[[str], None]) -> Reproduction:
@@ -24,7 +24,7 @@ def fig2(seed: int, report: Callable[[str], None]) -> Reproduction:
     for name, (n, rate) in loads.items():
         report(f"ltr-fig2: {name}")
         found[name] = [
-            mean_latency(Arm(policy="ltr", tau=tau), "ShareGPT", n, engine, seed, rate) for tau in taus
+            mean_latency(LtrArm(policy="ltr", tau=tau), "ShareGPT", n, engine, seed, rate) for tau in taus
         ]
     main = found[f"{FIG2_RATE:g} req/s"]
     spans = {name: values[0] / values[-1] for name, values in found.items()}

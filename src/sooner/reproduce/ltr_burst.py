@@ -25,7 +25,7 @@ from sooner.reproduce.result import Claim, Reproduction, Row
 from sooner.sim.cost import Engine
 from sooner.sim.systems import vllm_ltr
 from sooner.sim.systems.lengths import LLAMA3_SHAREGPT_REPLY
-from sooner.sim.systems.vllm_ltr import ARRIVALS_S, BURST, RATES, Arm, predictions
+from sooner.sim.systems.vllm_ltr import ARRIVALS_S, BURST, RATES, LtrArm, predictions
 
 NEAR_TIE = 1.15
 """Published latencies this close may swap: each is a single run, given without an error."""
@@ -77,10 +77,10 @@ def _table3_rows(data: str, burst: Mapping[str, float], times: Mapping[str, floa
     return rows
 
 
-def _table3_arm(method: str, tau: float, width: int, predict_s: float) -> Arm:
+def _table3_arm(method: str, tau: float, width: int, predict_s: float) -> LtrArm:
     if method == "PO":
-        return Arm(policy="po", tau=tau, announce=vllm_ltr.ANNOUNCEMENT)
-    return Arm(
+        return LtrArm(policy="po", tau=tau, announce=vllm_ltr.ANNOUNCEMENT)
+    return LtrArm(
         policy="ltr", tau=tau, width=width, predict_s=0.0 if method == "Optimal prediction" else predict_s
     )
 
@@ -160,7 +160,7 @@ class Samples:
         self.tokens_per_s = float(np.sum(np.asarray(done.output_len)[early])) / 300.0
 
 
-def samples(arm: Arm, data: str, engine: Engine, seed: int, n: int = 10_000) -> Samples:
+def samples(arm: LtrArm, data: str, engine: Engine, seed: int, n: int = 10_000) -> Samples:
     """Serve a queue of n prompts; the same one for every arm."""
     rng = np.random.default_rng([seed, n])
     queued = workload(data, n, rng)
@@ -173,9 +173,9 @@ def synthetic(seed: int, report: Callable[[str], None]) -> Reproduction:
     for model, data in FIG3:
         report(f"ltr-synthetic: {model}, {data}")
         engine = vllm_ltr.machine(model)
-        fcfs = samples(Arm(policy="fcfs", stock=True), data, engine, seed)
+        fcfs = samples(LtrArm(policy="fcfs", stock=True), data, engine, seed)
         ranked = samples(
-            Arm(policy="ltr", tau=TAU[model, data], predict_s=PREDICT_S[model, data]), data, engine, seed
+            LtrArm(policy="ltr", tau=TAU[model, data], predict_s=PREDICT_S[model, data]), data, engine, seed
         )
         where = f"{model} {data}"
         gains[where] = fcfs.until_1000 / ranked.until_1000
@@ -236,9 +236,9 @@ def synthetic(seed: int, report: Callable[[str], None]) -> Reproduction:
 def fairness(seed: int, report: Callable[[str], None]) -> Reproduction:
     """The starvation guard (200 idle steps, quantum 10): 70B, ShareGPT, 2 to 32 req/s."""
     engine, rates = vllm_ltr.machine("70B"), RATES[:-1]
-    base = Arm(policy="ltr", tau=0.54, predict_s=PREDICT_S["70B", "ShareGPT"])
-    guarded = Arm(policy="ltr", tau=0.54, predict_s=PREDICT_S["70B", "ShareGPT"], guard=200)
-    chosen = {"FCFS": Arm(policy="fcfs", stock=True), "Ranking": base, "Ranking, guard": guarded}
+    base = LtrArm(policy="ltr", tau=0.54, predict_s=PREDICT_S["70B", "ShareGPT"])
+    guarded = LtrArm(policy="ltr", tau=0.54, predict_s=PREDICT_S["70B", "ShareGPT"], guard=200)
+    chosen = {"FCFS": LtrArm(policy="fcfs", stock=True), "Ranking": base, "Ranking, guard": guarded}
     mean: dict[str, list[float]] = {name: [] for name in chosen}
     p99: dict[str, list[float]] = {name: [] for name in chosen}
     for rate in rates:

@@ -15,7 +15,7 @@ from sooner.sim.systems.lengths import (
     LMSYS_PROMPT,
     SHAREGPT_PROMPT,
 )
-from sooner.sim.systems.vllm_ltr import Arm
+from sooner.sim.systems.vllm_ltr import LtrArm
 from sooner.workloads.arrivals import poisson
 from sooner.workloads.columns import Workload
 
@@ -92,7 +92,7 @@ def latency(done: Completed) -> float:
 
 
 def mean_latency(
-    arm: Arm,
+    arm: LtrArm,
     data: str,
     n: int,
     engine: Engine,

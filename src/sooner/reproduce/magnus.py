@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sooner import metrics, policies
-from sooner.reproduce.magnus_claims import Found, claims, figures, rows
+from sooner.reproduce.magnus_claims import MagnusRuns, claims, figures, rows
 from sooner.reproduce.result import Reproduction
 from sooner.sim.cost import Engine
 from sooner.sim.engine import simulate
@@ -25,7 +25,7 @@ FOUR_BIT_STEP, FOUR_BIT_REPLY, FOUR_BIT_BYTES = 1.3, 1.15, 8.8e9
 """VSQ, assumed: steps 30 % slower, replies 15 % longer, and this much more memory for the cache."""
 RECALLED = 50_000.0
 """The threshold of WMA as it is recalled; at these lengths it lets almost any two join."""
-SETTINGS = magnus.Settings(threshold=20_000.0)
+SETTINGS = magnus.MagnusSettings(threshold=20_000.0)
 HISTORY, SERVED = 1000, 1500
 RATES = (1.0, 4.0, 8.0, 16.0)
 BUSY = RATES[-1]
@@ -58,7 +58,7 @@ def ladder(seed: int, report: Callable[[str], None]) -> Reproduction:
     summed = replace(SETTINGS, aggregate="sum", threshold=20 * SETTINGS.threshold)
     recalled = replace(SETTINGS, threshold=RECALLED)
     drifting = _draw(seed, drift_after=HISTORY + SERVED // 4)
-    found = Found(
+    found = MagnusRuns(
         loads=loads,
         control=control,
         summed=magnus.measures(_serve(plain, "Magnus", BUSY, seed, settings=summed)),
@@ -133,11 +133,11 @@ def _serve(
     rate: float,
     seed: int,
     *,
-    settings: magnus.Settings = SETTINGS,
+    settings: magnus.MagnusSettings = SETTINGS,
     learning: bool = True,
-) -> magnus.Outcome:
+) -> magnus.MagnusOutcome:
     rng, variant = np.random.default_rng([seed, 1]), magnus.LADDER[arm]
-    server = magnus.Server(
+    server = magnus.MagnusServer(
         _requests(draw, rate),
         variant,
         settings,
@@ -157,7 +157,7 @@ def _quantised(draw: Draw, rate: float, seed: int) -> dict[str, float]:
     longer = np.minimum(np.rint(FOUR_BIT_REPLY * requests.output_len), settings.limit).astype(np.int64)
     slower = Bilinear(prefill=TRUTH.prefill, decode=(*TRUTH.decode[:3], FOUR_BIT_STEP * TRUTH.decode[3]))
     rng = np.random.default_rng([seed, 1])
-    done = magnus.Server(
+    done = magnus.MagnusServer(
         requests._replace(output_len=longer), magnus.LADDER["VS"], settings, slower, rng
     ).run()
     return magnus.measures(done)

@@ -9,7 +9,7 @@ import numpy as np
 
 from sooner.reproduce.plots import curves, ranks
 from sooner.reproduce.result import Claim, Figure, Row
-from sooner.sim.systems.magnus import Outcome
+from sooner.sim.systems.magnus import MagnusOutcome
 
 Measures = Mapping[str, float]
 ARMS = ("VS", "VSQ", "CCB", "GLP", "ABP", "Magnus")
@@ -23,7 +23,7 @@ UNITS = {
 }
 
 
-class Found(NamedTuple):
+class MagnusRuns(NamedTuple):
     """All that was run: measures by load and arm, the control's by arm, WMA summed, predictors' errors.
 
     `recalled` is the busiest load with WMA's threshold as it is recalled.
@@ -34,8 +34,8 @@ class Found(NamedTuple):
     summed: Measures
     recalled: Mapping[str, Measures]
     rmse: Mapping[str, float]
-    learning: Outcome
-    frozen: Outcome
+    learning: MagnusOutcome
+    frozen: MagnusOutcome
 
 
 def rows(loads: Mapping[float, Mapping[str, Measures]], rmse: Mapping[str, float], busy: float) -> list[Row]:
@@ -89,7 +89,7 @@ def rows(loads: Mapping[float, Mapping[str, Measures]], rmse: Mapping[str, float
     ]
 
 
-def claims(found: Found, busy: float, light: float) -> list[Claim]:
+def claims(found: MagnusRuns, busy: float, light: float) -> list[Claim]:
     """Each shape, held or not."""
     top, calm = found.loads[busy], found.loads[light]
     rate = {arm: one["throughput_rps"] for arm, one in top.items()}
@@ -206,7 +206,7 @@ def _each(rate: Mapping[str, float]) -> str:
     return "req/s: " + ", ".join(f"{arm} {rate[arm]:.2f}" for arm in ("VS", "GLP", "ABP", "Magnus"))
 
 
-def _learning(found: Found) -> list[Claim]:
+def _learning(found: MagnusRuns) -> list[Claim]:
     rmse = found.rmse
     learnt, frozen = found.learning.lengths.rmse, found.frozen.lengths.rmse
     peak, last = max(learnt), float(np.mean(learnt[-2:]))
@@ -228,7 +228,7 @@ def _learning(found: Found) -> list[Claim]:
     ]
 
 
-def figures(found: Found, rates: list[float]) -> list[Figure]:
+def figures(found: MagnusRuns, rates: list[float]) -> list[Figure]:
     """By load, the ladder, and both learners over time."""
 
     def by_rate(title: str, label: str, name: str) -> Figure:

@@ -24,7 +24,7 @@ TRUTH = Bilinear(prefill=(1.7e-4, 0.0, 0.0, 0.035), decode=(1.1e-6, 4e-4, 0.0, 0
 """LLaMA2-13B batches on one A100-80G, assumed: 35 ms a step, 0.4 ms a row, 1.1 us a cached token."""
 MEMORY = Memory()
 STEPS = Memory(steps=((256, 128), (512, 64), (1024, 32), (2048, 16)))
-SETTINGS = scls.Settings()
+SETTINGS = scls.SclsSettings()
 RATES = (1.0, 5.0, 10.0, 20.0, 30.0)
 BUSY, SECONDS, DRAWS = 20.0, 300.0, 3
 SLICES = (16, 32, 64, 128, 256, 512, 1024)
@@ -96,7 +96,7 @@ def _workload(rate: float, draw: np.random.Generator) -> Workload:
 
 
 def _run(
-    arm: str, rate: float, seed: int, fit: Fit, settings: scls.Settings, memory: Memory = MEMORY
+    arm: str, rate: float, seed: int, fit: Fit, settings: scls.SclsSettings, memory: Memory = MEMORY
 ) -> Measures:
     rows: list[Measures] = []
     for draw in range(DRAWS):
@@ -110,7 +110,7 @@ def _run(
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def _continuous(workload: Workload, settings: scls.Settings, rows: int) -> Measures:
+def _continuous(workload: Workload, settings: scls.SclsSettings, rows: int) -> Measures:
     """ILS: continuous batching of at most `rows` a worker, round robin, on the same machine."""
     engine = Engine(
         name="ils",

@@ -69,7 +69,7 @@ LOADS = (
 )
 
 
-class Found(NamedTuple):
+class SsjfRuns(NamedTuple):
     """Means over runs, by arm: completion time [s], its 99th percentile, early and whole throughput.
 
     `few` (2, draws) are FCFS's completion time [s] and the oracle's cut [%] over many draws of as
@@ -130,14 +130,16 @@ def table(seed: int, report: Callable[[str], None]) -> Reproduction:
     )
 
 
-def _run(load: Load, seed: int, *, arms: Iterable[str], hold_s: float = 0.0, predict_s: float = 0.0) -> Found:
+def _run(
+    load: Load, seed: int, *, arms: Iterable[str], hold_s: float = 0.0, predict_s: float = 0.0
+) -> SsjfRuns:
     rng = np.random.default_rng([seed, LOADS.index(load)])
     table: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     for _ in range(load.runs):
         arrival, jobs = _arrivals(load, rng), Jobs(load.jobs, rng)
         for arm, found in table.items():
             oracle, fcfs = arm == "oracle", arm == "FCFS"
-            settings = ssjf.Settings(
+            settings = ssjf.SsjfSettings(
                 mode=load.mode,
                 batch_size=load.batch,
                 shrink=oracle,
@@ -151,7 +153,7 @@ def _run(load: Load, seed: int, *, arms: Iterable[str], hold_s: float = 0.0, pre
         for measure in ("mean_jct_s", "p99_jct_s", "early_throughput", "throughput")
     }
     few = _few(table, load, rng) if "oracle" in table else np.zeros(0)
-    return Found(mean["mean_jct_s"], mean["p99_jct_s"], mean["early_throughput"], mean["throughput"], few)
+    return SsjfRuns(mean["mean_jct_s"], mean["p99_jct_s"], mean["early_throughput"], mean["throughput"], few)
 
 
 def _few(table: dict[str, list[dict[str, float]]], load: Load, rng: np.random.Generator) -> Column:
@@ -170,7 +172,7 @@ def _arrivals(load: Load, rng: np.random.Generator) -> Column:
     return ssjf.poisson_counts(load.jobs, load.rate, rng)
 
 
-def _rows(fair: dict[str, Found], held: dict[str, Found], paid: dict[float, Found]) -> Iterable[Row]:
+def _rows(fair: dict[str, SsjfRuns], held: dict[str, SsjfRuns], paid: dict[float, SsjfRuns]) -> Iterable[Row]:
     for load in LOADS:
         found, batched = fair[load.name], load.mode != "none"
         theirs = dict(zip(("oracle", "cls-3", "multi-5", "random"), load.cuts, strict=True))
@@ -199,7 +201,7 @@ def _rows(fair: dict[str, Found], held: dict[str, Found], paid: dict[float, Foun
         yield Row(setting=name, measure="multi-5 cut", ours=found.cut("multi-5"), unit="%")
 
 
-def _claims(fair: dict[str, Found], held: dict[str, Found]) -> list[Claim]:
+def _claims(fair: dict[str, SsjfRuns], held: dict[str, SsjfRuns]) -> list[Claim]:
     plain = [load for load in LOADS if load.mode == "none" and not load.saturated]
     gaps = _gaps(fair, plain)
     worst = max(gaps, key=lambda at: gaps[at])
@@ -297,7 +299,7 @@ def _claims(fair: dict[str, Found], held: dict[str, Found]) -> list[Claim]:
     ]
 
 
-def _gaps(found: dict[str, Found], loads: list[Load]) -> dict[tuple[str, str], float]:
+def _gaps(found: dict[str, SsjfRuns], loads: list[Load]) -> dict[tuple[str, str], float]:
     """How far each cut is from the released simulator's [points]."""
     return {
         (load.name, arm): abs(found[load.name].cut(arm) - theirs)
@@ -306,19 +308,19 @@ def _gaps(found: dict[str, Found], loads: list[Load]) -> dict[tuple[str, str], f
     }
 
 
-def _figures(fair: dict[str, Found]) -> list[Figure]:
+def _figures(fair: dict[str, SsjfRuns]) -> list[Figure]:
     names = [
         load.name for load in LOADS if load.kind == "poisson" and load.jobs == 50 and load.mode == "none"
     ]
     arms = ("random", "multi-5", "cls-3", "oracle", "reg-L1")
     rates = [name.removeprefix("Poisson ") for name in names]
 
-    def plot(title: str, label: str, value: Callable[[Found, str], float]) -> Figure:
+    def plot(title: str, label: str, value: Callable[[SsjfRuns, str], float]) -> Figure:
         ys = {arm: [value(fair[name], arm) for name in names] for arm in arms}
         return curves(title, "Arrival rate [jobs/s], no batching", rates, label, ys)
 
     return [
-        plot("Cut of mean completion time", "Cut against FCFS [%]", Found.cut),
+        plot("Cut of mean completion time", "Cut against FCFS [%]", SsjfRuns.cut),
         plot(
             "Early throughput", "Times FCFS, at 25 % of jobs", lambda f, arm: f.early[arm] / f.early["FCFS"]
         ),

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sooner.core import ConfigError, DataError, MissingExtra
+from sooner.core import ConfigError, DataError
 from sooner.metrics import kendall_tau
 from sooner.rankers.contract import Ranker
 from sooner.rankers.oracle import degrade
+from sooner.rankers.scaling import normal_quantiles
 from sooner.workloads.columns import Workload
 from sooner.workloads.traces import Trace
 
@@ -55,14 +56,10 @@ def _spoil(truth: Column, tau: float, rng: np.random.Generator) -> Column:
     n = truth.shape[0]
     if n <= SAMPLE:
         return degrade(truth, tau, rng)
-    try:
-        from scipy.special import ndtri
-    except ImportError as error:
-        raise MissingExtra("scipy", "sim") from error
     if not -1 <= tau <= 1:
         raise ConfigError(f"tau={tau!r}, allowed: -1 to 1")
     normal = np.empty(n)
-    normal[np.lexsort(np.stack([rng.random(n), truth]))] = ndtri((np.arange(n) + 0.5) / n)
+    normal[np.lexsort(np.stack([rng.random(n), truth]))] = normal_quantiles((np.arange(n) + 0.5) / n)
     noise, rows = rng.standard_normal((n,)), rng.permutation(n)[:SAMPLE]
     low, high = 0.0, math.pi  # of the angle from the truth, by way of the noise, to its reverse
     for _ in range(20):

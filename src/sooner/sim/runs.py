@@ -33,7 +33,7 @@ def meta_beside(run: Path) -> Path | None:
     return beside if beside.is_file() and beside != run else None
 
 
-class Limits(NamedTuple):
+class RunLimits(NamedTuple):
     """What a run's settings say: the engine's limits, which of them are known, and the replicas.
 
     `instances` engines of those limits stand behind vLLM's own balancing (`data_parallel_size`). With
@@ -47,7 +47,7 @@ class Limits(NamedTuple):
     ranks: int = 1
 
 
-def read_limits(meta: Path | None, given: Mapping[str, int | None]) -> Limits:
+def read_limits(meta: Path | None, given: Mapping[str, int | None]) -> RunLimits:
     """Return what META.json and `given` say; the rest are vLLM's defaults.
 
     Read are, the later the surer: `engine_kwargs`, `resolved_config` (vLLM's own, with `cache_config`,
@@ -70,14 +70,14 @@ def read_limits(meta: Path | None, given: Mapping[str, int | None]) -> Limits:
         raise ConfigError(f"data_parallel_size={size}, allowed: at least 1")
     engine = dataclasses.replace(Engine(), **told)
     if not together or size == 1:
-        return Limits(engine, frozenset(told), size)
+        return RunLimits(engine, frozenset(told), size)
     whole = dataclasses.replace(
         engine,
         max_num_seqs=engine.max_num_seqs * size,
         max_num_batched_tokens=engine.max_num_batched_tokens * size,
         num_blocks=engine.num_blocks * size,
     )
-    return Limits(whole, frozenset(told), 1, size)
+    return RunLimits(whole, frozenset(told), 1, size)
 
 
 def _parts(content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -19,8 +19,10 @@ from sooner.policies import Policy
 from sooner.rankers.contract import Ranker
 from sooner.sim import groups, predictions
 from sooner.sim.cost import TICKS_PER_SECOND, Engine
-from sooner.sim.engine import Options, Outcome, simulate, work_ticks
+from sooner.sim.engine import Outcome, simulate
 from sooner.sim.learned import learned
+from sooner.sim.options import Options
+from sooner.sim.ticks import work_ticks
 from sooner.workloads import named
 from sooner.workloads.build import Shape, build
 from sooner.workloads.columns import Workload

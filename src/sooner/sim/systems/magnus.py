@@ -16,17 +16,16 @@ import numpy as np
 
 from sooner.core import ConfigError, UnknownName
 from sooner.sim.static import Bilinear, Column, Counts, run_batch
-from sooner.sim.systems.magnus_batching import Batch, Batcher, halves
+from sooner.sim.systems.magnus_batching import Batcher, MagnusBatch, halves
 from sooner.sim.systems.magnus_learning import LengthPredictor, TimeEstimator
 
 CHATGLM_6B_TOKEN_BYTES = 2 * 28 * 4096 * 2
 """KV bytes per token in fp16: 2 x layers x width x 2."""
-ORDERS = ("fcfs", "hrrn")
 WAITS = ("mean", "longest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class MagnusSettings:
     """Magnus's constants; see `UNCONFIRMED`. Lengths in tokens, times in seconds."""
 
     instances: int = 7
@@ -84,7 +83,7 @@ UNCONFIRMED = {
 """Which constants no source confirms, and where each comes from."""
 
 
-class Variant(NamedTuple):
+class Rung(NamedTuple):
     """A rung of the ladder: `similar` batches by predicted length, of `fixed` size, in `order`."""
 
     similar: bool = True
@@ -93,10 +92,10 @@ class Variant(NamedTuple):
 
 
 LADDER = {
-    "VS": Variant(similar=False, fixed=True, order="fcfs"),
-    "GLP": Variant(fixed=True, order="fcfs"),
-    "ABP": Variant(order="fcfs"),
-    "Magnus": Variant(),
+    "VS": Rung(similar=False, fixed=True, order="fcfs"),
+    "GLP": Rung(fixed=True, order="fcfs"),
+    "ABP": Rung(order="fcfs"),
+    "Magnus": Rung(),
 }
 """The ablation: plain static batches, similar lengths, adaptive size, highest response ratio."""
 
@@ -116,7 +115,7 @@ class Errors(NamedTuple):
     rmse: list[float]
 
 
-class Outcome(NamedTuple):
+class MagnusOutcome(NamedTuple):
     """Who finished when [s] (n,), tokens made after a row's end, and how often memory ran out.
 
     `lengths` and `times` are the errors of the two learners over the run.
@@ -132,7 +131,7 @@ class Outcome(NamedTuple):
 
 
 def profile(
-    truth: Bilinear, settings: Settings, rng: np.random.Generator, points: int = 300
+    truth: Bilinear, settings: MagnusSettings, rng: np.random.Generator, points: int = 300
 ) -> TimeEstimator:
     """Return a time estimator seeded with batches timed on the machine, at random sizes and lengths."""
     sizes = np.rint(np.exp(rng.uniform(0, np.log(100), points)))
@@ -143,7 +142,7 @@ def profile(
     return TimeEstimator(batches, seconds, settings.neighbours)
 
 
-class Server:
+class MagnusServer:
     """The instances behind one queue of batches.
 
     `predictor` and `estimator` are None for VS, which predicts nothing. `learning` turns refits off.
@@ -152,8 +151,8 @@ class Server:
     def __init__(
         self,
         requests: Requests,
-        variant: Variant,
-        settings: Settings,
+        variant: Rung,
+        settings: MagnusSettings,
         truth: Bilinear,
         rng: np.random.Generator,
         *,
@@ -181,16 +180,16 @@ class Server:
         )
         self.predicted: Counts = np.full(n, settings.limit, dtype=np.int64)
         self.finish: Column = np.full(n, np.nan)
-        self.queue: list[Batch] = []
+        self.queue: list[MagnusBatch] = []
         self.free = settings.instances
-        self.events: list[tuple[float, int, Batch | str]] = []  # a batch: it outgrew memory
+        self.events: list[tuple[float, int, MagnusBatch | str]] = []  # a batch: it outgrew memory
         self.entered, self.next, self.left = 0, 0, n
         self.invalid = self.batches = self.out_of_memory = 0
         self.ended: list[int] = []
         self.timed: list[tuple[float, float, float, float, float]] = []  # batch, estimated, took [s]
         self.lengths, self.times = Errors([], []), Errors([], [])
 
-    def run(self) -> Outcome:
+    def run(self) -> MagnusOutcome:
         """Serve until every request has ended."""
         arrival = self.requests.arrival_time
         if self.variant.similar and self.left:
@@ -211,11 +210,11 @@ class Server:
                     self._refit_estimator(now)
                 else:
                     self.free += 1
-                    if isinstance(event, Batch):
+                    if isinstance(event, MagnusBatch):
                         self.queue[:0] = halves(event, self.requests.prompt_len, self.predicted)
             while self.free and self.queue:
                 self._dispatch(now)
-        return Outcome(
+        return MagnusOutcome(
             self.requests,
             self.finish,
             self.invalid,
@@ -225,7 +224,7 @@ class Server:
             self.times,
         )
 
-    def _at(self, time: float, event: Batch | str) -> None:
+    def _at(self, time: float, event: MagnusBatch | str) -> None:
         self.entered += 1
         heapq.heappush(self.events, (time, self.entered, event))
 
@@ -235,7 +234,7 @@ class Server:
             self.batcher.insert(self.queue, request, length, predicted)
             return
         if not self.queue or len(self.queue[-1].members) >= self.settings.fixed_rows:
-            self.queue.append(Batch())
+            self.queue.append(MagnusBatch())
         self.queue[-1].add(request, length, predicted)
 
     def _dispatch(self, now: float) -> None:
@@ -322,7 +321,7 @@ class Server:
         self._at(now + self.settings.estimator_every_s, "estimator")
 
 
-def measures(done: Outcome) -> dict[str, float]:
+def measures(done: MagnusOutcome) -> dict[str, float]:
     """Return Magnus's five service measures [req/s, tokens/s, s] and how often memory ran out."""
     response = done.finish - done.requests.arrival_time
     span = float(done.finish.max() - done.requests.arrival_time[0])

@@ -34,7 +34,7 @@ def wma(length: Sequence[int], generation: Sequence[int], aggregate: str = "max"
 
 
 @dataclass(slots=True)
-class Batch:
+class MagnusBatch:
     """A batch in the queue: its members, and what the test of a newcomer needs. `open` takes newcomers."""
 
     members: list[int] = field(default_factory=list)
@@ -72,17 +72,17 @@ class Batcher:
         if self.memory_tokens < 1 or self.threshold < 0 or (self.max_rows is not None and self.max_rows < 1):
             raise ConfigError(f"memory and rows must be >= 1 and the threshold >= 0: {self}")
 
-    def insert(self, queue: list[Batch], request: int, length: int, generation: int) -> Batch:
+    def insert(self, queue: list[MagnusBatch], request: int, length: int, generation: int) -> MagnusBatch:
         """Put a request in `queue` and return the batch it went to."""
         candidates = [batch for batch in queue if batch.open]
         place = self._best(candidates, length, generation) if candidates else -1
         if place < 0:
-            candidates, place = [Batch()], 0
+            candidates, place = [MagnusBatch()], 0
             queue.append(candidates[0])
         candidates[place].add(request, length, generation)
         return candidates[place]
 
-    def _best(self, batches: Sequence[Batch], length: int, generation: int) -> int:
+    def _best(self, batches: Sequence[MagnusBatch], length: int, generation: int) -> int:
         state = np.array([(len(b.members), b.length, b.generation, b.least, b.total) for b in batches])
         rows, longest, most = (
             state[:, 0] + 1,
@@ -102,13 +102,13 @@ class Batcher:
         return int(np.argmin(np.where(fits, wasted, np.inf)))
 
 
-def halves(batch: Batch, length: Counts, generation: Counts) -> list[Batch]:
+def halves(batch: MagnusBatch, length: Counts, generation: Counts) -> list[MagnusBatch]:
     """Return a batch that ran out of memory as two, closed to newcomers; by order of generation."""
     ordered = sorted(batch.members, key=lambda request: int(generation[request]))
     middle = len(ordered) // 2
     parts = []
     for members in (ordered[:middle], ordered[middle:]):
-        part = Batch(open=False)
+        part = MagnusBatch(open=False)
         for request in members:
             part.add(request, int(length[request]), int(generation[request]))
         parts.append(part)

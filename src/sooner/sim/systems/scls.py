@@ -3,7 +3,7 @@
 A tick takes every waiting request, sorts them by input length, splits them into batches of least
 total estimated time under the memory limit, and gives the longest batch to the least loaded worker.
 A worker runs a batch for one slice, statically; who has not ended goes back to the pool with its KV
-dropped. Each rung of the ablation ladder is a `Variant`; SLS, the first, is batch-at-a-time FCFS.
+dropped. Each rung of the ablation ladder is a `SclsVariant`; SLS, the first, is batch-at-a-time FCFS.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sooner.workloads.columns import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class SclsSettings:
     """SCLS's constants; see `UNCONFIRMED` for those that no source confirms. Lengths in tokens."""
 
     workers: int = 8
@@ -57,7 +57,7 @@ UNCONFIRMED = {
 """Which constants no source confirms, and where each comes from."""
 
 
-class Variant(NamedTuple):
+class SclsVariant(NamedTuple):
     """A rung of the ladder: what is switched on."""
 
     sliced: bool = True
@@ -68,24 +68,24 @@ class Variant(NamedTuple):
 
 
 LADDER = {
-    "SLS": Variant(sliced=False, pooled=False, balanced=False, adaptive=False),
-    "SO": Variant(pooled=False, balanced=False, adaptive=False),
-    "PM": Variant(capped=True, balanced=False, adaptive=False),
-    "AB": Variant(balanced=False, adaptive=False),
-    "LB": Variant(adaptive=False),
-    "SCLS": Variant(),
+    "SLS": SclsVariant(sliced=False, pooled=False, balanced=False, adaptive=False),
+    "SO": SclsVariant(pooled=False, balanced=False, adaptive=False),
+    "PM": SclsVariant(capped=True, balanced=False, adaptive=False),
+    "AB": SclsVariant(balanced=False, adaptive=False),
+    "LB": SclsVariant(adaptive=False),
+    "SCLS": SclsVariant(),
 }
 """The six-step ablation: slices only, padding mitigation, adaptive batch, load balancing, all of it."""
 
 
-class Batch(NamedTuple):
+class SclsBatch(NamedTuple):
     """Requests that run together, and how long the estimator thinks they will [s]."""
 
     rows: Counts
     estimate_s: float
 
 
-class Outcome(NamedTuple):
+class SclsOutcome(NamedTuple):
     """Who finished when [s] and in how many slices (n,), what batches did, and when workers ended (w,).
 
     `worker_end` is the end of a worker's last batch, `dry` when it first had nothing to do after the
@@ -105,13 +105,13 @@ class Outcome(NamedTuple):
 
 def serve(
     workload: Workload,
-    variant: Variant,
-    settings: Settings,
+    variant: SclsVariant,
+    settings: SclsSettings,
     truth: Bilinear,
     estimator: Bilinear,
     memory: Memory,
     rng: np.random.Generator,
-) -> Outcome:
+) -> SclsOutcome:
     """Serve a workload until every request has ended.
 
     `truth` is what batches take, times noise; `estimator` is all the scheduler knows of it. Raises
@@ -126,8 +126,8 @@ class _Cluster:
     def __init__(
         self,
         workload: Workload,
-        variant: Variant,
-        settings: Settings,
+        variant: SclsVariant,
+        settings: SclsSettings,
         truth: Bilinear,
         estimator: Bilinear,
         memory: Memory,
@@ -145,9 +145,9 @@ class _Cluster:
         self.slices: Counts = np.zeros(n, dtype=np.int64)
         self.finish: Column = np.full(n, np.nan)
         self.pool: list[int] = []
-        self.queues: list[deque[Batch]] = [deque() for _ in range(settings.workers)]
+        self.queues: list[deque[SclsBatch]] = [deque() for _ in range(settings.workers)]
         self.singles: list[deque[int]] = [deque() for _ in range(settings.workers)]
-        self.running: list[Batch | None] = [None] * settings.workers
+        self.running: list[SclsBatch | None] = [None] * settings.workers
         self.load = np.zeros(settings.workers)
         self.worker_end = np.zeros(settings.workers)
         self.dry = np.full(settings.workers, np.nan)
@@ -155,7 +155,7 @@ class _Cluster:
         self.entered, self.next, self.turn, self.left = 0, 0, 0, n
         self.pad = self.invalid = self.batches = self.early = 0
 
-    def run(self) -> Outcome:
+    def run(self) -> SclsOutcome:
         arrival = self.workload.arrival_time
         if self.variant.pooled and self.left:
             self._at(float(arrival[0]), -1)
@@ -174,7 +174,7 @@ class _Cluster:
             else:
                 self._tick(now)
             self._start_idle(now)
-        return Outcome(
+        return SclsOutcome(
             arrival,
             self.finish,
             self.slices,
@@ -216,7 +216,7 @@ class _Cluster:
         share = self.settings.interval_share if self.variant.adaptive else 0.0
         self._at(now + max(share * float(self.load.min()), self.settings.interval_floor_s), -1)
 
-    def _batches(self) -> list[Batch]:
+    def _batches(self) -> list[SclsBatch]:
         rows = np.array(self.pool, dtype=np.int64)
         self.pool = []
         if not rows.size:
@@ -225,7 +225,7 @@ class _Cluster:
         order = np.argsort(inputs, kind="stable")
         cap = self.settings.fixed_rows if self.variant.capped else None
         groups = split(inputs[order], self.settings.slice_len, self.estimator, self.memory, cap)
-        return [Batch(rows[order[begin:end]], estimate) for begin, end, estimate in groups]
+        return [SclsBatch(rows[order[begin:end]], estimate) for begin, end, estimate in groups]
 
     def _inputs(self, rows: Counts) -> Counts:
         return np.asarray(self.workload.prompt_len[rows] + self.generated[rows], dtype=np.int64)
@@ -237,13 +237,13 @@ class _Cluster:
             if self.singles[worker]:
                 waiting = self.singles[worker]
                 size = min(self.settings.fixed_rows, len(waiting))
-                self._start(worker, Batch(np.array([waiting.popleft() for _ in range(size)]), 0.0), now)
+                self._start(worker, SclsBatch(np.array([waiting.popleft() for _ in range(size)]), 0.0), now)
             elif self.queues[worker]:
                 self._start(worker, self.queues[worker].popleft(), now)
             elif self.next == len(self.workload) and np.isnan(self.dry[worker]):
                 self.dry[worker] = now
 
-    def _start(self, worker: int, batch: Batch, now: float) -> None:
+    def _start(self, worker: int, batch: SclsBatch, now: float) -> None:
         rows, s = batch.rows, self.settings
         left_to_limit = int((s.limit - self.generated[rows]).max())
         limit = min(s.slice_len, left_to_limit) if self.variant.sliced else left_to_limit
@@ -274,7 +274,7 @@ class _Cluster:
                 self._enter(request)
 
 
-def measures(done: Outcome) -> dict[str, float]:
+def measures(done: SclsOutcome) -> dict[str, float]:
     """Return SCLS's measures: requests/s, response times [s], tokens wasted a request, balance [s]."""
     response, n = done.finish - done.arrival, done.finish.shape[0]
     return {

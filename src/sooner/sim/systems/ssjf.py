@@ -22,7 +22,7 @@ EARLY_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class SsjfSettings:
     """How the server batches and guards.
 
     The guard puts the whole queue in order of waiting, longest first, when the longest waiter has
@@ -64,7 +64,7 @@ def serve(
     arrival: Column,
     tokens: Counts,
     key: Column | None,
-    settings: Settings,
+    settings: SsjfSettings,
     *,
     predicted: Column | None = None,
 ) -> Served:
@@ -86,7 +86,7 @@ class _Server:
         arrival: Column,
         tokens: Counts,
         key: Column | None,
-        settings: Settings,
+        settings: SsjfSettings,
         predicted: Column | None,
     ) -> None:
         self.settings, self.fcfs = settings, key is None

@@ -7,7 +7,6 @@ have no released predictions; they are noise of an assumed Kendall tau, and `UNC
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sooner.core import UnknownName
+from sooner.rankers.scaling import normal_quantiles
 from sooner.sim.static import Column, Counts
 from sooner.sim.systems.lengths import spoiled
 
@@ -82,7 +82,7 @@ class _Table:
         seen = cls.sum(axis=1)
         self.share: Column = seen / seen.sum()
         middle = np.clip(np.cumsum(self.share) - self.share / 2, 1e-6, 1 - 1e-6)
-        self.normal: Column = _normal_quantile(middle)
+        self.normal: Column = normal_quantiles(middle)
         self.cls, self.multi = (
             np.cumsum(table / np.maximum(seen, 1)[:, None], axis=1) for table in (cls, multi)
         )
@@ -102,14 +102,3 @@ def _released() -> _Table:
 def _drawn(cumulative: NDArray[np.float64], chance: Column) -> Column:
     """Draw a class per row from cumulative chances (n, classes)."""
     return np.asarray(np.sum(chance[:, None] > cumulative[:, :-1], axis=1), dtype=np.float64)
-
-
-def _normal_quantile(p: Column) -> Column:
-    """Quantiles of the normal distribution by bisection of its error function; 40 halvings, to 1e-10."""
-    low, high = np.full(p.shape, -8.0), np.full(p.shape, 8.0)
-    erf = np.vectorize(math.erf)
-    for _ in range(40):
-        middle = (low + high) / 2
-        below = 0.5 * (1 + erf(middle / math.sqrt(2))) < p
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return np.asarray((low + high) / 2, dtype=np.float64)

@@ -66,7 +66,7 @@ UNCONFIRMED = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
+class LtrArm:
     """One arm: an order, the Kendall tau of what it is told, and how the scheduler treats it.
 
     `width` > 0 cuts predictions into classes so many tokens wide; `tau` is of the classes then. PO
@@ -83,20 +83,20 @@ class Arm:
     stock: bool = False
 
 
-def arms(tau: float, *, predict_s: float = 0.0028) -> dict[str, Arm]:
+def arms(tau: float, *, predict_s: float = 0.0028) -> dict[str, LtrArm]:
     """Return the arms of figure 3, where the ranker's predictions have Kendall tau `tau`."""
     return {
-        "FCFS": Arm(policy="fcfs", stock=True),
-        "FIFO": Arm(policy="fcfs"),
-        "Class-10": Arm(policy="ltr", tau=0.22, width=820, predict_s=predict_s),
-        "PO": Arm(policy="po", tau=0.51, announce=ANNOUNCEMENT),
-        "MLFQ": Arm(policy="mlfq"),
-        "Ranking": Arm(policy="ltr", tau=tau, predict_s=predict_s),
-        "SRTF oracle": Arm(policy="srpt"),
+        "FCFS": LtrArm(policy="fcfs", stock=True),
+        "FIFO": LtrArm(policy="fcfs"),
+        "Class-10": LtrArm(policy="ltr", tau=0.22, width=820, predict_s=predict_s),
+        "PO": LtrArm(policy="po", tau=0.51, announce=ANNOUNCEMENT),
+        "MLFQ": LtrArm(policy="mlfq"),
+        "Ranking": LtrArm(policy="ltr", tau=tau, predict_s=predict_s),
+        "SRTF oracle": LtrArm(policy="srpt"),
     }
 
 
-def serve(arm: Arm, workload: Workload, engine: Engine, rng: np.random.Generator) -> Completed:
+def serve(arm: LtrArm, workload: Workload, engine: Engine, rng: np.random.Generator) -> Completed:
     """Serve a workload under an arm; lengths and latencies per token are of the reply alone."""
     chosen = policies.get(arm.policy)
     if "seconds_per_token" in chosen.parameters:

@@ -18,18 +18,16 @@ from sooner.sim.compiled.admission.pressure import squeeze
 from sooner.sim.compiled.admission.state import (
     AFFINITY,
     DYNAMIC,
-    FOREVER,
     HEAP,
     LEAST_REQUESTS,
     LEAST_WORK,
     MAX_MIN,
-    REJECTED,
     ROUND_ROBIN,
     VLLM_DP,
-    WAITS,
 )
 from sooner.sim.compiled.closed_form import blocks, span, steps_until
 from sooner.sim.compiled.jit import compiled, entered
+from sooner.sim.compiled.marks import FOREVER, REJECTED, WAITS
 
 
 @compiled

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from sooner.sim.compiled import shares
-from sooner.sim.compiled.admission.state import CANCELLED, DYNAMIC, LEAST_WORK
+from sooner.sim.compiled.admission.state import DYNAMIC, LEAST_WORK
 from sooner.sim.compiled.closed_form import blocks
 from sooner.sim.compiled.jit import allocating, compiled, inlined
+from sooner.sim.compiled.marks import CANCELLED
 
 
 @compiled

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sooner import policies
 from sooner.policies import Policy
-from sooner.sim.compiled import bind, shares
+from sooner.sim.compiled import bind
 from sooner.sim.compiled.admission import far, kernel
 from sooner.sim.compiled.admission.state import (
     DYNAMIC,
@@ -22,46 +20,24 @@ from sooner.sim.compiled.admission.state import (
     LISTED,
     OPTION,
     REQUEST,
-    World,
+    AdmissionRun,
 )
-from sooner.sim.cost import TICKS_PER_SECOND, Engine, ticks
-from sooner.sim.engine import (
-    LONGEST_RUN_S,
-    Options,
-    coefficient_ticks,
-    kinds,
-    ready_ticks,
+from sooner.sim.compiled.layout import (
+    IDLE,
+    USUAL,
+    WORK,
+    column,
+    leavers,
+    records,
     static_keys,
-    token_ticks,
-    work_ticks,
+    tenants,
+    weights,
 )
+from sooner.sim.cost import Engine, ticks
+from sooner.sim.options import Options
+from sooner.sim.ticks import coefficient_ticks, kinds, ready_ticks, token_ticks
 from sooner.work import WAIT_FLOOR, WORK_FLOOR
 from sooner.workloads.columns import Workload
-
-IDLE = policies.get("fcfs")
-"""What the kernel is given where keys are known beforehand; it is not called."""
-
-USUAL = {"usual_wait", "usual_work"}
-WORK = USUAL | {"work"}
-"""Fields of `View` for which work is counted."""
-
-
-def leavers(workload: Workload, ready: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows whose clients go away and when [ps], by time."""
-    rows = np.flatnonzero(np.isfinite(workload.cancel_time))
-    latest = np.minimum(workload.cancel_time[rows], LONGEST_RUN_S)
-    times = np.maximum(np.rint(latest * TICKS_PER_SECOND).astype(np.int64), ready[rows])
-    order = np.argsort(times, kind="stable")
-    return rows[order].astype(np.int64), times[order]
-
-
-def records(dtype: np.dtype[Any], /, **columns: Any) -> Any:
-    """Return a record array of the given columns (n,) or scalars; the others are 0."""
-    size = max((np.shape(column)[0] for column in columns.values() if np.ndim(column)), default=1)
-    table = np.zeros(size, dtype=dtype).view(np.recarray)
-    for name, column in columns.items():
-        table[name] = column
-    return table
 
 
 def instances(engines: Sequence[Engine]) -> Any:
@@ -90,36 +66,6 @@ def instances(engines: Sequence[Engine]) -> Any:
         far=-1,
         crowd=far.FEW,
     )
-
-
-def column(values: NDArray[Any], kind: Any) -> NDArray[Any]:
-    """Return a column as the kernel was compiled for: contiguous and writable."""
-    return np.require(values, kind, ["C", "W"])
-
-
-def weights(
-    workload: Workload, engines: Sequence[Engine], predicted: NDArray[np.float64], wanted: bool
-) -> NDArray[np.int64]:
-    """Return the expected work [ps] of each kind of engine and request; (kinds, 0) where nobody asks."""
-    unlike, _ = kinds(engines)
-    if not wanted:
-        return np.zeros((len(unlike), 0), dtype=np.int64)
-    return np.stack([work_ticks(workload, engine, predicted) for engine in unlike])
-
-
-def tenants(workload: Workload, options: Options, count: int, wanted: bool) -> dict[str, Any]:
-    """Return the columns of the tenants' counters, for `count` instances; empty where no key asks."""
-    named, rows = np.unique(workload.tenant if wanted else workload.tenant[:0], return_inverse=True)
-    weights = [options.weights.get(int(name), 1) for name in named]
-    multiple = math.lcm(*weights)
-    units = np.array([multiple // weight for weight in weights], dtype=np.int64)
-    tally = np.zeros((count, len(units)), dtype=shares.TALLY).view(np.recarray)
-    tally.unit[:] = units
-    return {
-        "tenant": column(rows, np.int64),
-        "tally": tally,
-        "multiple": np.array([multiple], dtype=np.int64),
-    }
 
 
 def serve(
@@ -154,7 +100,7 @@ def serve(
         sibling=-1,
     )
     del ready, keys
-    world = World(
+    world = AdmissionRun(
         request=request,
         start=np.full(n, -1),
         first=np.full(n, -1),

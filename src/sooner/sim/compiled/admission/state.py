@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FOREVER = np.int64(2**62)
-WAITS, CANCELLED, REJECTED = -1, -2, -3  # in `finish`, where there is no time
 ROUND_ROBIN, LEAST_REQUESTS, LEAST_WORK, AFFINITY, MAX_MIN, VLLM_DP = range(6)
 HEAP, LISTED, DYNAMIC = range(
     3
@@ -93,7 +91,7 @@ OPTION = np.dtype(
 END = np.dtype([("step", "i8"), ("id", "i8")])
 
 
-class World(NamedTuple):
+class AdmissionRun(NamedTuple):
     """One run. Requests are in order of arrival; the columns after `option` are what a policy may see."""
 
     request: Any  # (n,) REQUEST

@@ -10,8 +10,9 @@ import numpy as np
 from sooner.sim.compiled import shares
 from sooner.sim.compiled.admission import far, heap
 from sooner.sim.compiled.admission.keys import fixed, key
-from sooner.sim.compiled.admission.state import CANCELLED, DYNAMIC, HEAP, WAITS
+from sooner.sim.compiled.admission.state import DYNAMIC, HEAP
 from sooner.sim.compiled.jit import compiled
+from sooner.sim.compiled.marks import CANCELLED, WAITS
 
 
 @compiled

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from sooner.sim.compiled import shares, usual
-from sooner.sim.compiled.admission.state import CANCELLED, FOREVER, REJECTED, WAITS
 from sooner.sim.compiled.closed_form import blocks, span, steps_until
 from sooner.sim.compiled.jit import allocating, compiled, entered, inlined
+from sooner.sim.compiled.marks import CANCELLED, FOREVER, REJECTED, WAITS
 
 PATIENCE = 10_000
 """Steps without a token, after which requests only evict each other."""

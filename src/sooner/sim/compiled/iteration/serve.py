@@ -10,10 +10,21 @@ from numpy.typing import NDArray
 
 from sooner.policies import Policy
 from sooner.sim.compiled import bind
-from sooner.sim.compiled.admission.serve import IDLE, USUAL, WORK, column, leavers, records, tenants, weights
 from sooner.sim.compiled.iteration import kernel, state
+from sooner.sim.compiled.layout import (
+    IDLE,
+    USUAL,
+    WORK,
+    column,
+    leavers,
+    records,
+    static_keys,
+    tenants,
+    weights,
+)
 from sooner.sim.cost import Engine, ticks
-from sooner.sim.engine import Options, coefficient_ticks, ready_ticks, static_keys
+from sooner.sim.options import Options
+from sooner.sim.ticks import coefficient_ticks, ready_ticks
 from sooner.work import WAIT_FLOOR, WORK_FLOOR
 from sooner.workloads.columns import Workload
 
@@ -45,7 +56,7 @@ def serve(
         cached=workload.cached_len,
         computed=workload.cached_len,
     )
-    world = state.World(
+    world = state.IterationRun(
         entry=entry,
         start=np.full(n, -1),
         first=np.full(n, -1),

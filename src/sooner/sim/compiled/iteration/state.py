@@ -64,7 +64,7 @@ STATE = np.dtype(
 )
 
 
-class World(NamedTuple):
+class IterationRun(NamedTuple):
     """One run. Requests are in order of arrival; the columns after `leaves` are what a policy may see."""
 
     entry: Any  # (n,) ENTRY
