@@ -7,49 +7,32 @@ from typing import Any
 
 import click
 
-from sooner.cli.options import (
-    SEED,
-    NameOption,
-    policy_names,
-    progress_bar,
-    say_notes,
+from sooner.cli.options import progress_bar, say_notes, table
+from sooner.cli.study import (
+    param_option,
+    policy_option,
+    rate_option,
+    seed_option,
     study_of,
     study_options,
-    table,
+    tau_option,
 )
 
 
 @click.command()
 @click.argument("workload")
-@click.option(
-    "--policy",
-    cls=NameOption,
-    names=policy_names,
-    default="boost",
-    show_default=True,
-    help="The order, or module:name of your own.",
-)
-@click.option(
-    "--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the policy; repeatable."
-)
-@click.option("--rate", type=float, help="Poisson arrivals of this mean rate [req/s].")
+@policy_option
+@param_option
+@rate_option
 @study_options
-@click.option(
-    "--tau", type=float, help="Spoil the true lengths to this Kendall tau; else the policy is told the truth."
-)
+@tau_option
 @click.option(
     "--learn",
     is_flag=True,
     help="Tell the policy what a learner knows of senders and templates from what had finished by then.",
 )
 @click.option("--ranker", help='A saved ranker, or "default", that scores the workload\'s prompts.')
-@click.option(
-    "--seed",
-    default=0,
-    type=SEED,
-    show_default=True,
-    help="Of the draw, the arrivals and the noise of --tau.",
-)
+@seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def simulate(ranker: str | None, learn: bool, as_json: bool, **given: Any) -> None:
     """Serve WORKLOAD on a simulated engine under a policy and print every measure.

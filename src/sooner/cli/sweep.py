@@ -8,15 +8,8 @@ from typing import Any
 
 import click
 
-from sooner.cli.options import (
-    NameOption,
-    policy_names,
-    progress_bar,
-    say_notes,
-    study_of,
-    study_options,
-    table,
-)
+from sooner.cli.options import NameOption, policy_names, progress_bar, say_notes, table
+from sooner.cli.study import study_of, study_options
 
 
 @click.command()
@@ -68,15 +61,7 @@ def sweep(
     if measure not in known:
         raise UnknownName("measure", measure, known)
     names = [name.strip() for name in policies.split(",") if name.strip()]
-    base = study_of(
-        workload=workload,
-        policy=names[0] if names else "fcfs",
-        params=(),
-        rate=None,
-        tau=None,
-        seed=0,
-        **given,
-    )
+    base = study_of(workload, policy=names[0] if names else "fcfs", **given)
     studies = cases(
         base,
         names,

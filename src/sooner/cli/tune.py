@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sooner.cli.options import progress_bar, say_notes, study_of, study_options, table
+from sooner.cli.options import progress_bar, say_notes, table
+from sooner.cli.study import rate_option, seed_option, study_of, study_options
 
 if TYPE_CHECKING:
     from sooner.sim.tune import Point, Tuning
@@ -21,7 +22,7 @@ USUAL_TAU = 0.5
 @click.option(
     "--tail", default=1.05, show_default=True, help="How far P99 may rise above arrival order's, as a ratio."
 )
-@click.option("--rate", type=float, help="Poisson arrivals of this mean rate [req/s].")
+@rate_option
 @study_options
 @click.option(
     "--tau",
@@ -29,9 +30,7 @@ USUAL_TAU = 0.5
     help="Predictions of this Kendall tau to the true lengths.  [default: 0.5, where nobody predicts]",
 )
 @click.option("--ranker", help='A saved ranker, or "default", that scores the workload\'s prompts.')
-@click.option(
-    "--seed", default=0, show_default=True, help="Of the draw, the arrivals and the noise of --tau."
-)
+@seed_option
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with the frontier here."
 )
@@ -55,14 +54,14 @@ def tune(
         from sooner import rankers
 
         loaded = rankers.load(ranker)
-    study = study_of(policy="boost", params=(), tau=tau, **given)
+    study = study_of(policy="boost", tau=tau, **given)
     if study.engine.approximate:
         click.echo(f"engine {study.engine.name}: approximate; see sooner calibrate for your own", err=True)
     prepared = prepare(study, loaded)
     say_notes(study.workload, prepared.notes)
     if loaded is None and tau is None and prepared.told.kind == "oracle":
         click.echo(f"no predictions: as of a ranker with tau {USUAL_TAU}; see --tau and --ranker", err=True)
-        study = study_of(policy="boost", params=(), tau=USUAL_TAU, **given)
+        study = study_of(policy="boost", tau=USUAL_TAU, **given)
         prepared = prepare(study)
     with progress_bar("tuning") as progress:
         found = tuned(study, prepared, tail=tail, progress=progress)
