@@ -18,7 +18,7 @@ from sooner.sim.systems.ssjf_predictors import PREDICTORS, Jobs, azure_gaps_s
 
 def serve(
     arrival: list[float], tokens: list[int], key: list[float] | None, **settings: object
-) -> ssjf.Served:
+) -> ssjf.SsjfServed:
     keys = None if key is None else np.array(key, dtype=float)
     chosen = SsjfSettings(**settings)  # type: ignore[arg-type]  # each case says what it needs
     return ssjf.serve(np.array(arrival, dtype=float), np.array(tokens), keys, chosen)
@@ -106,7 +106,7 @@ def test_every_job_is_served_once_and_never_faster_than_alone(
 
 
 def test_measures_by_hand() -> None:
-    served = ssjf.Served(np.array([0.0, 2, 4, 6]), np.array([2.0, 4, 6, 8]))
+    served = ssjf.SsjfServed(np.array([0.0, 2, 4, 6]), np.array([2.0, 4, 6, 8]))
     found = ssjf.measures(np.array([0.0, 1, 1, 1]), served)
     assert found["mean_jct_s"] == pytest.approx((2 + 3 + 5 + 7) / 4)
     assert found["early_throughput"] == pytest.approx(1 / 2)

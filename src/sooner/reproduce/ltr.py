@@ -139,16 +139,16 @@ def _fig3_claims(found: Mapping[tuple[str, str], Mapping[str, Sequence[float]]])
         f"{model} {data}": {arm: line[-1] for arm, line in values.items()}
         for (model, data), values in found.items()
     }
-    gain = {name: one["FCFS"] / one["Ranking"] for name, one in top.items()}
-    over_po = {name: one["PO"] / one["Ranking"] for name, one in top.items()}
+    gain = {name: latency["FCFS"] / latency["Ranking"] for name, latency in top.items()}
+    over_po = {name: latency["PO"] / latency["Ranking"] for name, latency in top.items()}
     calm = max(
         abs(values[arm][k] / values["FCFS"][k] - 1)
         for values in found.values()
         for arm in ("Ranking", "FIFO", "SRTF oracle")
         for k in (0, 1)
     )
-    fifo = {name: one["FIFO"] / one["FCFS"] for name, one in top.items()}
-    headroom = min(one["FCFS"] / one["SRTF oracle"] for one in top.values())
+    fifo = {name: latency["FIFO"] / latency["FCFS"] for name, latency in top.items()}
+    headroom = min(latency["FCFS"] / latency["SRTF oracle"] for latency in top.values())
 
     def said(values: Mapping[str, float]) -> str:
         return ", ".join(f"{name} {value:.1f}" for name, value in values.items())
@@ -157,10 +157,10 @@ def _fig3_claims(found: Mapping[tuple[str, str], Mapping[str, Sequence[float]]])
         Claim(
             text="Ranking is the fastest arm without an oracle at 64 req/s",
             holds=all(
-                one["Ranking"] <= min(one[a] for a in ("FCFS", "Class-10", "PO", "MLFQ"))
-                for one in top.values()
+                latency["Ranking"] <= min(latency[a] for a in ("FCFS", "Class-10", "PO", "MLFQ"))
+                for latency in top.values()
             ),
-            reason="; ".join(f"{name}: {said(one)}" for name, one in top.items()),
+            reason="; ".join(f"{name}: {said(latency)}" for name, latency in top.items()),
             source="stated",
         ),
         Claim(

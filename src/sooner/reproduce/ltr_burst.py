@@ -49,10 +49,10 @@ def table3(seed: int, report: Callable[[str], None]) -> Reproduction:
         ranks(
             f"{data}: latency in a burst of {BURST}",
             "Latency over Ranking",
-            {m: v / one["Ranking"] for m, v in one.items()},
+            {m: v / latencies["Ranking"] for m, v in latencies.items()},
             paper={m: entry[1][data][1] / TABLE3["Ranking"][1][data][1] for m, entry in TABLE3.items()},
         )
-        for data, one in burst.items()
+        for data, latencies in burst.items()
     ]
     claims = _table3_claims(burst, times, seed)
     return result("ltr-table3", "vllm-ltr, table 3: ways to predict", rows, claims, figures, seed)
@@ -89,17 +89,17 @@ def _table3_claims(
     burst: Mapping[str, Mapping[str, float]], times: Mapping[str, Mapping[str, float]], seed: int
 ) -> list[Claim]:
     claims = []
-    for data, one in burst.items():
+    for data, latencies in burst.items():
         published = {method: entry[1][data][1] for method, entry in TABLE3.items()}
-        tau = kendall_tau(list(published.values()), [one[method] for method in published])
+        tau = kendall_tau(list(published.values()), [latencies[method] for method in published])
         swapped = {
             (a, b): published[b] / published[a] <= NEAR_TIE
             for a in published
             for b in published
-            if published[a] < published[b] and one[a] >= one[b]
+            if published[a] < published[b] and latencies[a] >= latencies[b]
         }
         ours = ", ".join(
-            f"{method} {one[method]:.2f}" for method in sorted(published, key=published.__getitem__)
+            f"{method} {latencies[method]:.2f}" for method in sorted(published, key=published.__getitem__)
         )
         turned = "".join(
             f"; the other way round: {a} and {b}, published {published[a]} and {published[b]}"

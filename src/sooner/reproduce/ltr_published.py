@@ -61,7 +61,7 @@ TABLE3 = {
     "PO": (0, {"ShareGPT": (0.51, 1.04, 600.0), "LMSYS": (0.67, 0.95, 322.13)}),
 }
 SETTINGS: dict[str, Value] = {
-    "machine": "; ".join(str(one.coefficients) for one in vllm_ltr.MACHINES.values()),
+    "machine": "; ".join(str(machine.coefficients) for machine in vllm_ltr.MACHINES.values()),
     "lengths": "lognormal: Llama-3 replies to ShareGPT and LMSYS prompts",
     "class errors": "noise cut into classes",
     "draws": f"{DRAWS} a point, 1 in figure 3 and of queues of 10,000",

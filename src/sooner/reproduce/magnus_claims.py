@@ -78,9 +78,9 @@ def rows(loads: Mapping[float, Mapping[str, Measures]], rmse: Mapping[str, float
         ),
     ]
     found += [
-        Row(setting=f"{rate:g} req/s, {arm}", measure=name, ours=one[name], unit=UNITS[name])
+        Row(setting=f"{rate:g} req/s, {arm}", measure=name, ours=measured[name], unit=UNITS[name])
         for rate, arms in loads.items()
-        for arm, one in arms.items()
+        for arm, measured in arms.items()
         for name in UNITS
     ]
     return found + [
@@ -92,11 +92,13 @@ def rows(loads: Mapping[float, Mapping[str, Measures]], rmse: Mapping[str, float
 def claims(found: MagnusRuns, busy: float, light: float) -> list[Claim]:
     """Each shape, held or not."""
     top, calm = found.loads[busy], found.loads[light]
-    rate = {arm: one["throughput_rps"] for arm, one in top.items()}
-    mean = {arm: one["mean_response_s"] for arm, one in top.items()}
+    rate = {arm: measured["throughput_rps"] for arm, measured in top.items()}
+    mean = {arm: measured["mean_response_s"] for arm, measured in top.items()}
     gain = {arm: 100 * (rate["Magnus"] / rate[arm] - 1) for arm in BASELINES}
     cut = {arm: 100 * (1 - mean["Magnus"] / mean[arm]) for arm in BASELINES}
-    wasted = {arm: 1 - one["valid_tokens_per_s"] / one["tokens_per_s"] for arm, one in top.items()}
+    wasted = {
+        arm: 1 - measured["valid_tokens_per_s"] / measured["tokens_per_s"] for arm, measured in top.items()
+    }
     valid, every = (top["Magnus"][name] / top["VS"][name] for name in ("valid_tokens_per_s", "tokens_per_s"))
     quantised = {name: top["VSQ"][name] / top["VS"][name] for name in ("tokens_per_s", "throughput_rps")}
     control = found.control["GLP"]["throughput_rps"] / found.control["VS"]["throughput_rps"]
@@ -172,7 +174,7 @@ def claims(found: MagnusRuns, busy: float, light: float) -> list[Claim]:
 def _ladder(
     rate: Mapping[str, float], mean: Mapping[str, float], recalled: Mapping[str, Measures]
 ) -> list[Claim]:
-    before = {arm: one["throughput_rps"] for arm, one in recalled.items()}
+    before = {arm: measured["throughput_rps"] for arm, measured in recalled.items()}
     return [
         Claim(
             text="Throughput rises from VS to GLP to ABP, and HRRN keeps it",

@@ -50,12 +50,12 @@ def ranks(
         svg.Series(
             whose,
             styles[whose],
-            np.array([one.get(name, np.nan) for name in values], dtype=np.float64),
+            np.array([point.get(name, np.nan) for name in values], dtype=np.float64),
             np.arange(len(values), dtype=np.float64),
         )
-        for whose, one in shown.items()
+        for whose, point in shown.items()
     ]
-    axis = svg.linear(label, 0.0, max(reference, *(float(np.nanmax(one.x)) for one in dots)))
+    axis = svg.linear(label, 0.0, max(reference, *(float(np.nanmax(point.x)) for point in dots)))
     legend = {whose: styles[whose] for whose in shown} if paper else {}
     return Figure(
         title=title, svg=svg.dots(list(values), dots, axis, title, reference=reference), legend=legend

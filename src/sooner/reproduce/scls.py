@@ -138,29 +138,31 @@ def _rows(
 ) -> list[Row]:
     units = {"throughput_rps": "req/s", "mean_response_s": "s", "p95_response_s": "s"}
     rows = [
-        Row(setting=f"{rate:g} req/s, {arm}", measure=name, ours=one[name], unit=units[name])
+        Row(setting=f"{rate:g} req/s, {arm}", measure=name, ours=measured[name], unit=units[name])
         for rate, arms in found.items()
-        for arm, one in arms.items()
+        for arm, measured in arms.items()
         for name in units
     ]
     busy = found[BUSY]
     gain = 100 * (busy["SCLS"]["throughput_rps"] / busy["SLS"]["throughput_rps"] - 1)
     rows.insert(0, Row(setting=f"{BUSY:g} req/s", measure="SCLS over SLS", ours=gain, paper=315.8, unit="%"))
-    for arm, one in busy.items():
+    for arm, measured in busy.items():
         rows += [
             Row(setting=f"{BUSY:g} req/s, {arm}", measure=name, ours=value)
-            for name, value in one.items()
+            for name, value in measured.items()
             if name not in units
         ]
-    for size, one in slices.items():
+    for size, measured in slices.items():
         for name in ("throughput_rps", "slices_per_request", "early_return_share", "invalid_per_request"):
-            rows.append(Row(setting=f"S = {size}", measure=name, ours=one[name], unit=units.get(name, "")))
-    for workers, one in scale.items():
+            rows.append(
+                Row(setting=f"S = {size}", measure=name, ours=measured[name], unit=units.get(name, ""))
+            )
+    for workers, measured in scale.items():
         rows.append(
             Row(
                 setting=f"{workers} workers",
                 measure="throughput_rps",
-                ours=one["throughput_rps"],
+                ours=measured["throughput_rps"],
                 unit="req/s",
             )
         )
@@ -183,12 +185,14 @@ def _claims(
     fit: Fit,
 ) -> list[Claim]:
     busy, light = found[BUSY], found[RATES[0]]
-    rate = {arm: one["throughput_rps"] for arm, one in busy.items()}
+    rate = {arm: measured["throughput_rps"] for arm, measured in busy.items()}
     steps = list(scls.LADDER)
     spelled = ", ".join(f"{arm} {rate[arm]:.2f}" for arm in steps)
     gain = rate["SCLS"] / rate["SLS"]
     calm = light["SCLS"]["throughput_rps"] / light["SLS"]["throughput_rps"]
-    response = {arm: (one["mean_response_s"], one["p95_response_s"]) for arm, one in busy.items()}
+    response = {
+        arm: (measured["mean_response_s"], measured["p95_response_s"]) for arm, measured in busy.items()
+    }
     sls, so, pm, ab, lb, full = (busy[arm] for arm in steps)
     curve = [slices[s]["throughput_rps"] for s in SLICES]
     peak = int(np.argmax(curve))
@@ -323,14 +327,14 @@ def _figures(
         by_rate("Mean response time", "Mean response [s]", "mean_response_s"),
         by_rate("95th percentile of response time", "P95 response [s]", "p95_response_s"),
         ranks("The ladder at 20 req/s", "Throughput over SLS",
-              {arm: one["throughput_rps"] / busy["SLS"]["throughput_rps"] for arm, one in busy.items()}),
+              {arm: had["throughput_rps"] / busy["SLS"]["throughput_rps"] for arm, had in busy.items()}),
         curves("Wasted tokens at 20 req/s", "", list(busy), "Tokens a request",
-               {"pad": [one["pad_per_request"] for one in busy.values()],
-                "invalid": [one["invalid_per_request"] for one in busy.values()]}),
+               {"pad": [had["pad_per_request"] for had in busy.values()],
+                "invalid": [had["invalid_per_request"] for had in busy.values()]}),
         curves("Rows in a batch at 20"
-        " req/s", "", list(busy), "Mean rows", {"SCLS": [one["mean_batch"] for one in busy.values()]}),
+        " req/s", "", list(busy), "Mean rows", {"SCLS": [had["mean_batch"] for had in busy.values()]}),
         curves("Slice length", "Slice length S [tokens]", [str(s) for s in slices], "Completed [req/s]",
-               {"SCLS": [one["throughput_rps"] for one in slices.values()]}),
+               {"SCLS": [had["throughput_rps"] for had in slices.values()]}),
         curves("Scaling", "Workers", [float(m) for m in scale], "Completed [req/s]",
-               {"SCLS": [one["throughput_rps"] for one in scale.values()]}),
+               {"SCLS": [had["throughput_rps"] for had in scale.values()]}),
     ]  # fmt: skip

@@ -98,7 +98,7 @@ def table(seed: int, report: Callable[[str], None]) -> Reproduction:
                 load, seed, arms=("FCFS", "oracle", "cls-3", "multi-5", "random"), hold_s=10.0
             )
     for rate in (0.25, 1.0, 10.0):
-        load = next(one for one in LOADS if one.rate == rate and one.mode == "none" and one.jobs == 50)
+        load = next(case for case in LOADS if case.rate == rate and case.mode == "none" and case.jobs == 50)
         paid[rate] = _run(load, seed, arms=("FCFS", "multi-5"), predict_s=LATENCY_S)
     return Reproduction(
         name="ssjf-table",
@@ -222,7 +222,9 @@ def _claims(fair: dict[str, SsjfRuns], held: dict[str, SsjfRuns]) -> list[Claim]
     early = fair["Poisson 10"].early
     multiple = early["multi-5"] / early["FCFS"]
     whole = max(
-        abs(one.whole["oracle"] / one.whole["FCFS"] - 1) for name, one in fair.items() if "Poisson 10" in name
+        abs(case.whole["oracle"] / case.whole["FCFS"] - 1)
+        for name, case in fair.items()
+        if "Poisson 10" in name
     )
     hold = held["continuous B=4, Poisson 0.5"].cut("random")
     tail_light, tail_heavy = (

@@ -165,7 +165,7 @@ def _fit(
         tried += [
             (descend(centre - lower, centre, (3e-2, 3e-3), 0.1, 1.0), centre) for lower in (0.0, math.log(2))
         ]
-    best, centre = min(tried, key=lambda one: error(one[0]))
+    best, centre = min(tried, key=lambda attempt: error(attempt[0]))
     rng = np.random.default_rng(0)
     for _ in range(RESTARTS):  # small hollows are many: step aside, mostly along what is held least
         noise = max(error(best), CLOCK_S)

@@ -89,9 +89,9 @@ def ranked(ranker: Ranker, trace: Trace, rows: NDArray[np.int64], workload: Work
     if trace.requests is None:
         raise DataError("a ranker reads prompts, the workload has lengths only; allowed: a log with prompts")
     seen = [trace.requests[row].conversation() for row in rows]
-    made = ranker.predictions([one.prompt for one in seen], context=[one.context for one in seen])
-    score = np.array([one.score for one in made], dtype=np.float64)
-    predicted = np.array([one.predicted_len or 0.0 for one in made], dtype=np.float64)
+    made = ranker.predictions([talk.prompt for talk in seen], context=[talk.context for talk in seen])
+    score = np.array([prediction.score for prediction in made], dtype=np.float64)
+    predicted = np.array([prediction.predicted_len or 0.0 for prediction in made], dtype=np.float64)
     tau = _tau(score, workload.output_len.astype(np.float64))
     return Predictions(predicted, score, f"ranker {ranker.name}", tau)
 

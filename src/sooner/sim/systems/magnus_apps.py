@@ -67,17 +67,17 @@ def draw(
     `unrelated`, replies are shuffled among all requests: nothing can be predicted.
     """
     app, style = rng.integers(0, len(APPS), n), rng.integers(0, STYLES, n)
-    median = np.array([one.median for one in APPS])[app]
+    median = np.array([profile.median for profile in APPS])[app]
     user = np.clip(np.rint(median * np.exp(0.6 * rng.standard_normal(n))), 5, limit - 32).astype(np.int64)
-    slopes = np.array([one.slope for one in APPS])
+    slopes = np.array([profile.slope for profile in APPS])
     slope = slopes[app]
     if drift_after is not None:
         slope = np.where(np.arange(n) < drift_after, slope, slopes[::-1][app])
-    spread = np.array([one.style for one in APPS])[app]
+    spread = np.array([profile.style for profile in APPS])[app]
     reply = user * slope * np.exp(spread * (style - 1) + noise * rng.standard_normal(n))
     if unrelated:
         reply = rng.permutation(reply)
-    instruction = np.array([len(one.instruction.split()) for one in APPS])[app]
+    instruction = np.array([len(profile.instruction.split()) for profile in APPS])[app]
     return Service(
         arrival_time=poisson(n, rate, rng),
         app=app,

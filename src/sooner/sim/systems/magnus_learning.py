@@ -141,10 +141,11 @@ class LengthPredictor:
         self.lengths = np.concatenate([self.lengths, lengths])
         group = self._group(self.rows)
         self._forests = {
-            int(one): self._forest().fit(
-                self.prompts.features(self.variant, self.rows[group == one]), self.lengths[group == one]
+            int(key): self._forest().fit(
+                self.prompts.features(self.variant, self.rows[group == key]),
+                self.lengths[group == key],
             )
-            for one in np.unique(group)
+            for key in np.unique(group)
         }
 
     def predict(self, rows: Counts) -> Counts:
@@ -153,8 +154,8 @@ class LengthPredictor:
             raise NotFittedError("Magnus's predictor was asked before it was fitted")
         rows = rows + self.history
         group, predicted = self._group(rows), np.full(rows.shape[0], float(self.lengths.mean()))
-        for one, forest in self._forests.items():
-            member = group == one
+        for key, forest in self._forests.items():
+            member = group == key
             if member.any():
                 predicted[member] = forest.predict(self.prompts.features(self.variant, rows[member]))
         return np.asarray(np.clip(np.rint(predicted), 1, self.limit), dtype=np.int64)

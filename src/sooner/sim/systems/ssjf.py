@@ -53,7 +53,7 @@ class SsjfSettings:
             raise ConfigError(f"guard, prediction and hold times must be >= 0: {self}")
 
 
-class Served(NamedTuple):
+class SsjfServed(NamedTuple):
     """When each job first ran and when it completed [s], columns (n,)."""
 
     start: Column
@@ -67,7 +67,7 @@ def serve(
     settings: SsjfSettings,
     *,
     predicted: Column | None = None,
-) -> Served:
+) -> SsjfServed:
     """Serve jobs in order of `key` (n,), or first come, first served without one.
 
     `arrival` must not fall. `predicted` [tokens] is what a live guard reads. A key takes part in
@@ -104,7 +104,7 @@ class _Server:
         self.queue: list[int] = []
         self.now, self.next = 0.0, 0
 
-    def run(self) -> Served:
+    def run(self) -> SsjfServed:
         done, n = 0, len(self.arrival)
         while done < n:
             if not self.queue:
@@ -114,7 +114,7 @@ class _Server:
                 self._hold()
             self.queue.sort(key=self._order())
             done += self._run_batch()
-        return Served(np.array(self.start), np.array(self.finish))
+        return SsjfServed(np.array(self.start), np.array(self.finish))
 
     def _admit(self) -> None:
         while self.next < len(self.seen) and self.seen[self.next] <= self.now:
@@ -158,7 +158,7 @@ class _Server:
         return ended
 
 
-def measures(arrival: Column, served: Served) -> dict[str, float]:
+def measures(arrival: Column, served: SsjfServed) -> dict[str, float]:
     """Return job completion times [s] and two throughputs [jobs/s].
 
     `early_throughput` is SSJF's own measure, k / t_k at the first quarter of completions. A server
