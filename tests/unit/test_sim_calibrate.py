@@ -137,6 +137,20 @@ def test_the_real_runs_by_the_command_line(model: str, tmp_path: Path) -> None:
     assert load(str(tmp_path / "engine.toml")).max_num_seqs == 128
 
 
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real runs are beside the repository, in ../shared/data")
+def test_a_run_bound_by_kv_memory_needs_no_flag_but_its_meta(tmp_path: Path) -> None:
+    run, engine = DATA / "vllm019_real_RTX4090_Llama-3.1-8B_requests.jsonl.gz", tmp_path / "engine.toml"
+    meta = DATA / "vllm019_real_RTX4090_Llama-3.1-8B_meta.json"
+    words = ["calibrate", str(run), "--meta", str(meta), "--out", str(engine)]
+    assert CliRunner().invoke(root, words).exit_code == 0
+    assert load(str(engine)).num_blocks == 2588
+    judged = CliRunner().invoke(root, ["validate", str(run), "--engine", str(engine), "--json"])
+    error = {name: abs(row["error_pct"]) for name, row in json.loads(judged.stdout).items()}
+    assert error["mean_e2e_s"] <= 0.5
+    assert error["mean_tpot_s"] <= 0.5
+    assert error["mean_ttft_s"] <= 2
+
+
 def test_limits_come_from_the_meta_file_and_the_caller(tmp_path: Path) -> None:
     meta = tmp_path / "x_meta.json"
     meta.write_text(json.dumps({"engine_kwargs": {"max_num_seqs": 7, "num_gpu_blocks": 99, "dtype": "auto"}}))
