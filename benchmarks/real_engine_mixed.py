@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from sooner.replay.drive import attach_fields
 from sooner.replay.record import Record, completed
 from sooner.replay.saved import replay_to_file
 from sooner.replay.work_clock import WorkClock, pace_of, read_steps
-from sooner.work import Pace
+from sooner.work import Pace, work
 from sooner.workloads.arrivals import poisson
 from sooner.workloads.prompts import Prompt
 
@@ -144,10 +144,12 @@ def measured(records: list[Record], trace: Path, pace: Pace) -> dict[str, float]
     return {**{name: found[name] for name in MEASURES}, "wall_mean_e2e_s": wall}
 
 
-def in_plugin(folder: Path, weights: Path, pace: Pace, loads: Any) -> dict[str, list[dict[str, float]]]:
+def in_plugin(
+    folder: Path, weights: Path, pace: Pace, loads: Any, orders: list[str]
+) -> dict[str, list[dict[str, float]]]:
     """Return each order's measures, one a load and seed, kept inside vLLM."""
     found: dict[str, list[dict[str, float]]] = {}
-    for order in ORDERS:
+    for order in orders:
         with vllm(folder, weights, order, f"plugin-{order}") as (url, trace):
             for load, seed, requests, times in loads:
                 records = replayed(folder, url, trace, requests, times, pace, order != "fcfs")
@@ -156,11 +158,13 @@ def in_plugin(folder: Path, weights: Path, pace: Pace, loads: Any) -> dict[str, 
     return found
 
 
-def in_gateway(folder: Path, weights: Path, pace: Pace, loads: Any) -> dict[str, list[dict[str, float]]]:
+def in_gateway(
+    folder: Path, weights: Path, pace: Pace, loads: Any, orders: list[str]
+) -> dict[str, list[dict[str, float]]]:
     """Return the same with the order kept by `sooner serve`, before a vLLM in order of arrival."""
     found: dict[str, list[dict[str, float]]] = {}
     with vllm(folder, weights, "fcfs", "behind") as (url, trace):
-        for order in ORDERS:
+        for order in orders:
             with gateway(folder, url, order, SLOTS, ranker="") as front:
                 for load, seed, requests, times in loads:
                     records = replayed(folder, front, trace, requests, times, pace, order != "fcfs")
@@ -191,11 +195,12 @@ def measure(folder: Path, n: int, seeds: int, homes: list[str], shares: list[flo
     weights = model.prepare()
     with vllm(folder, weights, "fcfs", "first") as (url, trace):
         first = workload(n // 2, 99)
-        replayed(folder, url, trace, first, np.zeros(len(first)), None, told=False)
-        steps = read_steps(trace)
-        pace = pace_of([steps])
-        busy = float(WorkClock(steps, pace).at(steps.time.size) or 0.0)
-    capacity = len(first) / busy
+
+        records = replayed(folder, url, trace, first, np.zeros(len(first)), None, told=False)
+        pace = replace(pace_of([read_steps(trace)]), batch=float(SLOTS))
+    capacity = len(records) / sum(
+        float(work(pace, float(one.prompt_len or 0), 0.0, float(one.output_len or 0))) for one in records
+    )
     loads = []
     for load in shares:
         for seed in range(seeds):
@@ -214,7 +219,7 @@ def measure(folder: Path, n: int, seeds: int, homes: list[str], shares: list[flo
     }
     serve = {"plugin": in_plugin, "gateway": in_gateway}
     for home in homes:
-        result[home] = ratios(serve[home](folder, weights, pace, loads), loads)
+        result[home] = ratios(serve[home](folder, weights, pace, loads, orders), loads)
     return result
 
 
@@ -224,11 +229,14 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=72)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--homes", nargs="+", default=["plugin", "gateway"], choices=["plugin", "gateway"])
+    parser.add_argument("--orders", nargs="+", default=list(ORDERS), help="the first must be fcfs")
     parser.add_argument("--loads", nargs="+", type=float, default=list(LOADS))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/real_engine_mixed.json"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), options.requests, options.seeds, options.homes, options.loads)
+        result = measure(
+            Path(folder), options.requests, options.seeds, options.homes, options.loads, options.orders
+        )
     text = json.dumps(result, indent=1)
     options.out.write_text(text + "\n", encoding="utf-8")
     print(text)
