@@ -190,12 +190,13 @@ def ratios(found: dict[str, list[dict[str, float]]], loads: Any) -> list[dict[st
     return rows
 
 
-def measure(folder: Path, n: int, seeds: int, homes: list[str], shares: list[float]) -> dict[str, Any]:
+def measure(
+    folder: Path, n: int, seeds: int, homes: list[str], shares: list[float], orders: list[str]
+) -> dict[str, Any]:
     """Return every home's rows, and how the two compare."""
     weights = model.prepare()
     with vllm(folder, weights, "fcfs", "first") as (url, trace):
         first = workload(n // 2, 99)
-
         records = replayed(folder, url, trace, first, np.zeros(len(first)), None, told=False)
         pace = replace(pace_of([read_steps(trace)]), batch=float(SLOTS))
     capacity = len(records) / sum(
