@@ -34,6 +34,8 @@ signals = st.builds(
     st.none() | st.floats(0, 2),
     st.integers(0, 2**16 - 1),
     st.booleans(),
+    model=st.just(""),  # the names of model and sender stay with the host
+    sender=st.just(""),
 )
 
 

@@ -1,8 +1,7 @@
 """vLLM's own scheduler with the waiting queue in a policy's order; every hook fails open.
 
-The life of a request: `add_request` gives it a ticket and asks the scorer; it stands at a neutral
-place; `schedule` takes in the scores that came, lets the guard act, and runs vLLM's unchanged
-`schedule`, which pops our queue; `_free_request` writes the trace and forgets it.
+A request's life: `add_request` gives it a ticket and asks the scorer; it stands at a neutral place;
+`schedule` takes in scores, lets the guard act and runs vLLM's own, which pops our queue; `_free_request` ends it.
 """
 
 from __future__ import annotations
