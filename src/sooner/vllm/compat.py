@@ -80,7 +80,7 @@ def can_preempt(scheduler: Any, request: Any) -> bool:
 
 def can_admit(scheduler: Any, request: Any) -> bool:
     """Return whether `schedule` would admit a waiting request now, were a slot free; False where unsure."""
-    if request.status.name not in ("WAITING", "PREEMPTED"):
+    if request.status.name not in ("WAITING", "PREEMPTED") and not _grammar_is_there(request):
         return False  # for its grammar, for KV from afar, for more input
     pause = getattr(scheduler, "_pause_state", None)
     if pause is not None and pause.name != "UNPAUSED":
@@ -97,6 +97,14 @@ def can_admit(scheduler: Any, request: Any) -> bool:
     if any(getattr(scheduler, name, None) for name in ("kv_holding_waiting", "skipped_waiting")):
         return False  # they go first
     return _lora_fits(scheduler, request) and _prompt_fits(scheduler, request)
+
+
+def _grammar_is_there(request: Any) -> bool:
+    """Whether a request waits for nothing but to be seen: `schedule` looks at it only where a slot is free."""
+    if request.status.name not in ("WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR", "WAITING_FOR_FSM"):
+        return False
+    asked = request.structured_output_request
+    return bool(asked is not None and asked.grammar)
 
 
 def _lora_fits(scheduler: Any, request: Any) -> bool:
