@@ -106,7 +106,9 @@ def test_two_engines_serve_a_burst_in_the_policys_order(
             client(gateway) as ai,
         ):  # fmt: skip
             for url in (plain_server, other_server):  # a cold engine takes seconds over its first reply
-                async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=PATIENCE) as engine:
+                async with openai.AsyncOpenAI(
+                    base_url=f"{url}/v1", api_key="none", timeout=PATIENCE
+                ) as engine:
                     await engine.chat.completions.create(**asked(0, 50))
             backends = gateway.dispatcher.backends
             for one in backends:

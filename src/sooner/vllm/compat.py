@@ -100,7 +100,7 @@ def can_admit(scheduler: Any, request: Any) -> bool:
 
 
 def _grammar_is_there(request: Any) -> bool:
-    """Whether a request waits for nothing but to be seen: `schedule` looks at it only where a slot is free."""
+    """Whether a request waits for nothing but to be seen: `schedule` looks only where a slot is free."""
     if request.status.name not in ("WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR", "WAITING_FOR_FSM"):
         return False
     asked = request.structured_output_request

@@ -1,7 +1,7 @@
 """vLLM's own scheduler with the waiting queue in a policy's order; every hook fails open.
 
 A request's life: `add_request` gives it a ticket and asks the scorer; it stands at a neutral place;
-`schedule` takes in scores, lets the guard act and runs vLLM's own, which pops our queue; `_free_request` ends it.
+`schedule` takes in scores, asks the guard and runs vLLM's own on our queue; `_free_request` ends it.
 """
 
 from __future__ import annotations
