@@ -1,4 +1,4 @@
-"""Every question about the version of vLLM is asked in this file. Run: 0.32.0. Read: 0.12 to 0.33."""
+"""Every question about vLLM's version is asked here. Engine run: 0.32.0. Scheduler run: 0.18 to 0.33."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ RequestQueue.register(RankedQueue)
 _QUEUES = ("waiting", "kv_holding_waiting", "skipped_waiting")
 """`waiting` is in all versions, `skipped_waiting` in 0.18.1 to 0.30, `kv_holding_waiting` from 0.31."""
 
-FLOOR, CEILING = (0, 12), (0, 33)
-"""Versions whose private parts were read; others are served in order of arrival."""
+FLOOR, CEILING = (0, 18), (0, 33)
+"""Versions on which the tests of the scheduler ran; others are served in order of arrival."""
 DISPLACES = (0, 27)
 """From here on vLLM's own bookkeeping lets a request be preempted before `schedule`."""
 
@@ -73,7 +73,12 @@ def is_running(request: Any) -> bool:
 
 
 def can_preempt(scheduler: Any, request: Any) -> bool:
-    """Return whether preempting a running request frees its blocks at once."""
+    """Return whether preempting a running request frees its blocks at once and loses nothing.
+
+    A streaming session that stops while its last step is in flight would be taken for finished.
+    """
+    if getattr(request, "resumable", False):
+        return False
     check = getattr(scheduler, "_request_blocks_can_be_freed", None)
     return is_running(request) and (check is None or bool(check(request)))
 
