@@ -182,6 +182,17 @@ def test_a_second_look_comes_once_and_only_for_the_young(bench: Bench) -> None:
     assert runner.finished["old"] < runner.finished["short"]
 
 
+def preempted(scheduler: Any) -> list[str]:
+    """Return the list that whoever is preempted from now on is written to."""
+    victims: list[str] = []
+    preempt = scheduler._preempt_request
+    scheduler._preempt_request = lambda request, *rest, **more: (
+        victims.append(request.request_id),
+        preempt(request, *rest, **more),
+    )
+    return victims
+
+
 @pytest.mark.parametrize("kv_victims", [True, False])
 def test_the_victim_of_a_full_cache_is_the_worst_ranked(bench: Bench, kv_victims: bool) -> None:
     scheduler = bench.ours({"policy": "ltr", "kv_victims": kv_victims}, blocks=9, slots=3)
@@ -189,12 +200,7 @@ def test_the_victim_of_a_full_cache_is_the_worst_ranked(bench: Bench, kv_victims
     for name, length in (("long", 70), ("middle", 60), ("short", 50)):
         runner.add([harness.request(name, length, xargs={"sooner_predicted_len": length})])
         runner.run(1)
-    victims = []
-    preempt = scheduler._preempt_request
-    scheduler._preempt_request = lambda request, *rest, **more: (
-        victims.append(request.request_id),
-        preempt(request, *rest, **more),
-    )
+    victims = preempted(scheduler)
     runner.run()
     assert victims[0] == ("long" if kv_victims else "short")
     assert runner.tokens == {"long": 70, "middle": 60, "short": 50}
@@ -343,6 +349,21 @@ def test_nobody_is_sent_back_for_a_head_that_cannot_run(bench: Bench, why: str) 
 
 
 @SENDS_BACK
+@pytest.mark.parametrize("session", [False, True])
+def test_a_streaming_session_is_never_sent_back(bench: Bench, session: bool) -> None:
+    scheduler = bench.ours({"policy": "ltr"}, slots=1)
+    runner = harness.Runner(scheduler)
+    runner.add([harness.request("long", 90), harness.request("short", 5)])
+    runner.run(2)
+    scheduler.running[0].resumable = session
+    for name, length in (("long", 90.0), ("short", 5.0)):
+        scheduler._arrived.append((name, Prediction(length, length)))
+    runner.run(2)
+    assert scheduler.counters.counts["second_looks"] == (not session)
+    assert [request.request_id for request in scheduler.running] == (["long"] if session else ["short"])
+
+
+@SENDS_BACK
 def test_a_victim_never_runs_again_in_the_same_step(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = bench.ours({"policy": "ltr"}, slots=1)
     runner = harness.Runner(scheduler)
@@ -365,14 +386,9 @@ def test_under_vllms_priority_policy_victims_are_ours(bench: Bench) -> None:
     for name, length in (("long", 70), ("middle", 60), ("short", 50)):
         runner.add([harness.request(name, length, priority=length)])
         runner.run(1)
-    order = []
-    preempt = scheduler._preempt_request
-    scheduler._preempt_request = lambda request, *rest, **more: (
-        order.append(request.request_id),
-        preempt(request, *rest, **more),
-    )
+    victims = preempted(scheduler)
     runner.run()
-    assert order[0] == "long"
+    assert victims[0] == "long"
     assert runner.tokens == {"long": 70, "middle": 60, "short": 50}
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from sooner import policies
+from sooner.ordering import kept as module
 from sooner.ordering.kept import Kept
 from sooner.ordering.order import Order
 from sooner.vllm.counters import Counters
@@ -59,3 +62,16 @@ def test_a_folder_that_cannot_be_written_hurts_nobody(tmp_path: Path) -> None:
     kept = Kept(tmp_path / "file" / "state.json")
     assert not kept.save(order())
     assert not kept.restore(order())
+
+
+def test_a_disk_that_stands_still_holds_no_step_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EVERY", 0.0)
+    draft = tmp_path / f"state.json.{os.getpid()}.tmp"
+    os.mkfifo(draft)  # who writes to it waits until somebody reads
+    kept, told = Kept(tmp_path / "state.json"), order()
+    steps = threading.Thread(target=lambda: [kept.tick(told) for _ in range(100)], daemon=True)
+    steps.start()
+    steps.join(timeout=30)
+    held_up = steps.is_alive()
+    assert json.loads(draft.read_text())["version"] == 1
+    assert not held_up

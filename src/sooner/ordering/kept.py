@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from sooner.core import ConfigError
 from sooner.ordering.order import Order
@@ -23,6 +25,7 @@ class Kept:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._next = time.monotonic() + EVERY
+        self._writer: threading.Thread | None = None
 
     def restore(self, order: Order) -> bool:
         """Give an order what was kept; False where there is nothing, or it makes no sense."""
@@ -38,14 +41,22 @@ class Kept:
         return True
 
     def tick(self, order: Order) -> None:
-        """Write, once a minute."""
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + EVERY
-            self.save(order)
+        """Write, once a minute, in a thread of its own: a slow disk holds no step up."""
+        if time.monotonic() < self._next or (self._writer is not None and self._writer.is_alive()):
+            return
+        self._next = time.monotonic() + EVERY
+        self._writer = threading.Thread(target=self._write, args=(_body(order),), daemon=True)
+        self._writer.start()
 
     def save(self, order: Order) -> bool:
         """Write now, whole or not at all; return whether it could."""
-        body = {"version": VERSION, "usual": order.usual.state(), "pace": dataclasses.asdict(order.pace)}
+        if self._writer is not None:
+            self._writer.join(timeout=2)
+            if self._writer.is_alive():
+                return False  # the disk stands still
+        return self._write(_body(order))
+
+    def _write(self, body: dict[str, Any]) -> bool:
         draft = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,3 +65,7 @@ class Kept:
         except OSError:
             return False
         return True
+
+
+def _body(order: Order) -> dict[str, Any]:
+    return {"version": VERSION, "usual": order.usual.state(), "pace": dataclasses.asdict(order.pace)}

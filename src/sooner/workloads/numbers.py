@@ -10,9 +10,6 @@ from typing import Any
 
 _PLAIN = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:([, '\u00a0\u2009\u202f\u2019_])\d{3})(?:\1\d{3})*(?:\.\d+)?")
-_DATE = re.compile(
-    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d+))?\s*(Z|UTC|[-+]\d\d:?\d\d|[-+]\d\d)?"
-)
 _INDIAN = re.compile(r"[-+]?\d{1,2}(?:,\d\d)+,\d{3}(?:\.\d+)?")
 _NAMED = {"nan": math.nan, "inf": math.inf, "infinity": math.inf, "-inf": -math.inf, "-infinity": -math.inf}
 _UNITS_OF_TIME = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))

@@ -19,8 +19,6 @@ from sooner.rankers.scaling import normal_quantiles
 from sooner.sim.static import Column, Counts
 from sooner.sim.systems.lengths import spoiled
 
-CLASS_EDGES = {"cls": (141, 503), "multi": (42, 141, 294, 503)}
-"""Class edges [tokens] of vicuna-13b: below p50 / p99, and below p25 / p50 / p75 / p99."""
 PREDICTORS = ("reg-L1", "reg-MSE", "cls-3", "multi-5", "ordinal-L1", "ordinal-MSE")
 LATENCY_S = 0.0078
 """Measured latency of one prediction at batch 1: 7.7 to 7.9 ms in the released CSVs."""

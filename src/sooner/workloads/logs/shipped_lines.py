@@ -6,7 +6,6 @@ import json
 import re
 
 _PREFIX = re.compile(r"\S+ (?:stdout|stderr) ([FP]) |[\w.-]+\s*\| ")
-_LINE = re.compile(r"\s*\{|.*(?:Received request|Generated response|Receive:)")
 _KEYS = ("log", "textPayload", "MESSAGE", "message", "msg", "line", "body")
 _OWN = ("prompt", "messages", "conversations", "input", "inputs", "request", "span")
 

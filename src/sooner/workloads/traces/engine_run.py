@@ -49,11 +49,6 @@ class EngineRun(NamedTuple):
         return np.asarray(np.isfinite(done.first_token_time) & np.isfinite(done.finish_time))
 
 
-def is_engine_run(record: dict[str, Any]) -> bool:
-    """Return whether a JSON line is of one of the two formats."""
-    return any(all(name in record for name in fields[:2]) for fields in (ENGINE_FIELDS, REPLAY_FIELDS[1:]))
-
-
 def read(path: Path, *, steps: bool = False) -> EngineRun:
     """Return a run; with `steps`, its times are engine steps, where a replay has them.
 

@@ -12,7 +12,6 @@ from sooner.workloads.logs.messages import normal, text_of
 from sooner.workloads.logs.report import Report
 from sooner.workloads.logs.shapes import Dropped, Record, shape
 
-_RESPONSES = ("response", "full_response", "response_body")
 _JSON = "application/json"
 
 

@@ -35,7 +35,6 @@ _NUMBERED = re.compile(
     r"(gen_ai\.prompt|gen_ai\.completion|llm\.input_messages|llm\.output_messages)\.(\d+)\.(?:message\.)?(role|content)"
 )
 _OTHERS = ("resourceLogs", "resourceMetrics")
-_EVENT = re.compile(r"gen_ai\.(system|user|assistant|tool)\.message|gen_ai\.(choice)")
 _NOT_TEXT = ("embeddings", "execute_tool", "create_agent", "invoke_agent", "retrieval")
 
 
@@ -147,10 +146,6 @@ def _messages(span: Record, told: Record) -> tuple[list[Any], list[Any]]:
     if asked and system:
         asked = [{"role": "system", "content": [part.get("content") for part in system]}, *asked]
     return asked, answered
-
-
-def _first_messages(source: Record, names: tuple[str, ...], role: str) -> list[Any]:
-    return next((found for name in names if (found := _as_messages(source.get(name), role))), [])
 
 
 def _listed(numbered: Mapping[str, dict[int, dict[str, Any]]], *names: str) -> list[Any]:

@@ -9,15 +9,15 @@ from sooner.workloads.traces.formats import Records, trace_format
 from sooner.workloads.traces.trace import Column, Trace, column, moments, of_columns
 
 
-def _lengths(records: Records, source: str, prompt: str, output: str) -> dict[str, Any]:
-    return {
-        "prompt_len": column(source, prompt, [record.get(prompt) for record in records]),
-        "output_len": column(source, output, [record.get(output) for record in records]),
+def _columns(records: Records, source: str, prompt: str, output: str, time: str = "") -> dict[str, Any]:
+    """Return the lengths, and the arrivals where any record has a `time`."""
+    columns: dict[str, Column] = {
+        name: column(source, key, [record.get(key) for record in records])
+        for name, key in (("prompt_len", prompt), ("output_len", output))
     }
-
-
-def _moments(records: Records, source: str, name: str) -> Column:
-    return moments(source, name, [record.get(name) for record in records])
+    if time and any(time in record for record in records):
+        columns["arrival_time"] = moments(source, time, [record.get(time) for record in records])
+    return columns
 
 
 def _has(*names: str) -> Any:
@@ -30,18 +30,14 @@ def _has(*names: str) -> Any:
 @trace_format("azure", when=_has("ContextTokens", "GeneratedTokens"))
 def azure(records: Records, source: str) -> Trace:
     """Read Azure's traces: times without a zone are UTC."""
-    columns = _lengths(records, source, "ContextTokens", "GeneratedTokens")
-    if any("TIMESTAMP" in record for record in records):
-        columns["arrival_time"] = _moments(records, source, "TIMESTAMP")
+    columns = _columns(records, source, "ContextTokens", "GeneratedTokens", "TIMESTAMP")
     return of_columns(columns, source)
 
 
 @trace_format("burstgpt", when=_has("Request tokens", "Response tokens"))
 def burstgpt(records: Records, source: str) -> Trace:
     """Read BurstGPT: a request without a response token failed, and is dropped."""
-    columns = _lengths(records, source, "Request tokens", "Response tokens")
-    if any("Timestamp" in record for record in records):
-        columns["arrival_time"] = _moments(records, source, "Timestamp")
+    columns = _columns(records, source, "Request tokens", "Response tokens", "Timestamp")
     served = columns["output_len"] != 0
     failed = int((~served).sum())
     kept = {name: values[served] for name, values in columns.items()}
@@ -52,9 +48,7 @@ def burstgpt(records: Records, source: str) -> Trace:
 @trace_format("vidur", when=_has("num_prefill_tokens", "num_decode_tokens"))
 def vidur(records: Records, source: str) -> Trace:
     """Read vidur's processed traces."""
-    columns = _lengths(records, source, "num_prefill_tokens", "num_decode_tokens")
-    if any("arrived_at" in record for record in records):
-        columns["arrival_time"] = _moments(records, source, "arrived_at")
+    columns = _columns(records, source, "num_prefill_tokens", "num_decode_tokens", "arrived_at")
     return of_columns(columns, source)
 
 
@@ -62,7 +56,7 @@ def vidur(records: Records, source: str) -> Trace:
 def llmperf(records: Records, source: str) -> Trace:
     """Read LLMPerf's results, request by request; those with an error are dropped."""
     served = [record for record in records if record.get("error_code") in (None, "", 0)]
-    columns = _lengths(served, source, "number_input_tokens", "number_output_tokens")
+    columns = _columns(served, source, "number_input_tokens", "number_output_tokens")
     failed = len(records) - len(served)
     return of_columns(
         columns, source, notes=[f"{failed} rows dropped: a request that failed"] if failed else []
