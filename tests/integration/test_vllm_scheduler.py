@@ -314,6 +314,29 @@ def test_after_stepping_aside_the_order_is_that_of_arrival(bench: Bench) -> None
     assert not isinstance(scheduler.waiting, RankedQueue)
 
 
+@pytest.mark.parametrize("why", ["memory", "pause"])
+def test_where_nothing_runs_for_long_vllms_own_order_is_put_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr("sooner.vllm.scheduler._STALLED", 0.0)
+    scheduler = bench.ours({"policy": "ltr"}, blocks=20)
+    runner = harness.Runner(scheduler)
+    pool = scheduler.kv_cache_manager.block_pool
+    held = pool.get_new_blocks(pool.get_num_free_blocks()) if why == "memory" else []
+    if why == "pause":
+        scheduler.set_pause_state(type(scheduler._pause_state).PAUSED_NEW)
+    runner.add([harness.request("long", 9), harness.request("short", 5)])
+    runner.run(3)
+    assert not scheduler.running
+    assert scheduler.counters.counts["bypassed"] == (why == "memory")
+    assert isinstance(scheduler.waiting, RankedQueue) == (why == "pause")
+    pool.free_blocks(held)
+    if why == "pause":
+        scheduler.set_pause_state(type(scheduler._pause_state).UNPAUSED)
+    runner.run()
+    assert runner.tokens == {"long": 9, "short": 5}
+
+
 BLOCKED = {
     "grammar": lambda request: setattr(request, "status", harness.waiting_for_grammar()),
     "remote KV": lambda request: setattr(request, "status", harness.RequestStatus.WAITING_FOR_REMOTE_KVS),

@@ -83,12 +83,21 @@ def can_preempt(scheduler: Any, request: Any) -> bool:
     return is_running(request) and (check is None or bool(check(request)))
 
 
+def is_free(scheduler: Any, request: Any) -> bool:
+    """Return whether a waiting request waits for a slot or memory only, as far as can be told."""
+    return request.status.name in ("WAITING", "PREEMPTED") and not _paused(scheduler)
+
+
+def _paused(scheduler: Any) -> bool:
+    pause = getattr(scheduler, "_pause_state", None)
+    return pause is not None and pause.name != "UNPAUSED"
+
+
 def can_admit(scheduler: Any, request: Any) -> bool:
     """Return whether `schedule` would admit a waiting request now, were a slot free; False where unsure."""
     if request.status.name not in ("WAITING", "PREEMPTED") and not _grammar_is_there(request):
         return False  # for its grammar, for KV from afar, for more input
-    pause = getattr(scheduler, "_pause_state", None)
-    if pause is not None and pause.name != "UNPAUSED":
+    if _paused(scheduler):
         return False
     if (
         getattr(scheduler, "connector", None) is not None

@@ -35,7 +35,7 @@ _CHECKED = 32
 """Steps for which what the prefix cache held of the first in the queue is believed."""
 
 _STALLED = 30.0
-"""Seconds in which nothing ran while somebody waited who could: then vLLM's own order is put back."""
+"""Seconds in which nothing ran while one waited for memory only: then vLLM's own order is put back."""
 
 _Result = TypeVar("_Result")
 
@@ -323,7 +323,7 @@ class RankOrder:
             self._ran_at = now
         else:
             self._timer.idle()
-            if not host.waiting:
+            if not any(self._queues):
                 self._ran_at = now
             elif now - self._ran_at > _STALLED:
                 self._leave_a_stall(now)
@@ -339,9 +339,9 @@ class RankOrder:
             self._kept.tick(self.order)
 
     def _leave_a_stall(self, now: float) -> None:
-        """Step aside where nothing runs although somebody could: vLLM's own order may find a way."""
+        """Step aside where nothing runs and somebody waits for memory only: vLLM's own order may find a way."""
         self._ran_at = now
-        if any(compat.can_admit(self._host, request) for request in list(self._host.waiting)[:100]):
+        if any(compat.is_free(self._host, request) for queue in self._queues for request in queue.requests()):
             running = {request.request_id for request in self._host.running}
             self._bypass(f"nothing ran for {_STALLED:.0f} s while requests waited", running)
 
