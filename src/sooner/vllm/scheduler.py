@@ -339,7 +339,7 @@ class RankOrder:
             self._kept.tick(self.order)
 
     def _leave_a_stall(self, now: float) -> None:
-        """Step aside where nothing runs and somebody waits for memory only: vLLM's own order may find a way."""
+        """Step aside where nothing runs and one waits for memory only: vLLM's own order may find a way."""
         self._ran_at = now
         if any(compat.is_free(self._host, request) for queue in self._queues for request in queue.requests()):
             running = {request.request_id for request in self._host.running}
