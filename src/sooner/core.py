@@ -9,6 +9,7 @@
     ├── MissingExtra       an optional dependency is not installed                   (also ImportError)
     └── EngineError        a server or engine under our control failed               (also RuntimeError)
 
+A part may have errors of its own that say which; each stands below one of these, as a test holds.
 Times are seconds, lengths are tokens, everywhere.
 """
 

@@ -19,7 +19,7 @@ from sooner.chat import ChatRequest
 from sooner.core import Prediction
 from sooner.ordering import wire
 from sooner.ordering.client import ScorerClient
-from sooner.vllm.counters import Counters
+from sooner.vllm.counters import PluginCounters
 
 
 class Caller:
@@ -27,7 +27,7 @@ class Caller:
 
     def __init__(self, path: Path | str, ranker: str, timeout: float = 60.0, silence: float = 15.0) -> None:
         self.answers: dict[str, float] = {}
-        self.counters = Counters()
+        self.counters = PluginCounters()
         self.client = ScorerClient(str(path), ranker, "", self.take, self.counters, timeout, silence)
 
     def take(self, id: str, prediction: Prediction) -> None:

@@ -14,7 +14,7 @@ from sooner.chat import ChatRequest
 from sooner.core import ConfigError, Prediction
 from sooner.ordering.client import ScorerClient
 from sooner.ordering.scorer import load_ranker
-from sooner.vllm.counters import Counters
+from sooner.vllm.counters import PluginCounters
 
 RANKER = "ranker_by_length:Ranker"
 
@@ -24,7 +24,7 @@ class Caller:
 
     def __init__(self, path: Path, ranker: str = RANKER, timeout: float = 120.0) -> None:
         self.answers: dict[str, Prediction] = {}
-        self.counters = Counters()
+        self.counters = PluginCounters()
         self.client = ScorerClient(str(path), ranker, "", self.answers.__setitem__, self.counters, timeout)
 
     def until(self, true: Callable[[], bool]) -> None:

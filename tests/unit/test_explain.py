@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sharegpt import first_turns
 from sooner import training as train
 from sooner.core import NotFittedError, RankerFileError
 from sooner.judging import evaluation
@@ -17,18 +16,11 @@ from sooner.rankers import Context, Ranker, conformance, get
 from sooner.rankers.neural import encoding
 from sooner.training.examples import FILE, Examples
 
-SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
-
 
 def thousand() -> list[str]:
-    """Real prompts where the shared data lies beside the checkout, made-up ones of all sizes elsewhere."""
-    path = SHARED / "sharegpt_first_turn_dev.jsonl.gz"
-    made = [f"{'word ' * (i % 97)} please list {i} things; {'x' * (i % 31)}?" for i in range(1000)]
-    if not path.is_file():
-        return made
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        real = [json.loads(line)["prompt"] for line in lines]
-    return [*real, *made][:1000]
+    """Prompts nobody trained on, and made-up ones of all sizes."""
+    made = [f"{'word ' * (i % 97)} please list {i} things; {'x' * (i % 31)}?" for i in range(200)]
+    return [*first_turns(held_out=True, most=800).prompts, *made]
 
 
 def test_a_thousand_explanations_of_the_shipped_ranker_add_up() -> None:

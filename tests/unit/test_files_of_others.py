@@ -15,7 +15,7 @@ import pytest
 from sooner.core import RankerFileError
 from sooner.rankers import conformance, get, load
 from sooner.training.examples import FILE, Examples
-from sooner.vllm.counters import COUNTERS, Collector, Counters, Publisher
+from sooner.vllm.counters import COUNTERS, Collector, PluginCounters, Publisher
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_linked_examples_are_refused(tmp_path: Path) -> None:
 
 def test_files_of_others_do_not_break_metrics(tmp_path: Path) -> None:
     pytest.importorskip("prometheus_client", reason="the collector makes Prometheus' families")
-    own = Publisher(Counters(), lambda: {"waiting": 3.0}, tmp_path, 0)
+    own = Publisher(PluginCounters(), lambda: {"waiting": 3.0}, tmp_path, 0)
     own.close()
     secret = tmp_path / "secret"
     secret.write_text(json.dumps({"engine": 7, "counts": {"requests": 99}, "gauges": {}}))
@@ -117,7 +117,7 @@ def test_a_link_in_place_of_the_draft_is_not_written_through(tmp_path: Path) -> 
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / f"{os.getpid()}.tmp").symlink_to(victim)
-    publisher = Publisher(Counters(), dict, tmp_path, 0)
+    publisher = Publisher(PluginCounters(), dict, tmp_path, 0)
     publisher.close()
     assert victim.read_text() == "precious"
     assert json.loads((tmp_path / f"{os.getpid()}.json").read_text())["engine"] == 0

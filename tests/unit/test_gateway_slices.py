@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sooner.emulator.reply import Asked, Reply, said
+from sooner.emulator.reply import ReplyFrames, Wanted, said
 from sooner.gateway.delivery.stitch import Odd, Reasons, Stitch, Whole, plan
 from sooner.gateway.engines.serving_time import ServingTime
 
@@ -140,8 +140,8 @@ def test_a_slice_that_brings_nothing_ends_the_reply() -> None:
 
 def test_the_emulated_engine_knows_its_own_words() -> None:
     for length in (0, 1, 12, 13, 14, 40):
-        asked = Asked("completions", "p", 1, length, False, 0.0, False, False)
-        text = Reply("completions", "1", "m", asked)._text()
+        asked = Wanted("completions", "p", 1, length, False, 0.0, False, False)
+        text = ReplyFrames("completions", "1", "m", asked)._text()
         assert said("Say something." + text) == length
     assert said("what is that for") == 0
 

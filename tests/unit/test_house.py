@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import statistics
 from collections.abc import Iterator
@@ -27,6 +28,37 @@ def test_the_tree_of_errors_is_drawn_whole() -> None:
     for name, kind in vars(core).items():
         if isinstance(kind, type) and issubclass(kind, core.SoonerError):
             assert name in drawn
+
+
+def classes() -> Iterator[tuple[str, ast.ClassDef]]:
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                yield module, node
+
+
+def test_no_public_class_name_occurs_twice() -> None:
+    homes: dict[str, list[str]] = {}
+    for module, node in classes():
+        if not node.name.startswith("_"):
+            homes.setdefault(node.name, []).append(module)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+
+
+def test_every_error_stands_in_the_tree_of_core() -> None:
+    bases = {
+        node.name: [ast.unparse(base).rpartition(".")[2] for base in node.bases] for _, node in classes()
+    }
+
+    def above(name: str) -> set[str]:
+        return {name}.union(*(above(base) for base in bases.get(name, ()) if base != name))
+
+    built_in = {
+        name for name, kind in vars(builtins).items()
+        if isinstance(kind, type) and issubclass(kind, BaseException)
+    }  # fmt: skip
+    strays = {name for name in bases if above(name) & built_in and "SoonerError" not in above(name)}
+    assert strays == set()
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -13,12 +13,12 @@ from sooner import policies
 from sooner.ordering import kept as module
 from sooner.ordering.kept import Kept
 from sooner.ordering.order import Order
-from sooner.vllm.counters import Counters
+from sooner.vllm.counters import PluginCounters
 from sooner.work import Pace
 
 
 def order() -> Order:
-    return Order(policies.get("boost"), None, Counters())
+    return Order(policies.get("boost"), None, PluginCounters())
 
 
 def test_a_restart_goes_on_with_what_was_learned(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from sooner.gateway.settings import GatewaySettings
 from sooner.ordering.order import Order
 from sooner.policies import conformance
 from sooner.sim import conformance as simulated
-from sooner.vllm.counters import Counters
+from sooner.vllm.counters import PluginCounters
 from sooner.vllm.settings import load
 
 PAGE = Path(__file__).parents[2] / "docs" / "policies.md"
@@ -109,7 +109,7 @@ def test_plugin_and_gateway_run_it() -> None:
     plugin = load({"sooner": {"policy": NAME, "patience": 20}}).chosen_policy()
     gateway = GatewaySettings(policy=NAME, parameters={"patience": 20.0}).chosen_policy
     assert plugin.parameters == gateway.parameters == {"patience": 20.0, "head_start_s": 2.0}
-    order = Order(plugin, None, Counters())
+    order = Order(plugin, None, PluginCounters())
     usual = order.arrive("usual", 0.0, 10)
     first = order.arrive("first", 1.0, 10, level=0)
     assert usual.level == first.level == 0

@@ -26,7 +26,7 @@ from sooner.workloads.arrivals import poisson
 from sooner.workloads.columns import Workload
 from sooner.workloads.traces.engine_run import EngineRun, read
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).parents[1] / "data"
 FCFS = policies.get("fcfs")
 TRUE = Engine(
     iteration_s=0.012,
@@ -112,7 +112,6 @@ def test_requests_without_times_are_served_but_not_looked_at() -> None:
 
 
 @pytest.mark.parametrize("model", ["Llama-3.1-8B", "Qwen3-32B"])
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real runs are beside the repository, in ../shared/data")
 def test_the_real_runs_by_the_command_line(model: str, tmp_path: Path) -> None:
     run = DATA / f"vllm019_real_RTXPRO6000_{model}_requests.jsonl.gz"
     meta = DATA / f"vllm019_real_RTXPRO6000_{model}_meta.json"
@@ -137,7 +136,6 @@ def test_the_real_runs_by_the_command_line(model: str, tmp_path: Path) -> None:
     assert load(str(tmp_path / "engine.toml")).max_num_seqs == 128
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real runs are beside the repository, in ../shared/data")
 def test_a_run_bound_by_kv_memory_needs_no_flag_but_its_meta(tmp_path: Path) -> None:
     run, engine = DATA / "vllm019_real_RTX4090_Llama-3.1-8B_requests.jsonl.gz", tmp_path / "engine.toml"
     meta = DATA / "vllm019_real_RTX4090_Llama-3.1-8B_meta.json"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from sharegpt import first_turns
 from sooner import rankers
 from sooner import training as train
 from sooner.cli import root
@@ -165,10 +166,8 @@ def test_files_of_other_versions_are_refused(tmp_path: Path) -> None:
             train.load(tmp_path)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not beside this checkout")
 def test_lexical_reaches_its_tau_on_sharegpt() -> None:
-    known = train.dataset(logs.read(SHARED / "sharegpt_first_turn_train.jsonl.gz").rows)
-    unseen = train.dataset(logs.read(SHARED / "sharegpt_first_turn_dev.jsonl.gz").rows)
+    known, unseen = first_turns(held_out=False, most=6868), first_turns(held_out=True, most=1700)
     ranker = train.fit("lexical", known.prompts, known.lengths, groups=known.groups)
     assert measures.evaluate(ranker, unseen)["kendall_tau"] >= 0.35
 

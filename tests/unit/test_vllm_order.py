@@ -12,12 +12,12 @@ from sooner.guard import Guard
 from sooner.ordering import given
 from sooner.ordering.order import Mean, Order
 from sooner.policies import Policy
-from sooner.vllm.counters import Counters
+from sooner.vllm.counters import PluginCounters
 from sooner.work import Pace
 
 
 def make(name: str, guard: Guard[str] | None = None, **parameters: float) -> Order:
-    return Order(policies.get(name, **parameters), guard, Counters())
+    return Order(policies.get(name, **parameters), guard, PluginCounters())
 
 
 def ranked(order: Order) -> list[str]:
@@ -75,7 +75,7 @@ def test_a_failing_policy_leaves_the_order_of_arrival() -> None:
     def broken(view: View, now: float) -> Number:
         raise ZeroDivisionError
 
-    counters = Counters()
+    counters = PluginCounters()
     order = Order(Policy("broken", broken, {}, True, True, False), None, counters)
     for i in range(5):
         order.arrive(str(i), float(i), 10, given.Given(score=float(-i)))
@@ -84,7 +84,7 @@ def test_a_failing_policy_leaves_the_order_of_arrival() -> None:
 
 
 def test_a_key_that_is_not_a_number_is_not_used() -> None:
-    order = Order(Policy("nan", lambda view, now: math.nan, {}, True, True, False), None, Counters())
+    order = Order(Policy("nan", lambda view, now: math.nan, {}, True, True, False), None, PluginCounters())
     assert order.arrive("0", 1.0, 10).key == 0.0
 
 
@@ -92,7 +92,7 @@ def test_a_failing_column_leaves_the_keys_as_they_were() -> None:
     def broken(view: View, now: float) -> Number:
         return float(view.arrival_time)  # a column of two cannot be one number
 
-    order = Order(Policy("scalar", broken, {}, False, False, False), None, Counters())
+    order = Order(Policy("scalar", broken, {}, False, False, False), None, PluginCounters())
     tickets = [order.arrive(str(i), float(i), 10) for i in range(2)]
     order.refresh(tickets, [0, 0])
     order.refresh([], [])

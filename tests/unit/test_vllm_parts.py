@@ -19,7 +19,7 @@ from sooner.chat import ChatRequest, Signals, Turn
 from sooner.core import ConfigError, Prediction
 from sooner.ordering import wire
 from sooner.vllm import middleware, plugin
-from sooner.vllm.counters import COUNTERS, Collector, Counters, Publisher
+from sooner.vllm.counters import COUNTERS, Collector, PluginCounters, Publisher
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 turns = st.builds(Turn, st.sampled_from(["system", "user", "assistant", "tool"]), texts)
@@ -85,7 +85,7 @@ def test_only_finite_answers_are_taken(sent: Prediction | None, got: Prediction 
 
 
 def test_a_warning_is_counted_each_time_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    counters = Counters()
+    counters = PluginCounters()
     for _ in range(1000):
         counters.warn("hook_errors", "it broke: %s", "so")
     assert counters.counts["hook_errors"] == 1000
@@ -93,7 +93,7 @@ def test_a_warning_is_counted_each_time_and_logged_once(caplog: pytest.LogCaptur
 
 
 def test_what_an_engine_publishes_is_collected(tmp_path: Path) -> None:
-    counters = Counters()
+    counters = PluginCounters()
     counters.add("requests", 3)
     publisher = Publisher(counters, lambda: {"waiting": 2.0}, tmp_path, 1)
     publisher.close()
@@ -107,7 +107,7 @@ def test_what_an_engine_publishes_is_collected(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_gone_hurts_nobody(tmp_path: Path) -> None:
-    publisher = Publisher(Counters(), dict, tmp_path / "gone", 0)
+    publisher = Publisher(PluginCounters(), dict, tmp_path / "gone", 0)
     publisher.close()
     assert list(Collector(tmp_path / "gone").collect())
 

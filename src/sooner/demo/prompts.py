@@ -27,7 +27,7 @@ DOCUMENT = (700, 1500)
 """Tokens of a prompt that holds a document: with the reply it fits the model's 2,048."""
 
 
-class Collected(NamedTuple):
+class KnownReply(NamedTuple):
     """A prompt and the length [tokens] of the model's own reply to it."""
 
     prompt: Prompt
@@ -43,13 +43,13 @@ def package_file() -> Path:
     return Path(found.origin).parent / "data" / "ShareGPT_V3_unfiltered_cleaned_split.json"
 
 
-def collected() -> list[Collected]:
+def collected() -> list[KnownReply]:
     """Return the prompts that have a collected reply length, in the order they were collected."""
     text = gzip.decompress((files("sooner.demo") / "smollm2_lengths.jsonl.gz").read_bytes()).decode()
     lengths = {line["id"]: line for line in map(json.loads, text.splitlines())}
     found = _prompts(lengths)
     return [
-        Collected(found[id], line["output_len"], line["finish_reason"] == "length")
+        KnownReply(found[id], line["output_len"], line["finish_reason"] == "length")
         for id, line in lengths.items()
     ]
 

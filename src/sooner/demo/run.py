@@ -58,7 +58,7 @@ TOGETHER = 2
 """Orders that are served side by side, each on its share of the cores: one thread a server wastes less."""
 
 
-class Order(NamedTuple):
+class ServedOrder(NamedTuple):
     """One order that is served: its name in files, the plugin's settings, and what requests bring."""
 
     label: str
@@ -82,16 +82,21 @@ def run(out: Path, scale: Scale, ranker_name: str, *, say: Say, bars: Bars) -> d
     predicted = {prompt.id: float(score) for prompt, score in zip(burst, scores, strict=True)}
 
     learned = {"ranker": str(out / "ranker"), "state": ""}
-    fcfs = Order("fcfs", {"policy": "fcfs", "ranker": ""}, "arrival")
-    orders = [fcfs, Order("boost", {"policy": "boost", **learned}, f"expected work, by {ranker_name!r}")]
-    oracle = Order(
+    fcfs = ServedOrder("fcfs", {"policy": "fcfs", "ranker": ""}, "arrival")
+    orders = [
+        fcfs,
+        ServedOrder("boost", {"policy": "boost", **learned}, f"expected work, by {ranker_name!r}"),
+    ]
+    oracle = ServedOrder(
         "oracle",
         {"policy": "boost", "ranker": "", "state": ""},
         "work, told the true lengths",
         attach_fields("output_len"),
     )
     if scale.compared:
-        by_length = Order("ltr", {"policy": "ltr", **learned}, f"reply length alone, by {ranker_name!r}")
+        by_length = ServedOrder(
+            "ltr", {"policy": "ltr", **learned}, f"reply length alone, by {ranker_name!r}"
+        )
         orders += [by_length, oracle]
     runs: dict[str, list[Record]] = {}
     together = len(engine.shares(TOGETHER))
@@ -175,7 +180,7 @@ def _with_lengths(burst: Sequence[Prompt], seen: Sequence[Record]) -> list[Promp
 
 
 def _serve(
-    out: Path, folder: Path, orders: Sequence[Order], burst: Sequence[Prompt], scale: Scale, bars: Bars
+    out: Path, folder: Path, orders: Sequence[ServedOrder], burst: Sequence[Prompt], scale: Scale, bars: Bars
 ) -> dict[str, list[Record]]:
     """Serve the burst in each of the orders, side by side; return the records by label."""
     with ExitStack() as servers:
@@ -200,7 +205,7 @@ def _serve(
 
 async def _replay(
     out: Path,
-    orders: Sequence[Order],
+    orders: Sequence[ServedOrder],
     endpoints: Sequence[Endpoint],
     burst: Sequence[Prompt],
     scale: Scale,

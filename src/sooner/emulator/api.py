@@ -10,7 +10,7 @@ from typing import Any
 from sooner.chat import LIMITS, content_text, estimate_tokens
 from sooner.core import ConfigError, MissingExtra
 from sooner.emulator.engine import CostModel, Emulator, Job, Lengths, counts
-from sooner.emulator.reply import Asked, Reply, said
+from sooner.emulator.reply import ReplyFrames, Wanted, said
 
 try:
     from aiohttp import web
@@ -98,7 +98,7 @@ class EmulatedEngine:
             try:
                 body = await request.json()
                 asked = self._read(api, body if isinstance(body, dict) else {})
-                reply = Reply(api, f"emu-{self._next()}", self.model, asked)
+                reply = ReplyFrames(api, f"emu-{self._next()}", self.model, asked)
                 return await self._serve(request, asked, reply)
             except (ValueError, TypeError) as error:
                 wrong = {"message": str(error), "type": "BadRequestError", "code": 400}
@@ -110,7 +110,7 @@ class EmulatedEngine:
         self._count += 1
         return self._count
 
-    def _read(self, api: str, body: Mapping[str, Any]) -> Asked:
+    def _read(self, api: str, body: Mapping[str, Any]) -> Wanted:
         prompt, prompt_len = _prompt(body)
         limit = next((body[name] for name in LIMITS if body.get(name) is not None), _DEFAULT_LIMIT[api])
         if limit is not None and (type(limit) is not int or limit < 1):
@@ -126,12 +126,12 @@ class EmulatedEngine:
             left = limit + 1
         output = max(1, left if limit is None else min(left, limit))
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
-        return Asked(
+        return Wanted(
             api, prompt, prompt_len, output, limit is not None and left > limit, priority,
             body.get("stream") is True, usage, done, left < 1,
         )  # fmt: skip
 
-    async def _serve(self, request: web.Request, asked: Asked, reply: Reply) -> web.StreamResponse:
+    async def _serve(self, request: web.Request, asked: Wanted, reply: ReplyFrames) -> web.StreamResponse:
         self.seen.append((time.monotonic(), asked.prompt[:40]))
         if len(self.seen) > 100_000:
             del self.seen[:50_000]
@@ -158,7 +158,7 @@ class EmulatedEngine:
             self.emulator.abort(job)
 
     async def _stream(
-        self, request: web.Request, job: Job, reply: Reply, frames: list[bytes], writer: list[Any]
+        self, request: web.Request, job: Job, reply: ReplyFrames, frames: list[bytes], writer: list[Any]
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         if request.version >= (1, 1):

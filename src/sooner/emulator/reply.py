@@ -11,7 +11,7 @@ _WORDS = (" the", " of", " and", " to", " in", " a", " is", " that", " for", " i
 _PLACES = {word[1:]: n for n, word in enumerate(_WORDS)}
 
 
-class Asked(NamedTuple):
+class Wanted(NamedTuple):
     """What the engine needs of a request."""
 
     api: str
@@ -39,10 +39,10 @@ def said(prompt: str) -> int:
     return max(run - (run - last) % len(_WORDS), 0)
 
 
-class Reply:
+class ReplyFrames:
     """The bytes of one reply, in the form of its API."""
 
-    def __init__(self, api: str, id: str, model: str, asked: Asked) -> None:
+    def __init__(self, api: str, id: str, model: str, asked: Wanted) -> None:
         self._api = api
         self._asked = asked
         self._id = {"chat": "chatcmpl-", "completions": "cmpl-", "responses": "resp_"}[api] + id

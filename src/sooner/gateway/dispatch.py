@@ -18,7 +18,7 @@ from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.choice import Choice, LeastWork
 from sooner.gateway.engines.offload import Offload
 from sooner.gateway.engines.reply_pace import ReplyPace
-from sooner.gateway.scores import Scores
+from sooner.gateway.scores import WaitingScores
 from sooner.gateway.settings import GatewaySettings
 from sooner.gateway.visit import Pool, Visit
 from sooner.ordering.counters import Counters
@@ -52,7 +52,7 @@ class Dispatcher:
         self._swept = clock()
         self._pace = ReplyPace()
         self._loop = asyncio.get_running_loop()
-        self._scores = Scores(settings, self.order, self.waiting, self.counters)
+        self._scores = WaitingScores(settings, self.order, self.waiting, self.counters)
 
     @property
     def pools(self) -> Iterable[Pool]:

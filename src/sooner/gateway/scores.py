@@ -14,7 +14,7 @@ from sooner.ordering.counters import Counters
 from sooner.ordering.order import Order
 
 
-class Scores:
+class WaitingScores:
     """Asks the scorer, where there is one and someone reads its answers; `waiting` is by request id."""
 
     def __init__(

@@ -15,7 +15,7 @@ _SAMPLED_ROWS = 30  # prompts, where each costs hundreds of scores
 _FEWEST = 3  # prompts that a term must stand in to be told
 
 
-class Learned(NamedTuple):
+class LearnedWord(NamedTuple):
     """One term: its kind and text, the prompts that have it, and the mean amount there."""
 
     kind: str
@@ -30,8 +30,8 @@ class Overall(NamedTuple):
     rows: int
     exact: bool
     shares: dict[str, float]
-    longer: list[Learned]
-    shorter: list[Learned]
+    longer: list[LearnedWord]
+    shorter: list[LearnedWord]
 
     @property
     def as_json(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def learned(
     total = sum(moved.values()) or 1.0
     least = _FEWEST if exact else 1
     known = [
-        Learned(kind, text, len(found), float(np.mean(found)))
+        LearnedWord(kind, text, len(found), float(np.mean(found)))
         for (kind, text), found in amounts.items()
         if len(found) >= least
     ]

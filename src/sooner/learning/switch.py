@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sooner.learning.watch import Standing
+from sooner.learning.watch import LiveStanding
 
 _OFF, _ON = 1.5, 3.0
 """Standard errors by which the gain must be above zero to stay on, and to come back: the hysteresis."""
@@ -15,7 +15,7 @@ class Switch:
         self.on = True
         self.turns = 0
 
-    def see(self, now: Standing) -> bool:
+    def see(self, now: LiveStanding) -> bool:
         """Take in how the order stands; return whether the switch moved."""
         if now.n == 0:
             return False

@@ -18,7 +18,7 @@ _LEAST = 150
 _WHOLE = 0.95
 
 
-class Standing(NamedTuple):
+class LiveStanding(NamedTuple):
     """Kendall's tau and its standard error, and the gain with its own.
 
     The gain is the share of the work ahead of a request, in a backlog, that the order removes, beside
@@ -34,10 +34,10 @@ class Standing(NamedTuple):
     gain_error: float
 
 
-NOTHING = Standing(0, math.nan, math.inf, math.nan, math.inf)
+NOTHING = LiveStanding(0, math.nan, math.inf, math.nan, math.inf)
 
 
-def standing(scores: NDArray[np.float64], lengths: NDArray[np.float64]) -> Standing:
+def standing(scores: NDArray[np.float64], lengths: NDArray[np.float64]) -> LiveStanding:
     """Return how n predictions stand against what came; at least 2."""
     n = scores.shape[0]
     lengths = np.minimum(lengths, np.quantile(lengths, _WHOLE))
@@ -49,7 +49,7 @@ def standing(scores: NDArray[np.float64], lengths: NDArray[np.float64]) -> Stand
     by_request = right.sum(axis=1) / (n - 1)
     saved = (order * apart).sum(axis=1) / (n - 1) / (2.0 * max(float(lengths.mean()), 1e-9))
     error = 2.0 / math.sqrt(n)
-    return Standing(
+    return LiveStanding(
         n,
         float(by_request.mean()) * scale,
         error * float(by_request.std(ddof=1)) * scale,

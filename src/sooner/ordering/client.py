@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sooner.chat import ChatRequest
-from sooner.core import Prediction
+from sooner.core import EngineError, Prediction
 from sooner.ordering import wire
 from sooner.ordering.counters import Counters
 from sooner.ordering.fair import FairQueue
@@ -47,11 +47,11 @@ class Submitted:
     gone: bool = False  # answered, sent or dropped: it waits no more
 
 
-class Lost(ConnectionError):
+class Lost(EngineError, ConnectionError):
     """The scorer closed the connection."""
 
 
-class Silent(ConnectionError):
+class Silent(EngineError, ConnectionError):
     """The scorer has questions and gives no answers."""
 
 

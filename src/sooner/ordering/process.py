@@ -10,10 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+from sooner.core import EngineError
+
 _STARTING = 300.0  # seconds a new scorer may take to load, on a busy machine, before it is started again
 
 
-class Stranger(ConnectionError):
+class Stranger(EngineError, ConnectionError):
     """The socket is served by another user of this machine."""
 
 

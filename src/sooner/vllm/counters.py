@@ -51,7 +51,7 @@ GAUGES = {
 }
 
 
-class Counters(counters.Counters):
+class PluginCounters(counters.Counters):
     """The plugin's counts; its warnings go to a logger that vLLM shows."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Publisher:
     """Writes the counters to `<directory>/<pid>.json` once a second, from its own thread."""
 
     def __init__(
-        self, counters: Counters, gauges: Callable[[], dict[str, float]], directory: Path, engine: int
+        self, counters: PluginCounters, gauges: Callable[[], dict[str, float]], directory: Path, engine: int
     ) -> None:
         self._counters = counters
         self._gauges = gauges  # read in this thread, so that a step pays nothing for them

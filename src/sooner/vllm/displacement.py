@@ -13,7 +13,7 @@ from typing import Any
 from sooner.ordering.order import Order, Ticket
 from sooner.ordering.queue import RankedQueue
 from sooner.vllm import compat
-from sooner.vllm.counters import Counters
+from sooner.vllm.counters import PluginCounters
 from sooner.vllm.settings import VllmSettings
 
 YOUNG = 64
@@ -26,7 +26,7 @@ _SECOND_LOOK_GAIN = 1.25
 class Displacement:
     """At most one victim a step: each costs the recomputation of its tokens."""
 
-    def __init__(self, host: Any, order: Order, settings: VllmSettings, counters: Counters) -> None:
+    def __init__(self, host: Any, order: Order, settings: VllmSettings, counters: PluginCounters) -> None:
         self._host = host
         self._order = order
         self._settings = settings

@@ -23,7 +23,7 @@ from sooner.ordering import given
 from sooner.ordering.client import ScorerClient
 from sooner.ordering.order import Mean
 from sooner.vllm import settings
-from sooner.vllm.counters import Counters
+from sooner.vllm.counters import PluginCounters
 
 logger = logging.getLogger("vllm.plugins.sooner")
 
@@ -50,7 +50,7 @@ class Priority:
         self._app = app
         self._settings = settings.load()
         self._aged = _aged(self._settings)
-        self.counters = Counters()
+        self.counters = PluginCounters()
         self._waiting: dict[str, asyncio.Future[Prediction]] = {}
         self._mean_len = Mean(0.02)
         self._count = 0

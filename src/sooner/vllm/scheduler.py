@@ -25,9 +25,9 @@ from sooner.ordering.order import Order, Ticket
 from sooner.ordering.pacing import PaceLearner, StepTimer
 from sooner.ordering.queue import Place, RankedQueue
 from sooner.vllm import compat, settings
-from sooner.vllm.counters import Counters, Publisher
+from sooner.vllm.counters import PluginCounters, Publisher
 from sooner.vllm.displacement import Displacement
-from sooner.vllm.trace import Trace
+from sooner.vllm.trace import EngineTrace
 
 logger = logging.getLogger("vllm.plugins.sooner")
 
@@ -54,7 +54,7 @@ class RankOrder:
         self._vllm_add = self._vllm.add_request
         config = host.vllm_config
         self.settings = settings.load(config.additional_config)
-        self.counters = Counters()
+        self.counters = PluginCounters()
         policy = self.settings.chosen_policy()
         guard: Guard[str] | None = None
         if self.settings.starvation_guard:
@@ -79,9 +79,9 @@ class RankOrder:
         self._resetting = False
         self._arrived: deque[tuple[str, Prediction]] = deque()
         self._first_tokens: dict[str, Ticket] = {}
-        self._trace: Trace | None = None
+        self._trace: EngineTrace | None = None
         if self.settings.trace:
-            self._trace = Trace(compat.of_engine(Path(self.settings.trace), config))
+            self._trace = EngineTrace(compat.of_engine(Path(self.settings.trace), config))
         self._publisher: Publisher | None = None
         if self.settings.metrics_dir:
             directory = Path(self.settings.metrics_dir)

@@ -12,7 +12,7 @@ from sooner.ordering.order import Ticket
 from sooner.work import Pace
 
 
-class Trace:
+class EngineTrace:
     """Appends to `path`, `path` + ".steps" and `path` + ".pace"; lines are written out as they come.
 
     A request's line holds `request_id`, `tag` (the client's `sooner_tag`), `arrival_time` [s],

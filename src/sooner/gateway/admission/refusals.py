@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from sooner.core import SoonerError
 
-class TurnedAway(Exception):
+
+class TurnedAway(SoonerError):
     """A request is not served; `retry_after` [s] is when it may come again, None where unknown.
 
     `counter` counts the reason, `status` and `code` are the answer's, and `again` says whether a client
@@ -52,5 +54,5 @@ class OverLimit(TurnedAway):
     counter, code, status = "refused_limit", "rate_limit_exceeded", 429
 
 
-class UnknownModel(Exception):
+class UnknownModel(SoonerError):
     """No engine serves the model."""

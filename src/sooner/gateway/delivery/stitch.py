@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sooner.chat import CHAT_LIMITS
-from sooner.core import EngineError
+from sooner.core import EngineError, SoonerError
 
 _PATHS = {"/v1/chat/completions": True, "/v1/completions": False}
 _DEFAULT_LIMIT = 16  # of completions; chats end by themselves
@@ -26,7 +26,7 @@ _STRANGE = (*_REASONING, "tool_calls", "function_call", "refusal", "audio")
 _LOST = "\ufffd"  # what a decoder puts where a slice ends within a letter
 
 
-class Whole(Exception):
+class Whole(SoonerError):
     """This reply cannot be cut, and nothing of it has been shown: it has to be served in one piece."""
 
 

@@ -35,7 +35,7 @@ class LengthHistogram(NamedTuple):
         return np.asarray(rng.choice(self.values, size=n, p=self.share), dtype=np.float64)
 
 
-class Sent(NamedTuple):
+class SentColumns(NamedTuple):
     """Arrival times [s], prompt and output lengths [tokens], and which client sent each; all (n,)."""
 
     arrival_time: Column
@@ -52,7 +52,7 @@ def sample(
     return arrival, prompt, output
 
 
-def sent(path: Path, *, start: float | None = None, hours: float = 1.0, seed: int = 0) -> Sent:
+def sent(path: Path, *, start: float | None = None, hours: float = 1.0, seed: int = 0) -> SentColumns:
     """Return what all clients send over some hours, in order of arrival.
 
     `start` [s] is the first window; None is the hour of the median rate. Raises DataError where the
@@ -82,7 +82,7 @@ def sent(path: Path, *, start: float | None = None, hours: float = 1.0, seed: in
     if not parts:
         raise DataError(f"{str(path)!r}: nobody sends anything from {start:.0f} s on; choose another start")
     table = np.concatenate(parts, axis=1)
-    return Sent(*table[:, np.argsort(table[0], kind="stable")])
+    return SentColumns(*table[:, np.argsort(table[0], kind="stable")])
 
 
 def _arrivals(
