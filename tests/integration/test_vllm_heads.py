@@ -88,6 +88,7 @@ def running(model: Path, metrics: Path) -> Iterator[Any]:
         yield made
     finally:
         made.engine_core.shutdown()
+        made.engine_core.ctx.destroy(linger=0)  # vLLM leaves it to the garbage collector, which warns
 
 
 @pytest.fixture
@@ -97,6 +98,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("VLLM_PLUGINS", "")  # else vLLM registers our collector in the tests' own process
 
 
 def ended(engine: Any) -> dict[str, int]:

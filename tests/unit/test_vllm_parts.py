@@ -112,6 +112,26 @@ def test_a_directory_that_is_gone_hurts_nobody(tmp_path: Path) -> None:
     assert list(Collector(tmp_path / "gone").collect())
 
 
+def test_gauges_that_cannot_be_read_are_counted_and_the_next_ones_written(tmp_path: Path) -> None:
+    counters = PluginCounters()
+    broken = True
+
+    def gauges() -> dict[str, float]:
+        if broken:
+            raise AttributeError("order")
+        return {"waiting": 2.0}
+
+    publisher = Publisher(counters, gauges, tmp_path, 1)
+    deadline = time.monotonic() + 60
+    while not counters.counts["hook_errors"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    broken = False
+    publisher.close()
+    families = {family.name: family for family in Collector(tmp_path).collect()}
+    assert families["sooner_waiting"].samples[0].value == 2.0
+    assert families["sooner_hook_errors"].samples[0].value >= 1
+
+
 def test_the_plugin_registers_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prometheus_client import REGISTRY
 

@@ -81,8 +81,12 @@ class Publisher:
         stopped = False
         while not stopped:
             stopped = self._stop.wait(1.0)
-            with contextlib.suppress(OSError):  # a full or removed directory must not hurt the engine
+            try:
                 self.publish()
+            except OSError:
+                pass  # a full or removed directory must not hurt the engine
+            except Exception as error:  # nor may what reads the gauges: the last numbers stand
+                self._counters.warn("hook_errors", "the plugin's numbers cannot be read: %r", error)
 
     def publish(self) -> None:
         """Write the numbers now. Raises OSError where the directory cannot be written."""
