@@ -83,13 +83,14 @@ def test_an_engines_refusal_is_handed_on() -> None:
     run(test)
 
 
-def test_priority_is_dropped_where_the_engine_refuses_it() -> None:
+def test_priority_is_dropped_where_the_engine_refuses_it_to_two_tenants() -> None:
     async def test() -> None:
         async with rig([engine(by_priority=False)], policy="fcfs") as gateway, client(gateway) as http:
-            assert gateway.dispatcher.backends[0].hand_on
-            async with http.post("/v1/chat/completions", json=chat()) as response:
-                assert response.status == 200
-            assert not gateway.dispatcher.backends[0].hand_on
+            for tenant, handed_on in (("ann", True), ("ann", True), ("bob", False), ("cem", False)):
+                headers = {"x-sooner-tenant": tenant}
+                async with http.post("/v1/chat/completions", json=chat(), headers=headers) as response:
+                    assert response.status == 200
+                assert gateway.dispatcher.backends[0].hand_on == handed_on
 
     run(test)
 

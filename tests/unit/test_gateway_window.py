@@ -10,9 +10,10 @@ from sooner.core import ConfigError, UnknownName
 from sooner.gateway import settings
 from sooner.gateway.admission.limits import Bucket
 from sooner.gateway.admission.reading import BadRequest, read, renamed
+from sooner.gateway.engines.breaker import Breaker
 from sooner.gateway.engines.connections import Address
 from sooner.gateway.engines.kinds import KINDS, Quantiles, gauge, with_priority
-from sooner.gateway.engines.window import Breaker, Window
+from sooner.gateway.engines.window import Window
 
 
 def test_the_window_finds_an_engine_that_runs_40() -> None:
@@ -62,6 +63,8 @@ def test_what_a_window_may_become_is_known_once_it_sees_queueing() -> None:
     by_count.engine(0, 16, hungry=True)
     by_latency.latency(0.05, 100, 1, hungry=False)
     assert by_count.potential == by_latency.potential == 1024
+    for _ in range(15):
+        by_latency.latency(0.05, 100, 1, hungry=False)
     for _ in range(3):
         by_count.engine(16, 32, hungry=True)
     for _ in range(10):
@@ -122,13 +125,14 @@ def test_a_window_that_is_told_how_many_wait_goes_by_that_alone_while_it_is() ->
 
 def test_the_breaker_opens_after_three_and_for_longer_each_time() -> None:
     breaker = Breaker()
-    breaker.failed(0.0)
-    breaker.failed(0.0)
+    breaker.failed(0.0, "a")
+    breaker.failed(0.0, "b")
     assert not breaker.tripped(0.0)
-    breaker.failed(0.0)
+    breaker.failed(0.0, "a")
     assert breaker.tripped(0.9)
     assert not breaker.tripped(1.0)
-    breaker.failed(1.0)
+    breaker.failed(1.0, "b")
+    breaker.failed(1.0, "a")
     assert breaker.tripped(2.9)
     breaker.ok()
     assert not breaker.tripped(2.9)

@@ -156,9 +156,10 @@ class Dispatcher:
         return None if len(request.pool.room) else self._choose(request, now)
 
     def _choose(self, request: Visit, now: float) -> Backend | None:
-        """Return the best engine with a free slot; a tried one only if no other lives."""
+        """Return the best engine with a free slot; one that failed it, or its tenant, if none else lives."""
         alive = [backend for backend in request.pool.backends if backend.accepts(now)]
         fresh = [backend for backend in alive if backend.name not in request.tried] or alive
+        fresh = [one for one in fresh if not one.breaker.avoids(request.tenant, now)] or fresh
         free = [backend for backend in fresh if backend.in_flight < backend.limit]
         return self.choice.choose(free, request) if free else None
 

@@ -66,18 +66,18 @@ class Delivery:
         """
         key = None if waiting.asked.prioritised else waiting.ticket.key
         chunks = chunks and request.version >= (1, 1)
-        call = Call(request.method, request.rel_url.raw_path_qs, headers, body, key, chunks)
+        call = Call(request.method, request.rel_url.raw_path_qs, headers, body, key, chunks, waiting.tenant)
         return await self.client.send(backend, call)
 
-    def learn(self, sent: Sent, prompt_len: int) -> None:
+    def learn(self, sent: Sent, prompt_len: int, tenant: str) -> None:
         """Take from a streamed reply how long the engine's steps last, and whether it queues."""
         backend, connection = sent.backend, sent.connection
         if connection.events > 1 and not connection.slowed:
             gap = (connection.last_time - connection.first_time) / (connection.events - 1)
-            backend.window.step(gap)
+            backend.window.step(gap, tenant)
             self.dispatcher.replied(prompt_len, sent.first_byte, gap, backend.in_flight)
         hungry = self.dispatcher.queued > 0
-        backend.window.latency(sent.first_byte, prompt_len, backend.in_flight, hungry)
+        backend.window.latency(sent.first_byte, prompt_len, backend.in_flight, hungry, tenant, sent.beside)
 
     def note(
         self, waiting: Visit, sent: Sent, arrival: float, came: float, wait: float, used: relay.Usage,

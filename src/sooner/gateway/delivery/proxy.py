@@ -154,7 +154,7 @@ class Proxy:
                 sent = await self.delivery.send(request, waiting, backend, headers, body)
                 if sent.head.status in _ELSEWHERE and tries > 0 and self._another(waiting, backend):
                     self.client.drop(sent.connection)
-                    backend.breaker.failed(time.monotonic())
+                    backend.breaker.failed(time.monotonic(), waiting.tenant)
                     raise EngineError(f"backend {backend.name} says {sent.head.status}")
                 response, served = await self._hand_on(request, waiting, sent, arrival)
                 return response
@@ -192,7 +192,7 @@ class Proxy:
                 raise
             status = 0
             self.dispatcher.counters.warn("cut_streams", "backend %s: %s", sent.backend.name, error)
-            sent.backend.breaker.failed(time.monotonic())
+            sent.backend.breaker.failed(time.monotonic(), waiting.tenant)
         finally:
             self.client.ended(sent.connection)
             if response is None:
@@ -203,7 +203,7 @@ class Proxy:
             self.dispatcher.finished(waiting, time.monotonic() - sent.began)
             self.dispatcher.counters.add("finished")
             if waiting.asked.stream:
-                self.delivery.learn(sent, prompt_len)
+                self.delivery.learn(sent, prompt_len, waiting.tenant)
         used = used._replace(prompt_len=prompt_len)
         self.delivery.note(waiting, sent, arrival, ticket.arrival_time, wait, used, status)
         return response or _gone(), charge(prompt_len, used.output_len)

@@ -139,7 +139,7 @@ class Slicer:
         except Odd:
             raise
         except EngineError:
-            backend.breaker.failed(time.monotonic())
+            backend.breaker.failed(time.monotonic(), self._waiting.tenant)
             raise
         finally:
             delivery.client.ended(sent.connection)
@@ -151,7 +151,8 @@ class Slicer:
         delivery.dispatcher.finished(self._waiting, seconds)
         delivery.dispatcher.choice.learn(backend, running, self._waiting.ticket.prompt_len, made, seconds)
         if self._stream:
-            delivery.learn(sent, self._waiting.ticket.prompt_len)  # what was generated before is part of it
+            prompt_len = self._waiting.ticket.prompt_len  # what was generated before is part of it
+            delivery.learn(sent, prompt_len, self._waiting.tenant)
         return charge(self._prompt_len if first else 0, made)  # a prompt counts once
 
     async def _gather(self, connection: Connection) -> None:

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from sooner.core import ConfigError, EngineError
+from sooner.gateway.engines.breaker import Breaker
 from sooner.gateway.engines.connections import Address, Connection, Connections
 from sooner.gateway.engines.http1 import Head
 from sooner.gateway.engines.kinds import KINDS, Quantiles, gauge
-from sooner.gateway.engines.window import Breaker, Window
+from sooner.gateway.engines.takes_priority import TakesPriority
+from sooner.gateway.engines.window import Window
 from sooner.gateway.settings import BackendSettings, LimitSettings
 
 logger = logging.getLogger("sooner.gateway")
 
 _PREFIXES = 2048
+_PATHS = 8  # of which it is known one by one whether they take a priority
 _CHECK_TIME = 2.0  # seconds a health check may take
 _MODELS_EVERY = 15  # checks
 _MISSED = 3  # checks without an answer until an engine that answered before counts as gone
@@ -47,7 +50,7 @@ class Backend:
         self.draining = False
         self.retired = False  # no longer in the settings: gone once it is empty
         self.healthy = True
-        self.hand_on = settings.hand_on and self.kind.priority is not None
+        self._takes: dict[str, TakesPriority] = {}  # by path
         self.quantiles = Quantiles()
         self.kv = 0.0
         self.waiting_inside: float | None = None
@@ -56,6 +59,9 @@ class Backend:
         self._sent: deque[float] = deque(maxlen=4096)  # when the last requests went there
         self._checks = 0
         self._missed = _MISSED - 1  # one that never answered is not waited for
+        self._lost = False  # nobody listened there, since the last check
+        self._started: float | None = None  # when its process did, where it says so
+        self._said_missing = False  # that a gauge is
         self._key = key_in(settings.key_file)
         self.head = self._head()
 
@@ -70,6 +76,24 @@ class Backend:
     def limit(self) -> int:
         """How many requests it is given at once."""
         return self.window.limit
+
+    @property
+    def hand_on(self) -> bool:
+        """Whether the order is handed on as its priority."""
+        handed = self.settings.hand_on and self.kind.priority is not None
+        now = time.monotonic()
+        return handed and not any(one.refused(now) for one in self._takes.values())
+
+    def takes_priority(self, target: str) -> TakesPriority | None:
+        """Return what is known of priorities at a path; None where none is to be handed on."""
+        if not self.settings.hand_on or self.kind.priority is None:
+            return None
+        path = target.partition("?")[0]
+        found = self._takes.get(path)
+        if found is None:
+            path = path if len(self._takes) < _PATHS else ""
+            found = self._takes.setdefault(path, TakesPriority())
+        return found
 
     @property
     def offers(self) -> Iterable[str]:
@@ -141,8 +165,11 @@ class Backend:
             self.healthy = head.status < 500
             self._missed = 0
             if self.healthy:
+                if self._lost or not was:
+                    self._restarted()
                 await self._measure(hungry)
-                if self._checks % _MODELS_EVERY == 0 or not was:
+                if self._checks % _MODELS_EVERY == 0:
+                    await self._ask_slots()
                     await self._list_models()
                 self._checks += 1
         except EngineError as error:
@@ -152,19 +179,52 @@ class Backend:
                 logger.warning("backend %s does not answer: %s", self.name, error)
         if self.healthy and not was:
             logger.warning("backend %s answers again", self.name)
-            self.breaker.ok()
         self.connections.prune()
+
+    def unreachable(self, error: EngineError, now: float) -> None:
+        """Say that no connection could be made; one that nobody listened for comes back as another."""
+        self._lost = self._lost or isinstance(error.__cause__, ConnectionRefusedError)
+        self.breaker.failed(now, at_once=True)
+
+    def _restarted(self) -> None:
+        """Forget what was learned of the process that is gone."""
+        self._lost, self._checks, self._said_missing = False, 0, False
+        self._takes.clear()
+        self._prefixes.clear()
+        self.window.restarted()
+        self.breaker.ok()
 
     async def _measure(self, hungry: bool) -> None:
         if not self.kind.waiting:
             return
         head, body = await self.fetch("/metrics")
         text = body.decode("utf-8", "replace") if head.status == 200 else ""
+        started = gauge(text, "process_start_time_seconds")
+        if self._started is not None and started is not None and started != self._started:
+            self._restarted()
+        self._started = started
         self.kv = (gauge(text, self.kind.kv) if self.kind.kv else None) or 0.0
         self.waiting_inside = gauge(text, self.kind.waiting)
         self.window.counted = self.waiting_inside is not None
         if self.waiting_inside is not None:
             self.window.engine(max(0.0, self.waiting_inside - self._new()), self.in_flight, hungry)
+        elif not self._said_missing:
+            self._said_missing = True
+            logger.warning(
+                "backend %s does not say how many wait inside it (%s in /metrics); the bound is found from "
+                "first bytes. %s", self.name, self.kind.waiting, self.kind.hint,
+            )  # fmt: skip
+
+    async def _ask_slots(self) -> None:
+        """Ask how many it runs at once, where its kind says so."""
+        if not self.kind.slots:
+            return
+        head, body = await self.fetch(self.kind.slots)
+        try:
+            slots = json.loads(body)["total_slots"] if head.status == 200 else 0
+        except (ValueError, KeyError, TypeError, RecursionError):
+            slots = 0
+        self.window.slots = slots if type(slots) is int and 0 < slots < 1 << 16 else 0
 
     def _new(self) -> int:
         """Return how many went there so lately that they may wait for no more than a step to end."""

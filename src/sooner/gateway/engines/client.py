@@ -12,6 +12,7 @@ from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.connections import Connection, Cut
 from sooner.gateway.engines.http1 import Head
 from sooner.gateway.engines.kinds import with_priority
+from sooner.gateway.engines.takes_priority import REFUSALS
 from sooner.gateway.settings import LimitSettings
 
 logger = logging.getLogger("sooner.gateway")
@@ -21,7 +22,8 @@ class Call(NamedTuple):
     """A request as engines get it: header lines without those that are an engine's own, and the body.
 
     `key` is what the engine's own priority is made of, None where none is handed on. `chunks` says
-    whether a reply's chunks are handed on as such.
+    whether a reply's chunks are handed on as such. `tenant` is whose it is: what becomes of it tells of
+    the engine, but as one tenant's word.
     """
 
     method: str
@@ -30,16 +32,18 @@ class Call(NamedTuple):
     body: bytes
     key: float | None = None
     chunks: bool = True
+    tenant: str = ""
 
 
 class Sent(NamedTuple):
-    """A reply that began to come, and how it got here."""
+    """A reply that began to come, and how it got here; `beside` were there when it was sent, itself too."""
 
     backend: Backend
     connection: Connection
     head: Head
     began: float
     first_byte: float
+    beside: int = 1
 
 
 class EngineClient:
@@ -51,15 +55,20 @@ class EngineClient:
 
     async def send(self, backend: Backend, call: Call) -> Sent:
         """Send a call; return once the head of the reply has come. Raises EngineError."""
-        if call.key is None or not backend.hand_on or backend.kind.priority is None:
+        kind, now = backend.kind, time.monotonic()
+        takes = backend.takes_priority(call.target) if call.key is not None else None
+        if call.key is None or kind.priority is None or takes is None or not takes.sends(call.tenant, now):
             return await self._exchange(backend, call, call.body)
-        priority = backend.kind.priority(call.key, backend.quantiles.of(call.key))
+        priority = kind.priority(call.key, backend.quantiles.of(call.key))
         sent = await self._exchange(backend, call, with_priority(call.body, priority))
-        if sent.head.status == 400:
+        status = sent.head.status
+        if 200 <= status < 300:
+            takes.taken(call.tenant, time.monotonic())
+        elif status in REFUSALS and takes.asks_again(call.tenant, now, time.monotonic()):
             self.drop(sent.connection)
             sent = await self._exchange(backend, call, call.body)
-            if sent.head.status != 400 and backend.hand_on:
-                backend.hand_on = False
+            served = 200 <= sent.head.status < 300
+            if takes.answered(call.tenant, now, time.monotonic(), refused=served):
                 logger.warning("backend %s takes no priority; order is kept here only", backend.name)
         return sent
 
@@ -71,24 +80,24 @@ class EngineClient:
             now = time.monotonic()
             try:
                 connection = await backend.connections.get(fresh=fresh)
-            except EngineError:
-                backend.breaker.failed(now, at_once=True)
+            except EngineError as error:
+                backend.unreachable(error, now)
                 raise
-            began = time.monotonic()
+            began, beside = time.monotonic(), backend.in_flight
             self._active[connection] = False
             try:
                 connection.begin(whole, call.method, chunks=call.chunks)
                 head = await connection.head
                 self._active[connection] = True
-                if head.status < 500:
-                    backend.breaker.ok()
-                return Sent(backend, connection, head, began, time.monotonic() - began)
+                if head.status < 400:  # a refusal is no reply that was made
+                    backend.breaker.ok(call.tenant)
+                return Sent(backend, connection, head, began, time.monotonic() - began, beside)
             except EngineError as error:
                 self.drop(connection)
                 if isinstance(error, Cut) and error.reused and not error.started and not fresh:
                     fresh = True
                     continue
-                backend.breaker.failed(now)
+                backend.breaker.failed(now, call.tenant)
                 raise
             except asyncio.CancelledError:
                 self.drop(connection)

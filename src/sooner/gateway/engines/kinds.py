@@ -17,8 +17,9 @@ class Kind(NamedTuple):
 
     `priority` turns a key and its quantile among recent ones, in [0, 1], into the body's `priority`;
     None where the engine has none. `health` is the page that says whether it lives. `waiting`,
-    `running` and `kv` are the names of its Prometheus gauges. `continues`: a chat's last message can
-    be one of the assistant's that it goes on with.
+    `running` and `kv` are the names of its Prometheus gauges; `hint` is how they are switched on where
+    they are missing. `slots` is the page whose `total_slots` says how many it runs at once. `continues`:
+    a chat's last message can be one of the assistant's that it goes on with.
     """
 
     priority: Callable[[float, float], int | float] | None = None
@@ -27,6 +28,8 @@ class Kind(NamedTuple):
     running: str = ""
     kv: str = ""
     continues: bool = False
+    slots: str = ""
+    hint: str = ""
 
 
 def _vllm(key: float, quantile: float) -> int:
@@ -51,6 +54,7 @@ KINDS = {
         running="vllm:num_requests_running",
         kv="vllm:kv_cache_usage_perc",
         continues=True,
+        hint="Start it without --disable-log-stats.",
     ),
     "sglang": Kind(
         _sglang,
@@ -58,10 +62,16 @@ KINDS = {
         running="sglang:num_running_reqs",
         kv="sglang:token_usage",
         continues=True,
+        hint="Start it with --enable-metrics.",
     ),
     "tensorrt-llm": Kind(_tensorrt),
     "litellm": Kind(_vllm, health="/health/liveliness"),
-    "llamacpp": Kind(waiting="llamacpp:requests_deferred", running="llamacpp:requests_processing"),
+    "llamacpp": Kind(
+        waiting="llamacpp:requests_deferred",
+        running="llamacpp:requests_processing",
+        slots="/props",
+        hint="Start it with --metrics.",
+    ),
     "ollama": Kind(health="/v1/models"),
     "openai": Kind(health="/v1/models"),
 }

@@ -3,59 +3,95 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+import time
+from collections.abc import Callable
+
+from sooner.gateway.engines.first_bytes import ENOUGH, FirstBytes
+from sooner.gateway.engines.votes import Votes, group
 
 COUNT_EVERY = 0.5  # seconds between two counts of an engine's waiting requests
 
-_TOLERANCE = 2.0  # a first token may take this many times the best before it counts as queueing
-_FORGET = 1.00001  # for each first byte: an engine that became slower is believed after some 10,000
-_ALIKE = 10  # first bytes of which all have to be late: one may be, by a prompt that was not in the cache
+_TOLERANCE = 2.0  # a first token may take this many times the usual before it counts as queueing
+_LIGHT = 0.4  # of the bound: with no more in flight a reply says what is usual; below 1 / _TOLERANCE
+_AGAIN = 300.0  # seconds under load after which what is usual is measured again, with so few in flight
+_FIRST = 30.0  # the same, for the first time
+_LONGEST = 20.0  # seconds that this takes at most
 _STILL = 2  # counts after which those who wait do so for a place
 _BACK = 0.8  # of what was good before: below this the bound doubles
 
 
 class Window:
-    """The bound on requests in flight: fixed, or found between `least` and `most`.
+    """The bound on requests in flight: fixed, told by the engine, or found between `least` and `most`.
 
     Where the engine says how many wait inside it (`counted`), the bound grows while none do. Where
     they stay, for two counts and two steps in which no more run, it falls to those that run; one that
     came within the last step waits for no place, only for that step to end. After a fall it comes
     back quickly to what was good before. Without a count the time to the first byte decides (the
     gradient rule of Netflix's concurrency-limits): the bound shrinks by the factor by which that
-    exceeds twice the best of prompts about as long.
+    exceeds twice the usual, as the middle of several tenants has it. What is usual is seen while little
+    is in flight; under lasting load the bound is lowered for some replies now and then to see it again,
+    as Envoy's adaptive concurrency does.
     """
 
-    def __init__(self, fixed: int, least: int, most: int, start: int = 16) -> None:
+    def __init__(
+        self, fixed: int, least: int, most: int, start: int = 16, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._fixed = fixed
         self._least = least
         self._most = most
         self._limit = float(min(max(start, least), most))
+        self._clock = clock
         self._probing = True  # until the first sign of queueing
-        self._best: dict[int, float] = {}  # quickest first byte [s] by the prompt's length in powers of two
-        self._late: deque[float] = deque(maxlen=_ALIKE)  # the last first bytes over the best
+        self._first_bytes = FirstBytes()
+        self._seen = False  # any first byte
+        self._lights = 0  # replies since `_due` was set that say what is usual
+        self._due = clock() + _FIRST  # when what is usual is measured again
+        self._low_until: float | None = None  # while it is
         self._running = 0.0  # the most that ran since none waited there
         self._still = 0  # counts since that rose
         self._good = 0.0  # the most that ran while none waited there, slowly forgotten
-        self.counted = False
+        self._steps: dict[int, float] = {}  # [s] by group of tenants
+        self._step_votes = Votes()
         self.step_time = 0.0  # of the engine under load [s]; 0: unknown
+        self.counted = False
+        self.slots = 0  # how many the engine says it runs at once; 0: it does not say
 
     @property
     def limit(self) -> int:
         """The bound now."""
-        return self._fixed or int(self._limit)
+        known = self._fixed or self.slots
+        if known:
+            return known
+        return self._low if self._low_until is not None else int(self._limit)
+
+    @property
+    def _low(self) -> int:
+        """How many may be in flight with a reply that says what is usual."""
+        return max(self._least, int(_LIGHT * self._limit), 1)
 
     @property
     def potential(self) -> int:
         """The bound that may be found: while it is being found the most, later what was good before."""
-        if self._fixed:
-            return self._fixed
-        if self._probing and (self.counted or self._best):  # where nothing is measured nothing grows
+        if self._fixed or self.slots:
+            return self.limit
+        if self._probing and (self.counted or self._seen):  # where nothing is measured nothing grows
             return self._most
-        return max(self.limit, int(_BACK * self._good))
+        return max(int(self._limit), int(_BACK * self._good))
 
-    def step(self, seconds: float) -> None:
+    def restarted(self) -> None:
+        """Say that the engine is another: what is usual there has to be seen again."""
+        self._first_bytes.forget()
+        self._lights, self._low_until, self._due = 0, None, self._clock() + _FIRST
+
+    def step(self, seconds: float, tenant: str = "") -> None:
         """Take in how long a step took in a reply that ended, from its tokens' times [s]."""
-        self.step_time += (0.1 if self.step_time else 1.0) * (seconds - self.step_time)
+        of = group(tenant)
+        known = self._steps.get(of, 0.0)
+        self._steps[of] = known = known + (0.1 if known else 1.0) * (seconds - known)
+        now = self._clock()
+        self._step_votes.say(of, known, now)
+        middle = self._step_votes.middle(now)
+        self.step_time = middle.value if middle is not None else known
 
     def engine(self, waiting: float, in_flight: int, hungry: bool) -> None:
         """Take in the engine's own count of waiting requests, new ones aside; `hungry`: more wait here."""
@@ -77,17 +113,24 @@ class Window:
                     self._good *= 0.9
                 self._set(max(self._limit / 2, min(self._limit, running + spare)))
 
-    def latency(self, first_byte: float, prompt_len: int, in_flight: int, hungry: bool) -> None:
+    def latency(
+        self, first_byte: float, prompt_len: int, in_flight: int, hungry: bool, tenant: str = "",
+        beside: int | None = None,
+    ) -> None:  # fmt: skip
         """Take in the time to a first byte [s]; it moves the bound where the engine does not count.
 
-        It is compared with that of prompts about as long (in tokens), for prefill takes its time too.
+        `in_flight` are there now, `beside` were when it was sent, itself included.
         """
-        alike, first_byte = prompt_len.bit_length(), max(first_byte, 1e-4)
-        best = self._best[alike] = min(self._best.get(alike, math.inf) * _FORGET, first_byte)
-        self._late.append(first_byte / best)
-        if self.counted:
+        now = self._clock()
+        light = (in_flight if beside is None else beside) <= self._low
+        self._seen = True
+        self._first_bytes.add(first_byte, prompt_len, tenant, now, light=light)
+        if self.counted or self._measures(light, hungry, now):
             return
-        gradient = min(1.0, max(0.5, _TOLERANCE / min(self._late)))
+        late = self._first_bytes.late(tenant, now)
+        if late is None:
+            return
+        gradient = min(1.0, max(0.5, _TOLERANCE / late))
         if gradient == 1.0 and not (hungry and in_flight >= int(self._limit)):
             return  # no queueing, and no need for more
         if gradient < 1.0:
@@ -95,34 +138,14 @@ class Window:
         target = self._limit * gradient + (math.sqrt(self._limit) if gradient == 1.0 else 0.0)
         self._set(self._limit + 0.2 * (target - self._limit))
 
+    def _measures(self, light: bool, hungry: bool, now: float) -> bool:
+        """Return whether the bound is lowered now, so that what is usual can be seen."""
+        self._lights += light
+        if self._lights >= ENOUGH or (self._low_until is not None and now >= self._low_until):
+            self._lights, self._low_until, self._due = 0, None, now + _AGAIN
+        elif self._low_until is None and hungry and now >= self._due:
+            self._lights, self._low_until = 0, now + _LONGEST
+        return self._low_until is not None
+
     def _set(self, limit: float) -> None:
         self._limit = min(max(limit, self._least), self._most)
-
-
-class Breaker:
-    """Keeps away from an engine that fails: after `failures` in a row, for a time that doubles."""
-
-    def __init__(self, failures: int = 3, pause: float = 1.0, longest: float = 30.0) -> None:
-        self._allowed = failures
-        self._first = pause
-        self._longest = longest
-        self._pause = pause
-        self._failed = 0
-        self.until = 0.0
-
-    def ok(self) -> None:
-        """Say that the engine answered."""
-        self._failed = 0
-        self._pause = self._first
-        self.until = 0.0
-
-    def failed(self, now: float, *, at_once: bool = False) -> None:
-        """Say that it did not; `at_once` skips the counting, where nothing listens at all."""
-        self._failed += 1
-        if self._failed >= self._allowed or at_once:
-            self.until = now + self._pause
-            self._pause = min(2 * self._pause, self._longest)
-
-    def tripped(self, now: float) -> bool:
-        """Return whether no request should go there now."""
-        return now < self.until
