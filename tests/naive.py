@@ -327,7 +327,7 @@ def choose(instances: list[Instance], router: str, count: int, job: Job, prefix:
         return count % len(instances)
     if router == "prefix-affinity":
         return prefix % len(instances)
-    loads = []
+    loads: list[int] = []
     for instance in instances:
         here = [j for j in instance.waiting + instance.running if j.cancel is None or j.cancel >= job.ready]
         there = here + (instance.just_ended if instance.now > job.ready else [])
@@ -339,6 +339,12 @@ def choose(instances: list[Instance], router: str, count: int, job: Job, prefix:
         elif router == "least-work":
             mine = work[instances.index(instance)]
             loads.append(sum(j.work for j in there) + mine)
+        elif router == "free-first":
+            mine = work[instances.index(instance)]
+            full = 2**61 if len(there) >= instance.engine.max_num_seqs else 0
+            loads.append(full + sum(j.work for j in there) + mine)
+        elif router == "least-tokens":
+            loads.append(sum(int(j.predicted) for j in there))
         else:
             loads.append(sum(int(j.predicted) for j in there) * instance.pace())
     return loads.index(min(loads))

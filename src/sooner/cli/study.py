@@ -186,7 +186,8 @@ _SHARED = (
     _set(
         "--router",
         of=STUDY,
-        help="round-robin, least-requests, least-work, max-min, prefix-affinity or vllm-dp.",
+        help="round-robin, least-requests, least-tokens, least-work, free-first, max-min, prefix-affinity or "
+        "vllm-dp.",
     ),
     _set(
         "--reorder/--admission",

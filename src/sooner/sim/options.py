@@ -15,10 +15,13 @@ ROUTERS = {
     "prefix-affinity": 3,
     "max-min": 4,
     "vllm-dp": 5,
+    "least-tokens": 6,
+    "free-first": 7,
 }
 """`least-work` goes where expected work [s], the request's own there included, is least; `max-min` (SCLS's
-rule) counts predicted tokens outstanding and the time they take there; `vllm-dp` is how vLLM balances its
-data-parallel replicas: a waiting request counts as four running ones."""
+rule) counts predicted tokens outstanding and the time they take there, `least-tokens` the tokens alone;
+`vllm-dp` is how vLLM balances its data-parallel replicas: a waiting request counts as four running ones;
+`free-first` is `least-work` among those with a free slot, where one has any."""
 
 MULTIPLE = 10**6
 """The least common multiple of tenants' weights, at most: counters are whole numbers of its parts."""

@@ -18,6 +18,7 @@ from sooner.sim.compiled.admission.pressure import squeeze
 from sooner.sim.compiled.admission.state import (
     AFFINITY,
     DYNAMIC,
+    FREE_FIRST,
     HEAP,
     LEAST_REQUESTS,
     LEAST_WORK,
@@ -28,6 +29,9 @@ from sooner.sim.compiled.admission.state import (
 from sooner.sim.compiled.closed_form import blocks, span, steps_until
 from sooner.sim.compiled.jit import compiled, entered
 from sooner.sim.compiled.marks import FOREVER, REJECTED, WAITS
+
+FULL = np.int64(2**61)
+"""More than any load [ps]: an engine without a free slot comes behind all that have one."""
 
 
 @compiled
@@ -192,10 +196,12 @@ def _route(w: Any, i: Any, now: Any, hard: Any, prefix: Any, key_fn: Any) -> Any
             load = s.running + 4 * s.waiting + (s.ended if ending else 0)
         else:
             load = s.load + (s.ended_load if ending else 0)
-            if router == LEAST_WORK:
+            if router in (LEAST_WORK, FREE_FIRST):
                 load += running.load(w, m, i)  # it takes longer on a slower engine
             elif router == MAX_MIN:
                 load *= s.pace
+            if router == FREE_FIRST and s.running + s.waiting + (s.ended if ending else 0) >= s.seqs:
+                load += FULL
         if m == 0 or load < least:
             best, least = m, load
     return best

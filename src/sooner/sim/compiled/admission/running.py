@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sooner.sim.compiled import shares
-from sooner.sim.compiled.admission.state import DYNAMIC, LEAST_WORK
+from sooner.sim.compiled.admission.state import DYNAMIC, FREE_FIRST, LEAST_WORK
 from sooner.sim.compiled.closed_form import blocks
 from sooner.sim.compiled.jit import allocating, compiled, inlined
 from sooner.sim.compiled.marks import CANCELLED
@@ -54,7 +54,7 @@ def _pop_end(w: Any, m: Any, count: Any) -> Any:
 @inlined
 def load(w: Any, m: Any, r: Any) -> Any:
     """What a request adds to the load of instance m, as the router counts it."""
-    if w.option[0].router == LEAST_WORK:
+    if w.option[0].router == LEAST_WORK or w.option[0].router == FREE_FIRST:
         return w.work[w.instance[m].kind, r]
     return np.int64(w.predicted[r])
 

@@ -15,8 +15,8 @@ from sooner.sim.compiled.admission.state import (
     DYNAMIC,
     END,
     HEAP,
+    IN_SECONDS,
     INSTANCE,
-    LEAST_WORK,
     LISTED,
     OPTION,
     REQUEST,
@@ -81,7 +81,7 @@ def serve(
     """Fill `finish`; return start, first [ps], preemptions and instance, columns (n,); see `kernel`."""
     n, count = len(workload), len(engines)
     seqs = max(engine.max_num_seqs for engine in engines)
-    weighed = bool(policy.reads & WORK) or router == LEAST_WORK
+    weighed = bool(policy.reads & WORK) or router in IN_SECONDS
     work = weights(workload, engines, predicted, weighed)
     keys = static_keys(policy, workload, predicted, score, work)
     keyed = keys is None and policy.static

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-ROUND_ROBIN, LEAST_REQUESTS, LEAST_WORK, AFFINITY, MAX_MIN, VLLM_DP = range(6)
+ROUND_ROBIN, LEAST_REQUESTS, LEAST_WORK, AFFINITY, MAX_MIN, VLLM_DP, LEAST_TOKENS, FREE_FIRST = range(8)
+IN_SECONDS = (LEAST_WORK, FREE_FIRST)
+"""Routers that count work in seconds; the others count predicted tokens."""
 HEAP, LISTED, DYNAMIC = range(
     3
 )  # the queue: by key; a list by key and promotion; a list by a key that changes
