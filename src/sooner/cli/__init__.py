@@ -27,6 +27,7 @@ COMMANDS = {
     "tune": ("tune", "Find the order that pays on a trace of yours, and the settings for it."),
     "calibrate": ("calibrate", "Fit a simulated engine to runs of the real one."),
     "validate": ("validate", "Judge a simulated engine against a real run."),
+    "whatif": ("whatif", "Say what another order would have done with the traffic that was served."),
     "reproduce": ("reproduce", "Run a published result again: ours beside the paper's."),
     "serve": ("serve", "Serve an OpenAI-compatible API in front of any engines, in learned order."),
     "keys": ("keys", "Make, list and revoke the API keys of a gateway."),

@@ -151,6 +151,15 @@ def export(
     return written, without
 
 
+def latest(database: Database, most: int, since: float = 0.0) -> list[dict[str, Any]]:
+    """Return the last `most` requests that ran, oldest first, without their text; cut ones too."""
+    chosen = [column for column in REQUESTS.c if column.name not in ("prompt", "messages")]
+    query = sa.select(*chosen).where(REQUESTS.c.arrival_time >= since, REQUESTS.c.output_len > 0)
+    with database.begin() as connection:
+        page = connection.execute(query.order_by(REQUESTS.c.number.desc()).limit(most)).mappings().all()
+    return [dict(row) for row in reversed(page)]
+
+
 def _rows(database: Database, since: float, model: str | None) -> Iterator[dict[str, Any]]:
     """Yield the requests that were served to their end, a page at a time."""
     after = 0

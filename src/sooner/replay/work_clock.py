@@ -28,6 +28,7 @@ class Steps(NamedTuple):
     prefill: NDArray[np.float64]
     decoding: NDArray[np.float64]
     context: NDArray[np.float64]
+    waiting: NDArray[np.float64]
 
 
 def read_steps(trace: Path) -> Steps:
@@ -39,7 +40,10 @@ def read_steps(trace: Path) -> Steps:
             f"{str(path)!r} does not have every step's work; allowed: a trace of one start of vLLM"
         )
     table = np.array(
-        [[line["time"], line["prefill"], line["decoding"], line["context"]] for line in lines],
+        [
+            [line["time"], line["prefill"], line["decoding"], line["context"], line.get("waiting", 0)]
+            for line in lines
+        ],
         dtype=np.float64,
     )
     return Steps(*table.T)
@@ -49,7 +53,7 @@ def pace_of(engines: Sequence[Steps]) -> Pace:
     """Return the pace that fits the steps of all engines; those of pauses are left out."""
     learner = PaceLearner(slots=int(max(float(steps.decoding.max()) for steps in engines)) or 1)
     for steps in engines:
-        for seconds, *work in zip(np.diff(steps.time), *steps[1:], strict=False):
+        for seconds, *work in zip(np.diff(steps.time), *steps[1:4], strict=False):
             learner.step(Step(float(seconds), int(work[0]), int(work[1]), float(work[2])), waiting=False)
     return learner.fitted()
 

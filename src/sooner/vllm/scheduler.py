@@ -81,7 +81,7 @@ class RankOrder:
         self._first_tokens: dict[str, Ticket] = {}
         self._trace: EngineTrace | None = None
         if self.settings.trace:
-            self._trace = EngineTrace(compat.of_engine(Path(self.settings.trace), config))
+            self._trace = EngineTrace(compat.of_engine(Path(self.settings.trace), config), policy, config)
         self._publisher: Publisher | None = None
         if self.settings.metrics_dir:
             directory = Path(self.settings.metrics_dir)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sooner.ordering.order import Ticket
+from sooner.policies import Policy
 from sooner.work import Pace
 
 
@@ -22,10 +23,14 @@ class EngineTrace:
     `scored`, `status`. A step's line holds `step`, `time` [s], `running`, `waiting`,
     and what it computes: `prefill` [tokens], `decoding` [requests], `context` [tokens]. A pace's line holds
     `step`, `time` and the numbers of `sooner.work.Pace`; there is one each time another was learned.
+    `path` + ".engine" is JSON, the order and the engine's limits, as `sooner whatif` asks for them.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, policy: Policy, vllm_config: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        told = {"policy": policy.name, "parameters": dict(policy.parameters)}
+        told["engine_kwargs"] = _limits(vllm_config)
+        Path(f"{path}.engine").write_text(json.dumps(told) + "\n", encoding="utf-8")
         self._requests = _appended(path)
         self._steps = _appended(Path(f"{path}.steps"))
         self._paces = _appended(Path(f"{path}.pace"))
@@ -76,6 +81,20 @@ class EngineTrace:
         self._paces.close()
         self._requests.close()
         self._steps.close()
+
+
+def _limits(vllm_config: Any) -> dict[str, Any]:
+    """Return what a configuration of vLLM says of the engine's limits."""
+    names = {
+        "scheduler_config": ("max_num_seqs", "max_num_batched_tokens"),
+        "cache_config": ("block_size", "num_gpu_blocks"),
+    }
+    values = {
+        name: getattr(getattr(vllm_config, part, None), name, None)
+        for part, own in names.items()
+        for name in own
+    }
+    return {name: value for name, value in values.items() if type(value) is int and value > 0}
 
 
 def _appended(path: Path) -> TextIO:

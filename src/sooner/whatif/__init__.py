@@ -1,0 +1,1 @@
+"""What would another order have done with the traffic that was served? A replay, and its own error."""
