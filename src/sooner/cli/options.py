@@ -117,12 +117,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table to stdout: the first column to the left, the others to the right."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text  # a name with markup in it is a name
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(header):
-        shown.add_column(name, justify="right" if i else "left", no_wrap=True)
+        shown.add_column(Text(name), justify="right" if i else "left", no_wrap=True)
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(Text, row))
     Console(soft_wrap=True).print(shown)
 
 
