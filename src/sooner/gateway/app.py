@@ -15,16 +15,19 @@ from importlib import resources
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from sooner.core import EngineError, SoonerError
 from sooner.gateway import outlook, telemetry
+from sooner.gateway.admission import paths
 from sooner.gateway.admission.door import Door
 from sooner.gateway.admission.keys import KeyBook, bearer
+from sooner.gateway.admission.paths import UnknownPath
 from sooner.gateway.counts import COUNTERS
 from sooner.gateway.database import Database
 from sooner.gateway.delivery import answers
 from sooner.gateway.delivery.context import Finished
-from sooner.gateway.delivery.proxy import GENERATING, Caller, Proxy
+from sooner.gateway.delivery.proxy import Caller, Proxy
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend, key_in
 from sooner.gateway.engines.window import COUNT_EVERY
@@ -35,7 +38,7 @@ logger = logging.getLogger("sooner.gateway")
 
 _TICK = 0.25  # seconds between two looks at deadlines and stalled replies
 _KEYS_EVERY = 5.0  # seconds until a new key is good, and a revoked one is not
-_CLOSED = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")  # these change the engine for everyone
+_ORDERED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 _FIXED = ("host", "port", "policy", "parameters", "ranker", "scorer_timeout", "keys", "journal")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -68,14 +71,14 @@ class Gateway:
 
     def app(self) -> web.Application:
         """Return the routes as an application."""
-        app = web.Application(client_max_size=self.settings.limits.max_body)
+        app = web.Application(client_max_size=self.settings.limits.max_body, middlewares=[self._one_path()])
         add = app.router.add_route
-        for path in GENERATING:
-            add("POST", path, self._guarded(self._generate))
+        for path in _ORDERED:
+            add("POST", path, self._guarded(self._engine))
         add("GET", "/v1/models", self._guarded(self._models))
         add("GET", "/v1/models/{id:(?s:.+)}", self._guarded(self._model))
         add("GET", "/sooner/v1/requests/{id}", self._guarded(self._request))
-        add("*", "/v1/{rest:(?s:.*)}", self._guarded(self._other))
+        add("*", "/v1/{rest:(?s:.*)}", self._guarded(self._engine))
         add("GET", "/health", self._public(self._health))
         add("GET", "/ready", self._public(self._ready))
         add("GET", "/metrics", self._public(self._metrics))
@@ -217,7 +220,7 @@ class Gateway:
             except web.HTTPRequestEntityTooLarge:
                 most = self.settings.limits.max_body
                 return answers.error(413, f"the body is larger than {most} bytes", "body_too_large")
-            except (web.HTTPException, ConnectionError):
+            except (web.HTTPException, ConnectionError, UnknownPath):
                 raise
             except Exception:  # ours, and no client's business
                 logger.exception("a request failed")
@@ -246,14 +249,38 @@ class Gateway:
         known = next((one for one in self.settings.tenants if one.name == tenant), None)
         return Caller(tenant, known.classes if known else ())
 
-    async def _generate(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return await self.proxy.generate(request, caller)
+    def _one_path(self) -> Middleware:
+        """Return what refuses a path that could be read as another, and what is not served, in JSON."""
+        engine = self._guarded(self._engine)
 
-    async def _other(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        path = request.rel_url.raw_path
-        if any(part in (".", "..") for part in request.path.split("/")) or path.startswith(_CLOSED):
-            return answers.error(403, "this path is not served here", "forbidden")
-        return await self.proxy.pass_on(request)
+        @web.middleware
+        async def one_path(request: web.Request, handler: Handler) -> web.StreamResponse:
+            try:
+                path = paths.canonical(request.raw_path)
+                if path in paths.ENDPOINTS:
+                    return await engine(request)
+                return await handler(request)
+            except UnknownPath as error:
+                return answers.error(404, str(error), "path_not_found")
+            except web.HTTPNotFound:
+                return answers.error(404, paths.closed(path), "path_not_found")
+            except web.HTTPMethodNotAllowed as error:
+                allowed = ", ".join(sorted(error.allowed_methods))
+                told = f"{request.method[:20]} is not served at {path[:80]!r}, allowed: {allowed}"
+                return answers.error(405, told, "method_not_allowed", headers={"Allow": allowed})
+
+        return one_path
+
+    async def _engine(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Serve what engines serve: the paths that are listed, and no other."""
+        path = paths.canonical(request.raw_path)
+        if paths.changes_an_engine(path):
+            return answers.error(403, "this path changes an engine for everyone", "forbidden")
+        endpoint = paths.endpoint(path)
+        if request.method != "POST":
+            told = f"{request.method[:20]} is not served at {path}, allowed: POST"
+            return answers.error(405, told, "method_not_allowed", headers={"Allow": "POST"})
+        return await self.proxy.serve(request, caller, endpoint)
 
     async def _models(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         return answers.as_json({"object": "list", "data": list(self._cards().values())})

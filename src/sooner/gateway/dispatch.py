@@ -75,16 +75,21 @@ class Dispatcher:
         self.backends = [*backends, *gone]
         for pool in self._pools.values():
             pool.room.take(settings.queue)
-            pool.backends = [backend for backend in self.backends if backend.serves(pool.model)]
+            pool.backends = [
+                one for one in self.backends if one.serves(pool.model) and pool.path in one.kind.paths
+            ]
         self.pump()
 
     def close(self) -> None:
         """Stop the scorer."""
         self._scores.close()
 
-    def pool_for(self, model: str) -> Pool:
-        """Return the pool of the engines that serve `model`. Raises UnknownModel."""
+    def pool_for(self, model: str, path: str) -> Pool:
+        """Return the pool of the engines that serve `model` at `path`. Raises UnknownModel."""
         serving = [backend for backend in self.backends if backend.serves(model)]
+        if serving and not any(path in backend.kind.paths for backend in serving):
+            raise UnknownModel(f"no engine for model {model[:80]!r} serves {path}")
+        serving = [backend for backend in serving if path in backend.kind.paths]
         if not serving:
             known = sorted({name for backend in self.backends for name in backend.offers})
             raise UnknownModel(f"unknown model {model[:80]!r}; known: {', '.join(known[:20])}")
@@ -92,13 +97,13 @@ class Dispatcher:
         pool = self._pools.get(names)
         if pool is None:
             room: Room[Visit] = Room(self.order, self.shares, self.settings.queue)
-            pool = self._pools[names] = Pool(model, serving, room, self.clock)
+            pool = self._pools[names] = Pool(model, path, serving, room, self.clock)
         pool.backends = serving
         return pool
 
     def arrive(self, id: str, tenant: str, level: int, asked: Asked, default_ms: float) -> Visit:
         """Give a request its ticket and ask for its score. Raises TurnedAway, UnknownModel."""
-        pool = self.pool_for(asked.model)
+        pool = self.pool_for(asked.model, asked.endpoint.path)
         now = self.clock()
         self.order.begin_step(now)
         said = asked.given

@@ -36,9 +36,10 @@ class Visit(Waiting):
 
 @dataclass(slots=True, eq=False)
 class Pool:
-    """The engines that serve `model` and its like, and who waits for them."""
+    """The engines that serve `model` and its like at `path`, and who waits for them."""
 
     model: str
+    path: str
     backends: Sequence[Backend]
     room: Room[Visit]
     clock: Callable[[], float]

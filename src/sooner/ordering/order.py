@@ -166,6 +166,8 @@ class Order:
                 ticket.level = given.level
             if given.score is not None:
                 self._take(ticket, given.score, given.predicted_len)
+            elif given.predicted_len is not None:  # a length alone: it stands where it stood, and is so long
+                ticket.predicted_len = given.predicted_len
         if self._weighs and not ticket.scored:
             self._reckon(ticket)
         ticket.key = key = self._key(ticket, 0)

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from sooner import chat
 from sooner.chat import ChatRequest
-from sooner.core import ConfigError
+from sooner.gateway.admission import forms
+from sooner.gateway.admission.forms import BadRequest
+from sooner.gateway.admission.paths import ENDPOINTS, Route
 from sooner.ordering import given
 from sooner.ordering.given import Given
 
 PREFIX = 512  # letters that decide whether two prompts begin alike
 _LONGEST_TEXT = 64 * 1024  # letters sent to the scorer; of a longer prompt its two ends
 _LONGEST_DEADLINE = 1e12  # ms
+_YES = ("true", "1", "yes", "on", "t", "y")
+_BYTES_OF_A_TOKEN = 256  # of sound, about: 20 ms of it are one token for the engine
+_SHOWN = 120  # letters of a client's value that an answer repeats
 
 
-class BadRequest(ConfigError):
-    """A request that cannot be served as it is: HTTP 400."""
+CHAT = ENDPOINTS["/v1/chat/completions"]
 
 
 class Asked(NamedTuple):
-    """What one request asks for. `prompt_len` is an estimate; `prefix` is equal where prompts begin alike."""
+    """What one request asks for, where, and as what its body goes to an engine.
+
+    `prompt_len` is an estimate; `prefix` is equal where prompts begin alike. `query` is what of the
+    client's is sent behind the path.
+    """
 
     model: str
     stream: bool
@@ -31,10 +40,13 @@ class Asked(NamedTuple):
     prefix: int
     prioritised: bool
     given: Given
+    endpoint: Route = CHAT
+    query: str = ""
+    content_type: str = "application/json"
 
 
-def read(body: bytes, *, client_scores: bool, deadline_ms: str | None) -> Asked:
-    """Return what a JSON body asks for. Raises BadRequest where it is no request."""
+def read(body: bytes, *, client_scores: bool, deadline_ms: str | None, endpoint: Route = CHAT) -> Asked:
+    """Return what a JSON body asks for at an endpoint. Raises BadRequest where it is no request."""
     try:
         parsed = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -43,21 +55,48 @@ def read(body: bytes, *, client_scores: bool, deadline_ms: str | None) -> Asked:
         raise BadRequest(f"the body is a JSON {type(parsed).__name__}, allowed: an object")
     model = parsed.get("model", "")
     if not isinstance(model, str):
-        raise BadRequest(f"model={model!r}, allowed: text")
+        raise BadRequest(f"model={cut(model)}, allowed: text")
     request = chat.of_body(parsed)
     opening = request.opening(PREFIX)
     said = given.read(parsed.get("vllm_xargs")) if client_scores else given.NOTHING
     if deadline_ms is not None:
         said = said._replace(deadline_ms=_deadline(deadline_ms))
+    if not endpoint.generates:
+        said = said._replace(score=None, predicted_len=0.0)
     return Asked(
         model,
         parsed.get("stream") is True,
-        request.cut(_LONGEST_TEXT),
+        request.cut(_LONGEST_TEXT) if endpoint.generates else ChatRequest(),
         request.prompt_len,
         hash(opening) if opening else 0,
-        "priority" in parsed,
+        "priority" in parsed or not endpoint.priority,
         said,
+        endpoint,
     )
+
+
+def read_form(
+    body: bytes, content_type: str, *, aliases: Mapping[str, str], deadline_ms: str | None, endpoint: Route
+) -> tuple[bytes, Asked]:
+    """Return a form, written anew with its model's name resolved, and what it asks for. Raises BadRequest."""
+    fields = forms.parts(body, content_type)
+    model = forms.text(fields, "model")
+    real = aliases.get(model, model)
+    fields = [one._replace(value=real.encode()) if one.name == "model" else one for one in fields]
+    written, kind = forms.written(fields)
+    said = (
+        given.NOTHING if deadline_ms is None else given.NOTHING._replace(deadline_ms=_deadline(deadline_ms))
+    )
+    streamed = forms.text(fields, "stream").strip().lower() in _YES
+    prompt_len = max(1, len(body) // _BYTES_OF_A_TOKEN)
+    asked = Asked(real, streamed, ChatRequest(), prompt_len, 0, True, said, endpoint, "", kind)
+    return written, asked
+
+
+def cut(value: object) -> str:
+    """Return how a client's value is shown in an answer: never more of it than a line."""
+    text = value[:_SHOWN] if isinstance(value, str) else value
+    return f"{text!r:.{_SHOWN}}" if isinstance(value, str | int | float | None) else type(value).__name__
 
 
 def _deadline(text: str) -> float:
@@ -75,4 +114,4 @@ def renamed(body: bytes, old: str, new: str) -> bytes:
     parsed = json.loads(body)
     assert parsed["model"] == old  # the caller read it from this body
     parsed["model"] = new
-    return json.dumps(parsed, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return json.dumps(parsed, separators=(",", ":")).encode("ascii")  # so a lone surrogate stays an escape

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from sooner.core import EngineError
+from sooner.gateway.admission import headers
 from sooner.gateway.admission.reading import Asked
 from sooner.gateway.delivery import relay
 from sooner.gateway.dispatch import Dispatcher
@@ -57,17 +59,26 @@ class Delivery:
         self.client.limits = settings.limits
 
     async def send(
-        self, request: web.BaseRequest, waiting: Visit, backend: Backend, headers: bytes, body: bytes,
-        *, chunks: bool = True,
-    ) -> Sent:  # fmt: skip
+        self, request: web.BaseRequest, waiting: Visit, backend: Backend, body: bytes, *, chunks: bool = True
+    ) -> Sent:
         """Send the request; return once the head of the reply has come. Raises EngineError.
 
-        Without `chunks` the body comes without its chunks' framing.
+        Without `chunks` the body comes without its chunks' framing. A redirection is an error: it would
+        tell the client where the engine is.
         """
-        key = None if waiting.asked.prioritised else waiting.ticket.key
+        asked = waiting.asked
+        key = None if asked.prioritised else waiting.ticket.key
         chunks = chunks and request.version >= (1, 1)
-        call = Call(request.method, request.rel_url.raw_path_qs, headers, body, key, chunks, waiting.tenant)
-        return await self.client.send(backend, call)
+        path = asked.endpoint.path
+        lines = headers.forwarded(
+            request.headers.items(), backend.settings.kind, path, waiting.id, asked.content_type
+        )
+        call = Call("POST", path + asked.query, lines, body, key, chunks, waiting.tenant)
+        sent = await self.client.send(backend, call)
+        if 300 <= sent.head.status < 400:
+            self.client.drop(sent.connection)
+            raise EngineError(f"backend {backend.name} redirects {path} ({sent.head.status})")
+        return sent
 
     def learn(self, sent: Sent, prompt_len: int, tenant: str) -> None:
         """Take from a streamed reply how long the engine's steps last, and whether it queues."""

@@ -14,23 +14,23 @@ from typing import NamedTuple
 from aiohttp import web
 
 from sooner.core import EngineError, UnknownName
-from sooner.gateway.admission import reading
-from sooner.gateway.admission.reading import Asked, BadRequest
-from sooner.gateway.admission.refusals import NoEngineUp, TurnedAway, UnknownModel
+from sooner.gateway.admission import paths, reading
+from sooner.gateway.admission.forms import BadRequest
+from sooner.gateway.admission.paths import Route
+from sooner.gateway.admission.reading import Asked
+from sooner.gateway.admission.refusals import TurnedAway, UnknownModel
 from sooner.gateway.admission.shares import charge
 from sooner.gateway.delivery import answers, relay, sliced
 from sooner.gateway.delivery.context import Delivery, Finished
 from sooner.gateway.delivery.stitch import Whole
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend
-from sooner.gateway.engines.client import Call, Sent
-from sooner.gateway.engines.connections import Connection
+from sooner.gateway.engines.client import Sent
 from sooner.gateway.settings import ClassSettings, GatewaySettings
 from sooner.gateway.visit import Visit
 
 logger = logging.getLogger("sooner.gateway")
 
-GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z")
 _PARSED_ASIDE = 256 * 1024  # bytes; a larger body is parsed in a thread, so that nobody waits for it
 _ELSEWHERE = frozenset((502, 503, 504))  # an engine that says this may have a healthy sister
@@ -61,12 +61,12 @@ class Proxy:
         self.delivery.take(settings)
         self._classes = {one.name: one for one in settings.classes}
 
-    async def generate(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
-        """Serve a request that makes the engine generate: in its turn."""
+    async def serve(self, request: web.BaseRequest, caller: Caller, endpoint: Route) -> web.StreamResponse:
+        """Serve a request that makes an engine work: in its turn."""
         counters = self.dispatcher.counters
         counters.add("requests")
         try:
-            body, asked = await self._read(request)
+            body, asked = await self._read(request, endpoint)
             level = self._class_of(request, caller)
             waiting = self.dispatcher.arrive(
                 self._id(request), caller.tenant, level.level, asked, level.deadline_ms
@@ -94,7 +94,7 @@ class Proxy:
         finally:
             self.dispatcher.leave(waiting)
 
-    async def _read(self, request: web.BaseRequest) -> tuple[bytes, Asked]:
+    async def _read(self, request: web.BaseRequest, endpoint: Route) -> tuple[bytes, Asked]:
         """Return the body, with its model's alias resolved, and what it asks for. Raises BadRequest."""
         try:
             async with asyncio.timeout(self.settings.limits.body_time):
@@ -102,14 +102,18 @@ class Proxy:
         except TimeoutError as error:
             raise BadRequest(f"no body within {self.settings.limits.body_time:.0f} s") from error
 
+        aliases, deadline_ms = self.settings.aliases, request.headers.get("x-sooner-deadline-ms")
+
         def read() -> tuple[bytes, Asked]:
-            nonlocal body
+            if endpoint.form:
+                kind = request.headers.get("Content-Type", "")
+                return reading.read_form(
+                    body, kind, aliases=aliases, deadline_ms=deadline_ms, endpoint=endpoint
+                )
             asked = reading.read(
-                body,
-                client_scores=self.settings.client_scores,
-                deadline_ms=request.headers.get("x-sooner-deadline-ms"),
-            )
-            real = self.settings.aliases.get(asked.model)
+                body, client_scores=self.settings.client_scores, deadline_ms=deadline_ms, endpoint=endpoint
+            )._replace(query=paths.query(request.raw_path))
+            real = aliases.get(asked.model)
             if real is None:
                 return body, asked
             return reading.renamed(body, asked.model, real), asked._replace(model=real)
@@ -145,13 +149,12 @@ class Proxy:
     async def _serve(
         self, request: web.BaseRequest, waiting: Visit, body: bytes, arrival: float
     ) -> web.StreamResponse:
-        headers = relay.forwarded(request)
         tries = self.settings.limits.retries
         while True:
             backend = await self.dispatcher.slot(waiting)
             served: float | None = None
             try:
-                sent = await self.delivery.send(request, waiting, backend, headers, body)
+                sent = await self.delivery.send(request, waiting, backend, body)
                 if sent.head.status in _ELSEWHERE and tries > 0 and self._another(waiting, backend):
                     self.client.drop(sent.connection)
                     backend.breaker.failed(time.monotonic(), waiting.tenant)
@@ -197,7 +200,7 @@ class Proxy:
             self.client.ended(sent.connection)
             if response is None:
                 sent.connection.abort()  # the engine sees at once that nobody wants the reply
-        used = relay.usage(sent.connection, waiting.asked.stream)
+        used = relay.usage(sent.connection, waiting.asked.stream, waiting.asked.endpoint.generates)
         prompt_len = ticket.prompt_len if used.prompt_len is None else used.prompt_len
         if 200 <= status < 300:
             self.dispatcher.finished(waiting, time.monotonic() - sent.began)
@@ -207,37 +210,6 @@ class Proxy:
         used = used._replace(prompt_len=prompt_len)
         self.delivery.note(waiting, sent, arrival, ticket.arrival_time, wait, used, status)
         return response or _gone(), charge(prompt_len, used.output_len)
-
-    async def pass_on(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Hand any other request to a living engine, out of turn."""
-        now = time.monotonic()
-        alive = [one for one in self.dispatcher.backends if one.accepts(now)]
-        if not alive:
-            return answers.refusal(NoEngineUp("no engine is up", 5.0))
-        backend = min(alive, key=lambda one: one.in_flight / one.settings.weight)
-        connection: Connection | None = None
-        try:
-            async with asyncio.timeout(self.settings.limits.body_time):
-                body = await request.read()
-            chunks = request.version >= (1, 1)
-            target = request.rel_url.raw_path_qs
-            call = Call(request.method, target, relay.forwarded(request), body, chunks=chunks)
-            sent = await self.client.send(backend, call)
-            connection = sent.connection
-            response = await relay.Relay(request, connection).run(sent.head, {})
-            self.client.ended(connection)
-            backend.connections.give_back(connection)
-            connection = None
-            return response
-        except TimeoutError:
-            return answers.error(408, "the body did not come", "timeout")
-        except EngineError as error:
-            self.dispatcher.counters.warn("upstream_errors", "backend %s: %s", backend.name, error)
-            seen = connection is not None and connection.size > 0
-            return _gone() if seen else answers.error(502, "the engine failed", "engine_failed")
-        finally:
-            if connection is not None:
-                self.client.drop(connection)
 
 
 def _gone() -> web.StreamResponse:

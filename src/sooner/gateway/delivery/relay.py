@@ -10,27 +10,14 @@ from typing import NamedTuple
 from aiohttp import web
 
 from sooner.core import EngineError
+from sooner.gateway.admission.headers import returned
 from sooner.gateway.delivery.answers import cut_event
 from sooner.gateway.engines.connections import Connection
-from sooner.gateway.engines.http1 import HOP_BY_HOP, Head
+from sooner.gateway.engines.http1 import Head
 
 _OUTPUT = re.compile(rb'(?<!\\)"(?:completion_tokens|output_tokens)"\s*:\s*([0-9]{1,9})')
 _PROMPT = re.compile(rb'(?<!\\)"(?:prompt_tokens|input_tokens)"\s*:\s*([0-9]{1,9})')
 _TAIL = 16 * 1024  # bytes at the end of a reply in which its usage is looked for
-
-_OURS = frozenset(
-    ("host", "content-length", "authorization", "api-key", "x-api-key", "cookie", "expect", "forwarded",
-     # by these a client would set its own place inside an engine
-     "x-vllm-priority", "x-request-priority", "x-smg-priority", "x-dynamo-request-priority",
-     "x-llm-d-inference-objective")
-)  # fmt: skip
-NOT_FORWARDED = HOP_BY_HOP | _OURS
-_NOT_RETURNED = frozenset(("server", "date", "set-cookie", "alt-svc", "strict-transport-security"))
-
-
-def returned(name: str) -> bool:
-    """Return whether a header of a reply goes to the client."""
-    return name.lower() not in _NOT_RETURNED
 
 
 class Usage(NamedTuple):
@@ -39,16 +26,6 @@ class Usage(NamedTuple):
     prompt_len: int | None
     output_len: int
     counted: bool
-
-
-def forwarded(request: web.BaseRequest) -> bytes:
-    """Return the header lines of a request that an engine may see."""
-    lines = [
-        f"{name}: {value}\r\n"
-        for name, value in request.headers.items()
-        if (low := name.lower()) not in NOT_FORWARDED and not low.startswith("x-sooner-")
-    ]
-    return "".join(lines).encode("utf-8", "surrogateescape")
 
 
 class Relay:
@@ -111,12 +88,15 @@ class Relay:
         return response
 
 
-def usage(connection: Connection, streamed: bool) -> Usage:
+def usage(connection: Connection, streamed: bool, generates: bool = True) -> Usage:
     """Return the lengths of a reply that ended: the engine's count, else one token for each event."""
     tail = b"".join(connection.pieces)[-_TAIL:]
     output = _OUTPUT.findall(tail)
     prompt = _PROMPT.findall(tail)
+    prompt_len = int(prompt[-1]) if prompt else None
+    if not generates:
+        return Usage(prompt_len, 0, prompt_len is not None)
     if output:
-        return Usage(int(prompt[-1]) if prompt else None, int(output[-1]), True)
+        return Usage(prompt_len, int(output[-1]), True)
     guess = connection.events - 2 if streamed else connection.size // 4
     return Usage(None, max(0, guess), False)

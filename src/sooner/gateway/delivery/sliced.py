@@ -12,6 +12,7 @@ import time
 from aiohttp import web
 
 from sooner.core import EngineError
+from sooner.gateway.admission import headers
 from sooner.gateway.admission.refusals import TurnedAway, WaitTooLong
 from sooner.gateway.admission.shares import charge
 from sooner.gateway.delivery import relay
@@ -33,7 +34,7 @@ def chosen(delivery: Delivery, request: web.BaseRequest, waiting: Visit, body: b
         return None
     if waiting.asked.model in delivery.uncut or not all(one.kind.continues for one in waiting.pool.backends):
         return None
-    return plan(request.path, body)
+    return plan(waiting.asked.endpoint.path, body)
 
 
 class Slicer:
@@ -53,8 +54,6 @@ class Slicer:
         self._arrival = arrival
         self._came = waiting.ticket.arrival_time
         self._prompt_len = waiting.ticket.prompt_len
-        lines = relay.forwarded(request).splitlines(keepends=True)
-        self._headers = b"".join(one for one in lines if not one.lower().startswith(b"accept-encoding:"))
         self._response: web.StreamResponse | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._early = b""  # what came before the first text
@@ -125,7 +124,7 @@ class Slicer:
         stitch.context = _context(backend, self._waiting.asked.model)
         body = stitch.next_slice(self._most)
         running = backend.in_flight
-        sent = await delivery.send(self._request, self._waiting, backend, self._headers, body, chunks=False)
+        sent = await delivery.send(self._request, self._waiting, backend, body, chunks=False)
         whole = False
         try:
             if sent.head.status != 200:
@@ -208,7 +207,7 @@ class Slicer:
     async def _start(self, head: Head) -> web.StreamResponse:
         response = web.StreamResponse(status=head.status)
         for name, value in head.headers:
-            if relay.returned(name) and name.lower() != "content-length":
+            if headers.returned(name) and name.lower() != "content-length":
                 response.headers.add(name, value)
         response.headers.update(self._delivery.extra(self._waiting, self._wait))
         response.enable_chunked_encoding()

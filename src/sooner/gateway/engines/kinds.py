@@ -7,9 +7,14 @@ that wait inside the engine. `docs/gateway.md` has the table.
 from __future__ import annotations
 
 import bisect
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
+
+from sooner.gateway.admission import paths
+
+_EMPTY = re.compile(rb"[ \t\r\n]*\}")
 
 
 class Kind(NamedTuple):
@@ -19,7 +24,8 @@ class Kind(NamedTuple):
     None where the engine has none. `health` is the page that says whether it lives. `waiting`,
     `running` and `kv` are the names of its Prometheus gauges; `hint` is how they are switched on where
     they are missing. `slots` is the page whose `total_slots` says how many it runs at once. `continues`:
-    a chat's last message can be one of the assistant's that it goes on with.
+    a chat's last message can be one of the assistant's that it goes on with. `paths` are those of
+    `ENDPOINTS` that it serves.
     """
 
     priority: Callable[[float, float], int | float] | None = None
@@ -30,6 +36,7 @@ class Kind(NamedTuple):
     continues: bool = False
     slots: str = ""
     hint: str = ""
+    paths: frozenset[str] = paths.OPENAI
 
 
 def _vllm(key: float, quantile: float) -> int:
@@ -55,6 +62,7 @@ KINDS = {
         kv="vllm:kv_cache_usage_perc",
         continues=True,
         hint="Start it without --disable-log-stats.",
+        paths=paths.VLLM,
     ),
     "sglang": Kind(
         _sglang,
@@ -63,16 +71,18 @@ KINDS = {
         kv="sglang:token_usage",
         continues=True,
         hint="Start it with --enable-metrics.",
+        paths=paths.SGLANG,
     ),
-    "tensorrt-llm": Kind(_tensorrt),
+    "tensorrt-llm": Kind(_tensorrt, paths=paths.TEXT),
     "litellm": Kind(_vllm, health="/health/liveliness"),
     "llamacpp": Kind(
         waiting="llamacpp:requests_deferred",
         running="llamacpp:requests_processing",
         slots="/props",
         hint="Start it with --metrics.",
+        paths=paths.LLAMACPP,
     ),
-    "ollama": Kind(health="/v1/models"),
+    "ollama": Kind(health="/v1/models", paths=paths.OLLAMA),
     "openai": Kind(health="/v1/models"),
 }
 
@@ -101,7 +111,8 @@ class Quantiles:
 def with_priority(body: bytes, priority: int | float) -> bytes:
     """Return a JSON object with `priority` put first; every other byte stays. `body` has none yet."""
     at = body.index(b"{") + 1
-    return b'%b"priority":%b,%b' % (body[:at], repr(priority).encode(), body[at:])
+    comma = b"" if _EMPTY.match(body, at) else b","
+    return b'%b"priority":%b%b%b' % (body[:at], repr(priority).encode(), comma, body[at:])
 
 
 def gauge(text: str, name: str) -> float | None:
