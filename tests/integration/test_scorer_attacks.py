@@ -109,9 +109,9 @@ def test_a_scorer_drops_what_nobody_waits_for(tmp_path: Path, monkeypatch: pytes
                 connection.settimeout(6)
                 try:
                     while found + given_up < 100:
-                        for _, prediction in answers.feed(connection.recv(4096)):
-                            found += prediction is not None
-                            given_up += prediction is None
+                        for told in answers.feed(connection.recv(4096)):
+                            found += told.prediction is not None
+                            given_up += told.prediction is None
                 except TimeoutError:
                     pass
             assert 0 < found <= 64

@@ -58,6 +58,23 @@ class Drift:
         self._above = [0.0] * len(_SLACKS)
         self._below = [0.0] * len(_SLACKS)
 
+    def state(self) -> list[float]:
+        """Return what is kept of it."""
+        return [
+            self.alarms, self._seen, self._middle, self._spread,
+            *self._mean, *self._square, *self._above, *self._below,
+        ]  # fmt: skip
+
+    def load(self, kept: list[float]) -> None:
+        """Take over what `state` gave. Raises ValueError for another number of numbers."""
+        alarms, seen, self._middle, self._spread, *rest = kept
+        self.alarms, self._seen = int(alarms), int(seen)
+        n = len(_SLACKS)
+        if len(rest) != 6 + 2 * n:
+            raise ValueError(f"{len(rest)} numbers of a drift's state; allowed: {6 + 2 * n}")
+        self._mean, self._square = rest[:3], rest[3:6]
+        self._above, self._below = rest[6 : 6 + n], rest[6 + n :]
+
     def add(self, error: float, predicted: float) -> bool:
         """Take in an error and how far the prediction was from the mean; return whether there is an alarm."""
         self._seen += 1

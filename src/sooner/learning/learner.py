@@ -39,6 +39,7 @@ _FAR = 0.3  # log lengths
 _KNOWN = 100  # replies of a sender that are remembered before its errors count
 _MOST_PENDING = 100_000
 _MOST_MODELS = 256
+_MOST_WATCHED = 64  # senders
 _MODEL, _SENDER = 1, 2
 _MEMORY = 1000.0
 _MIX, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
@@ -65,7 +66,10 @@ class Served:
 class Pending:
     """A request under way: the groups it is of, what was predicted, and what it was last taken in as."""
 
-    __slots__ = ("counts", "groups", "known", "level", "model", "raw", "row", "shadow", "taken", "text")
+    __slots__ = (
+        "counts", "groups", "known", "level", "model", "raw", "row", "sender", "shadow", "taken", "text",
+        "word",
+    )  # fmt: skip
 
     def __init__(
         self, model: Served, groups: list[Group], known: bool, level: float, row: list[float]
@@ -77,6 +81,8 @@ class Pending:
         self.row = row
         self.raw = level
         self.text = 0.0  # what of `raw` is the text's
+        self.word: float | None = None  # what a ranker said, in its own scale
+        self.sender = 0
         self.shadow: float | None = None
         self.taken: float | None = None
         self.counts: list[int] = []
@@ -97,7 +103,8 @@ class Learner:
         self.root = Group(long=True)
         self.regression = Regression(_PRIOR, _BELIEF)
         self.variance = _SPREAD**2
-        self.text_mean = _USUAL
+        self.text_mean = _USUAL  # of finished requests
+        self.senders: OrderedDict[int, Watch] = OrderedDict()  # of those heard of last
         self.watch = Watch()  # of all models together
         self.switch = Switch()
         self.seen = 0  # finished requests
@@ -114,6 +121,15 @@ class Learner:
     def alarms(self) -> int:
         """Drifts found so far."""
         return sum(model.drift.alarms for model in self._models.values())
+
+    def facts(self) -> list[float]:
+        """Return the numbers that are kept of all requests together."""
+        return [self.variance, self.text_mean, self.seen, self._texts]
+
+    def take_facts(self, kept: list[float]) -> None:
+        """Take over what `facts` gave."""
+        self.variance, self.text_mean, seen, texts = kept
+        self.seen, self._texts = int(seen), int(texts)
 
     def on(self, identity: Identity) -> bool:
         """Return whether the learned order of a request's model is switched on."""
@@ -139,23 +155,31 @@ class Learner:
         `text` is a ranker's word, `limit` the client's [tokens], `shadow` the score of an order that does
         not act but is watched.
         """
-        model = self._served(identity.model)
+        model = self.served(identity.model)
         pending = self._placed(model, identity)
         *weights, trust = self.regression.weights
-        said = self._said(text)
+        said = self._said(pending, text)
         part = pending.level + sum([w * x for w, x in zip(weights, pending.row, strict=True)])
         pending.row.append(said)
         pending.text = trust * said
         pending.raw = round(part / STEP) * STEP + pending.text
+        sure = 1.0
+        if text is not None:  # who has learned little says what the ranker says, and in its order
+            sure = self.seen / (self.seen + _BELIEF)
+            base = pending.level if text.predicted_len is None else self.text_mean
+            pending.raw = sure * pending.raw + (1.0 - sure) * (base + said)
         if limit is not None:
             pending.raw = min(pending.raw, math.log1p(limit))
         pending.shadow = shadow
+        pending.sender = identity.sender
         self._pending[key] = pending
         if len(self._pending) > _MOST_PENDING:
             self._pending.popitem(last=False)
         if not (self.switch.on and model.switch.on):
-            return Prediction(model.neutral, self._tokens(model.neutral))
-        length = self._tokens(pending.raw)
+            return Prediction(model.neutral, self._tokens(model.neutral, self.variance))
+        if text is not None and text.predicted_len is None and self.seen < _BELIEF:
+            return Prediction(pending.raw)
+        length = self._tokens(pending.raw, sure * self.variance)
         return Prediction(pending.raw, length if limit is None else min(length, limit))
 
     def running(self, key: object, length: float) -> None:
@@ -176,15 +200,27 @@ class Learner:
             value, square = beyond(value, pending.raw, sd)
         self._take(pending, value)
         self.regression.add(pending.row, value - pending.level)
+        if pending.word is not None:
+            self._texts += 1
+            self.text_mean += (pending.word - self.text_mean) / min(self._texts, _MEMORY)
         self.seen += 1
         self.variance += (square - self.variance) / min(self.seen + _BELIEF, _MEMORY)
         return self._judged(pending, (value - pending.raw) / sd, math.expm1(min(value, 30.0)))
+
+    def knows(self, key: object) -> bool:
+        """Return whether a request is under way."""
+        return key in self._pending
+
+    def under_way(self) -> list[object]:
+        """Return the requests under way."""
+        return list(self._pending)
 
     def dropped(self, key: object) -> None:
         """Say that a request ended before anything was known of its reply."""
         self._pending.pop(key, None)
 
-    def _served(self, name: int) -> Served:
+    def served(self, name: int) -> Served:
+        """Return what is known of a model, made where it is not known."""
         model = self._models.get(name)
         if model is None:
             model = self._models[name] = Served()
@@ -218,14 +254,19 @@ class Learner:
         model.usual(of_model)
         return Pending(model, groups, known, level, row)
 
-    def _said(self, text: Prediction | None) -> float:
-        """Return a ranker's word as a distance from its own mean, in log lengths."""
+    def _said(self, pending: Pending, text: Prediction | None) -> float:
+        """Return a ranker's word as a distance from its own mean, in log lengths.
+
+        A score without a length has no unit: it is bent as a logarithm would, and the regression finds its
+        scale.
+        """
         if text is None:
             return 0.0
-        value = text.score if text.predicted_len is None else math.log1p(max(text.predicted_len, 0.0))
-        self._texts += 1
-        self.text_mean += (value - self.text_mean) / min(self._texts, _MEMORY)
-        return value - self.text_mean
+        known = text.predicted_len
+        pending.word = math.asinh(text.score) if known is None else math.log1p(max(known, 0.0))
+        if not self._texts:
+            self._texts, self.text_mean = 1, pending.word
+        return pending.word - self.text_mean
 
     def _take(self, pending: Pending, value: float) -> None:
         """Take a reply into its groups, or correct what it was taken in as."""
@@ -247,6 +288,8 @@ class Learner:
         moved = self._switched(pending.raw, length) or moved
         if pending.shadow is not None:
             model.shadow.add(pending.shadow, length)
+        if pending.sender:
+            self._of_sender(pending.sender).note(pending.raw, length)
         alarm = (
             pending.known and model.settled > _SETTLED and model.drift.add(error, pending.raw - pending.level)
         )
@@ -262,6 +305,15 @@ class Learner:
             self.regression.forget(KEPT)
         return Learned(alarm, moved)
 
+    def _of_sender(self, sender: int) -> Watch:
+        watch = self.senders.get(sender)
+        if watch is None:
+            watch = self.senders[sender] = Watch()
+            if len(self.senders) > _MOST_WATCHED:
+                self.senders.popitem(last=False)
+        self.senders.move_to_end(sender)
+        return watch
+
     def _switched(self, score: float, length: float) -> bool:
         """Hold the order of all against what came; when it comes back, each model begins anew."""
         if not (self.watch.add(score, length) and self.switch.see(self.watch.now)):
@@ -272,8 +324,8 @@ class Learner:
                 model.switch.on = True
         return True
 
-    def _tokens(self, level: float) -> float:
-        return max(1.0, math.expm1(min(level + self.variance / 2.0, 20.0)))
+    def _tokens(self, level: float, variance: float) -> float:
+        return max(1.0, math.expm1(min(level + variance / 2.0, 20.0)))
 
 
 def _mixed(above: int, part: int, tier: int) -> int:

@@ -17,7 +17,7 @@ class Switch:
 
     def see(self, now: LiveStanding) -> bool:
         """Take in how the order stands; return whether the switch moved."""
-        if now.n == 0:
+        if now.n == 0 or (now.gain == 0.0 and now.gain_error == 0.0):  # all were told the same: no order
             return False
         bound = now.gain - (_OFF if self.on else _ON) * now.gain_error
         moved = self.on != (bound > 0.0)

@@ -69,14 +69,33 @@ class Watch:
 
     def add(self, score: float, length: float) -> bool:
         """Take in one finished request; return whether `now` is new."""
+        self.note(score, length)
+        return self._new >= _EVERY and self.look()
+
+    def note(self, score: float, length: float) -> None:
+        """Take in one finished request; `now` stays as it is until `look`."""
         self._scores.append(score)
         self._lengths.append(length)
         self._new += 1
-        if self._new < _EVERY or len(self._scores) < _LEAST:
+
+    def look(self) -> bool:
+        """Bring `now` up to date; return whether it is new."""
+        if not self._new or len(self._scores) < _LEAST:
             return False
         self._new = 0
         self.now = standing(np.array(self._scores), np.array(self._lengths))
         return True
+
+    def rows(self) -> NDArray[np.float64]:
+        """Return what is kept (n, 2): predictions and their lengths."""
+        return np.array([self._scores, self._lengths]).T
+
+    def load(self, rows: NDArray[np.float64]) -> None:
+        """Take over what was kept (n, 2)."""
+        self.clear()
+        for score, length in rows.tolist():
+            self.note(score, length)
+        self.look()
 
     def clear(self) -> None:
         """Forget all: what was predicted before a drift says nothing of what comes."""

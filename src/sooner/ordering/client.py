@@ -14,14 +14,16 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sooner.chat import ChatRequest
 from sooner.core import EngineError, Prediction
+from sooner.learning import Salt
 from sooner.ordering import wire
 from sooner.ordering.counters import Counters
+from sooner.ordering.endings import Ended, Endings
 from sooner.ordering.fair import FairQueue
 from sooner.ordering.process import ScorerProcess, Stranger, check_peer
 
@@ -73,11 +75,16 @@ class ScorerClient:
         counters: Counters,
         timeout: float,
         silence: float = _SILENCE,
+        learned: str | None = None,
     ) -> None:
+        """`learned` is the file of the scorer's learner; "": in memory only, None: it does not learn."""
         self._own_folder = None if path else tempfile.mkdtemp(prefix="sooner-")
         self.path = Path(path) if path else Path(self._own_folder or "", "scorer.sock")
-        self._process = ScorerProcess(self.path, ranker, tokenizer, timeout)
+        self._process = ScorerProcess(self.path, ranker, tokenizer, timeout, learned)
+        self._expects_text = bool(ranker) and learned is not None
+        self._salt: Salt | None = None
         self._deliver = deliver
+        self._endings: Endings | None = None if learned is None else Endings()
         self._counters = counters
         self._timeout = timeout
         self._silence = silence
@@ -91,6 +98,7 @@ class ScorerClient:
         self._number = 0
         self._closing = False
         self._asleep = False
+        self._meets = False  # a scorer that has not greeted yet
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
         self._ear.setblocking(False)
@@ -116,6 +124,21 @@ class ScorerClient:
         if self._asleep:
             self._ring()
 
+    def ended(self, id: str, length: float, ending: wire.Ending) -> None:
+        """Say how many tokens the reply to a question has and how it ended; returns at once.
+
+        A reply that is still running may be told of again and again; one that never began has 0 tokens.
+        """
+        if self._endings is not None:
+            self._endings.told.append(Ended(id, length, ending))
+            if self._asleep:
+                self._ring()
+
+    @property
+    def reports(self) -> Mapping[tuple[wire.Scope, int], wire.LiveReport]:
+        """How the order stands, as the scorer last told; empty before, or where it does not learn."""
+        return {} if self._endings is None else self._endings.reports
+
     def close(self) -> None:
         """Stop the thread and the scorer it started."""
         self._closing = True
@@ -137,6 +160,7 @@ class ScorerClient:
         while not self._closing:
             try:
                 with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                    self._meets = False
                     connection.connect(str(self.path))
                     check_peer(connection)
                     self._converse(connection)
@@ -145,16 +169,25 @@ class ScorerClient:
             except Silent as error:
                 self._counters.warn("scorer_restarts", "the scorer stands still (%s); it is ended", error)
                 self._process.end()
+            except wire.OtherVersion as error:
+                self._stays_unscored(str(error))
             except Stranger as error:
                 self._counters.warn("scorer_failures", "%s", error)
                 self._pause = _LONGEST_PAUSE
             except OSError as error:
-                if not self._closing:
+                if self._meets and self._process.pid is None:
+                    self._stays_unscored(f"the scorer does not greet; allowed: version {wire.VERSION}")
+                elif not self._closing:
                     self._counters.logger.info("the scorer's connection ended: %r", error)
             except Exception as error:  # whatever it is, the engine goes on and we try again
                 self._counters.warn("hook_errors", "the scorer's client failed: %r", error)
             if not self._closing:
                 self._rest()
+
+    def _stays_unscored(self, why: str) -> None:
+        """Say that the scorer at the socket is of another version."""
+        self._counters.warn("scorer_failures", "no scores come from %s: %s", self.path, why)
+        self._pause = _LONGEST_PAUSE
 
     def _rest(self) -> None:
         """Pause before the next try, giving up what has waited too long."""
@@ -178,6 +211,7 @@ class ScorerClient:
         """Exchange frames until the connection ends or the client closes."""
         connection.setblocking(False)
         answers = wire.Answers()
+        self._meets = True
         out = bytearray(self._again())
         self._heard = time.monotonic()
         with selectors.DefaultSelector() as selector:
@@ -187,6 +221,8 @@ class ScorerClient:
                 self._take_new()
                 self._expire()
                 out += self._next()
+                if self._endings is not None:
+                    out += self._endings.frames()
                 wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if out else 0)
                 selector.modify(connection, wanted)
                 self._asleep = True
@@ -199,33 +235,56 @@ class ScorerClient:
                     if events & selectors.EVENT_WRITE:
                         del out[: connection.send(out)]
                     if events & selectors.EVENT_READ:
-                        self._receive(connection, answers)
+                        out += self._receive(connection, answers)
+                        self._meets = not answers.greeted
                 if self._sent and time.monotonic() - self._heard > self._silence:
                     raise Silent(f"{len(self._sent)} questions, no answer for {self._silence:.0f} s")
 
-    def _receive(self, connection: socket.socket, answers: wire.Answers) -> None:
+    def _receive(self, connection: socket.socket, answers: wire.Answers) -> bytes:
+        """Take in what the scorer says; return the frames of replies that ended before it did."""
         data = connection.recv(1 << 16)
         if not data:
             raise Lost("the scorer closed the connection")
-        self._pause = _FIRST_PAUSE
-        self._heard = time.monotonic()
-        for number, prediction in answers.feed(data):
-            asked = self._back(number)
-            if asked is None or asked.gone:
+        frames = []
+        for told in answers.feed(data):
+            self._pause = _FIRST_PAUSE
+            self._heard = time.monotonic()
+            if isinstance(told, wire.LiveReport):
+                self._hear(told)
                 continue
-            if prediction is None:
+            asked = self._back(told.number)
+            if asked is None:
+                continue
+            if self._endings is not None:
+                frames.append(self._endings.answered(asked.id, told.placed))
+            if asked.gone:
+                continue
+            if told.prediction is None or (self._expects_text and told.placed.text is None):
                 self._counters.warn("scorer_failures", "the ranker gave no score for a request")
-            else:
-                self._deliver(asked.id, prediction)
+            if told.prediction is not None:
+                self._deliver(asked.id, told.prediction)
             asked.gone = True
+        return b"".join(frames)
+
+    def _hear(self, told: wire.LiveReport) -> None:
+        """Take in how the order stands, and count its alarms where they are counted."""
+        if self._endings is None:
+            return
+        self._endings.heard(told)
+        counts = self._counters.counts
+        if told.scope is wire.Scope.ALL and "drift_alarms" in counts:
+            counts["drift_alarms"] = max(counts["drift_alarms"], told.alarms)
 
     def _take_new(self) -> None:
         """Take over what was submitted; who asks most loses what there is no room for."""
         while self._new:
             asked = self._new.popleft()
             self._in_order.append(asked)
+            if self._endings is not None:
+                self._endings.coming(asked.id, asked.request.signals.max_tokens)
             for dropped in self._waiting.put(asked.tenant, asked, _size(asked.request)):
                 dropped.gone, dropped.request = True, _NOTHING
+                self._forget(dropped)
                 self._counters.warn("scorer_timeouts", "the scorer is far behind; requests stay unscored")
 
     def _next(self) -> bytes:
@@ -237,12 +296,15 @@ class ScorerClient:
                 break
             self._number += 1
             try:
-                asked.frame = wire.ask(self._number, asked.request)
+                asked.frame = wire.ask(self._number, asked.request, *self._groups(asked))
                 asked.request = _NOTHING
             except (OverflowError, TypeError, ValueError) as error:
                 self._counters.warn("scorer_failures", "a prompt cannot be sent to the scorer: %r", error)
                 asked.gone = True
+                self._forget(asked)
                 continue
+            if self._endings is not None:
+                self._endings.sent(asked.id, self._number)
             if not self._sent:
                 self._heard = time.monotonic()
             self._sent[self._number] = asked
@@ -257,6 +319,7 @@ class ScorerClient:
             asked.tries += 1
             if asked.tries > _TRIES or asked.gone:
                 self._back(number)
+                self._forget(asked)
                 if not asked.gone:
                     self._counters.warn("scorer_failures", "a prompt met %d scorers that ended", _TRIES)
         return b"".join(asked.frame for asked in self._sent.values())
@@ -269,6 +332,21 @@ class ScorerClient:
             asked.frame = b""
         return asked
 
+    def _forget(self, asked: Submitted) -> None:
+        """Learn nothing of a request that is never answered."""
+        if self._endings is not None:
+            self._endings.gone(asked.id)
+
+    def _groups(self, asked: Submitted) -> tuple[int, int]:
+        """Return the hashes of a request's model and sender; names are not sent."""
+        if self._endings is None:
+            return 0, 0
+        if self._salt is None:
+            self._salt = Salt.of_installation()
+        said = asked.request.signals
+        sender = "" if asked.tenant == said.sender else asked.tenant
+        return self._salt.of(said.model), self._salt.of(sender, said.sender)
+
     def _expire(self) -> None:
         """Give up what has waited too long. What the scorer has stays in the window until it answers."""
         now = time.monotonic()
@@ -280,6 +358,7 @@ class ScorerClient:
             if not asked.tries:
                 asked.request = _NOTHING
                 self._waiting.drop_oldest(asked.tenant)
+                self._forget(asked)
             self._counters.warn("scorer_timeouts", "a request got no score within %.1f s", self._timeout)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -14,6 +15,8 @@ from sooner.core import EngineError
 
 _STARTING = 300.0  # seconds a new scorer may take to load, on a busy machine, before it is started again
 
+_ENDING = 3.0  # seconds that a scorer which learns may take to end
+
 
 class Stranger(EngineError, ConnectionError):
     """The socket is served by another user of this machine."""
@@ -25,9 +28,15 @@ class ScorerProcess:
     It is started with `-P`: a module that lies in the working folder is never taken for one of Python's.
     """
 
-    def __init__(self, path: Path, ranker: str, tokenizer: str, timeout: float) -> None:
+    def __init__(
+        self, path: Path, ranker: str, tokenizer: str, timeout: float, learned: str | None = None
+    ) -> None:
+        """`learned` is the file in which a learner is kept; "": in memory only, None: it does not learn."""
         self._command = [sys.executable, "-P", "-m", "sooner.ordering.scorer", "--socket", str(path)]
         self._command += ["--ranker", ranker, "--tokenizer", tokenizer, "--timeout", str(timeout)]
+        self._learns = learned is not None
+        if learned is not None:
+            self._command += ["--learn", "--learned", learned]
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
 
@@ -55,9 +64,12 @@ class ScorerProcess:
         if self._process is None:
             return None
         process, self._process = self._process, None
-        process.kill()
         if process.stdin is not None:
             process.stdin.close()
+        if self._learns:  # it keeps what it learned since
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=_ENDING)
+        process.kill()
         return process.wait()
 
 

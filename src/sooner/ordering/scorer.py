@@ -18,15 +18,17 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from sooner import rankers
-from sooner.chat import Context, Detokenize
+from sooner.chat import Context, Conversation, Detokenize
 from sooner.core import ConfigError, Prediction
 from sooner.ordering import wire
 from sooner.ordering.fair import FairQueue
+from sooner.ordering.live import LiveLearner
 from sooner.ordering.process import Stranger, check_peer
 
 logger = logging.getLogger("sooner.scorer")
@@ -35,7 +37,10 @@ BATCH = 32
 BATCH_WAIT = 0.003  # seconds a batch waits for more
 _MOST_WAITING, _MOST_BYTES = 10_000, 64 << 20  # of all engines
 _MOST_OF_ONE = 1000  # questions of an engine; ours keep to 64, so one with more is none of ours
+_MOST_ENDINGS = 50_000  # replies that wait to be learned of; the oldest are lost
+_MOST_VERSIONS = 16
 _EXPIRE = 60.0
+_KEEP_EVERY = 1.0
 
 
 class Scores(Protocol):
@@ -50,6 +55,13 @@ class QueuedQuestion(NamedTuple):
     question: wire.Question
     connection: socket.socket
     expires: float
+
+
+class ToldEnd(NamedTuple):
+    """What became of a question, and who says so; None: who says so is gone."""
+
+    end: wire.ReplyEnd | None
+    connection: socket.socket
 
 
 def load_ranker(name: str) -> Scores:
@@ -87,27 +99,46 @@ def load_tokenizer(model: str) -> Detokenize:
     return lambda ids: str(fast.decode(list(ids), skip_special_tokens=False))
 
 
-class Scorer:
-    """Turns questions into predictions, a batch at a time; one bad prompt spoils only its own answer."""
+class ReadQuestion(NamedTuple):
+    """A question as it was read, and the ranker's word on it; None where there is none."""
 
-    def __init__(self, ranker: Scores, detokenize: Detokenize | None) -> None:
+    conversation: Conversation | None = None
+    text: Prediction | None = None
+
+
+class Scorer:
+    """Turns questions into predictions, a batch at a time; one bad prompt spoils only its own answer.
+
+    Without a ranker it reads them and says nothing.
+    """
+
+    def __init__(self, ranker: Scores | None, detokenize: Detokenize | None) -> None:
         self._ranker = ranker
         self._detokenize = detokenize
 
-    def score(self, questions: Sequence[wire.Question]) -> list[Prediction | None]:
-        """Return a prediction for each question, None where none could be made."""
+    def score(self, questions: Sequence[wire.Question]) -> list[ReadQuestion]:
+        """Return what each question is, and a prediction for it where one could be made."""
         try:
-            return [*self._score(questions)]
+            return self._score(questions)
         except Exception as error:
             if len(questions) == 1:
                 logger.warning("no score for a prompt: %r", error)
-                return [None]
+                return [ReadQuestion(self._read(questions[0]))]
         return [self.score([question])[0] for question in questions]
 
-    def _score(self, questions: Sequence[wire.Question]) -> list[Prediction]:
+    def _score(self, questions: Sequence[wire.Question]) -> list[ReadQuestion]:
+        if self._ranker is None:
+            return [ReadQuestion(self._read(question)) for question in questions]
         seen = [question.request.conversation(self._detokenize) for question in questions]
         prompts, context = [asked.prompt for asked in seen], [asked.context for asked in seen]
-        return self._ranker.predictions(prompts, context=context)
+        made = self._ranker.predictions(prompts, context=context)
+        return [ReadQuestion(*pair) for pair in zip(seen, made, strict=True)]
+
+    def _read(self, question: wire.Question) -> Conversation | None:
+        try:
+            return question.request.conversation(self._detokenize)
+        except Exception:  # its groups are its leading tokens then
+            return None
 
 
 class ScorerServer:
@@ -117,8 +148,13 @@ class ScorerServer:
     no score, for whoever asked has given it up.
     """
 
-    def __init__(self, scorer: Scorer, path: Path, timeout: float = _EXPIRE) -> None:
+    def __init__(
+        self, scorer: Scorer, path: Path, timeout: float = _EXPIRE, live: LiveLearner | None = None
+    ) -> None:
         self._scorer = scorer
+        self._live = live
+        self._endings: deque[ToldEnd] = deque(maxlen=_MOST_ENDINGS)
+        self._told_versions: set[str] = set()
         self._timeout = timeout
         self._jobs: FairQueue[socket.socket, QueuedQuestion] = FairQueue(
             most=_MOST_WAITING, most_cost=_MOST_BYTES
@@ -153,6 +189,8 @@ class ScorerServer:
                     del streams[connection]
                     with self._changed:
                         self._jobs.leave(connection)
+                        self._endings.append(ToldEnd(None, connection))
+                        self._changed.notify()
                     connection.close()
 
     def _accepted(self) -> socket.socket | None:
@@ -165,14 +203,27 @@ class ScorerServer:
             connection.close()
             return None
         connection.settimeout(5.0)  # an engine that stops reading is dropped, not waited for
+        try:
+            connection.sendall(wire.GREETING)
+        except OSError:
+            connection.close()
+            return None
         return connection
 
     def _read(self, connection: socket.socket, stream: wire.Questions) -> bool:
         try:
             data = connection.recv(1 << 18)
             expires = time.monotonic() + self._timeout
-            for question in stream.feed(data):
-                self._take(QueuedQuestion(question, connection, expires))
+            for frame in stream.feed(data):
+                if isinstance(frame, wire.Question):
+                    self._take(QueuedQuestion(frame, connection, expires))
+                else:
+                    self._end(ToldEnd(frame, connection))
+        except wire.OtherVersion as error:
+            if str(error) not in self._told_versions and len(self._told_versions) < _MOST_VERSIONS:
+                self._told_versions.add(str(error))  # once: such an engine tries again and again
+                logger.warning("an engine of another version stays unscored: %s", error)
+            return False
         except (OSError, ValueError) as error:
             logger.warning("a connection is closed: %r", error)
             return False
@@ -186,53 +237,101 @@ class ScorerServer:
             self._dropped += self._jobs.put(job.connection, job, job.question.request.prompt_len)
             self._changed.notify()
 
+    def _end(self, told: ToldEnd) -> None:
+        """Let the thread that answers learn of a reply."""
+        if self._live is not None:
+            with self._changed:
+                self._endings.append(told)
+                self._changed.notify()
+
     def _work(self) -> None:
         while True:
-            jobs, dropped = self._batch()
-            answers: dict[socket.socket, bytes] = {}
-            made = self._scorer.score([job.question for job in jobs]) if jobs else []
-            for job, prediction in (*zip(jobs, made, strict=True), *((job, None) for job in dropped)):
-                frame = wire.answer(job.question.number, prediction)
-                answers[job.connection] = answers.get(job.connection, b"") + frame
+            jobs, dropped, endings = self._batch()
+            peers = {job.connection for job in jobs} | {told.connection for told in endings if told.end}
+            self._learn(endings)
+            answers = self._answers(jobs)
+            for job in dropped:
+                answers[job.connection] = answers.get(job.connection, b"") + wire.answer(
+                    job.question.number, None
+                )
+            if self._live is not None:
+                self._live.tick()
+                told = b"".join(map(wire.report, self._live.reports())) if peers else b""
+                answers.update({peer: answers.get(peer, b"") + told for peer in peers if told})
             for connection, frames in answers.items():
                 try:
                     connection.sendall(frames)
                 except OSError as error:
                     logger.warning("an answer was not wanted any more: %r", error)
 
-    def _batch(self) -> tuple[list[QueuedQuestion], list[QueuedQuestion]]:
-        """The next questions, and those given up: a full batch, or what came within `BATCH_WAIT`."""
+    def _learn(self, endings: Sequence[ToldEnd]) -> None:
+        for end, connection in endings:
+            if self._live is not None:
+                if end is None:
+                    self._live.left(connection)
+                else:
+                    self._live.ended(connection, end)
+
+    def _answers(self, jobs: Sequence[QueuedQuestion]) -> dict[socket.socket, bytes]:
+        """Return the frames that answer, by who asked."""
+        answers: dict[socket.socket, bytes] = {}
+        read = self._scorer.score([job.question for job in jobs]) if jobs else []
+        for (question, connection, _), (seen, text) in zip(jobs, read, strict=True):
+            prediction, placed = text, wire.UNPLACED
+            if self._live is not None:
+                prediction, placed = self._live.answer(connection, question, seen, text)
+            frame = wire.answer(question.number, prediction, placed)
+            answers[connection] = answers.get(connection, b"") + frame
+        return answers
+
+    def _batch(self) -> tuple[list[QueuedQuestion], list[QueuedQuestion], list[ToldEnd]]:
+        """The next questions, those given up, and what became of earlier ones.
+
+        A batch is full, or what came within `BATCH_WAIT`; empty where what was learned is to be kept.
+        """
         jobs: list[QueuedQuestion] = []
+        keep = self._live is not None and self._live.unsaved
         with self._changed:
             dropped, self._dropped = self._dropped, []
             while len(jobs) < BATCH:
                 job = self._jobs.get()
                 if job is None:
-                    if dropped or (not self._changed.wait(BATCH_WAIT if jobs else None) and jobs):
+                    patience = BATCH_WAIT if jobs else _KEEP_EVERY if keep else None
+                    idle = not (dropped or self._endings)
+                    if not idle or (not self._changed.wait(patience) and (jobs or keep)):
                         break
                 elif job.expires > time.monotonic():
                     jobs.append(job)
                 else:
                     dropped.append(job)
-        return jobs, dropped
+            endings = list(self._endings)
+            self._endings.clear()
+        return jobs, dropped, endings
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(last_words: list[Callable[[], None]]) -> None:
     while os.read(0, 1024):
         pass
-    os._exit(0)
+    try:
+        for say in last_words:
+            say()
+    finally:
+        os._exit(0)
 
 
 def main() -> None:
     """Run the scorer; exits at once where another already serves the socket."""
     parser = argparse.ArgumentParser(prog="python -m sooner.ordering.scorer", description=__doc__)
     parser.add_argument("--socket", type=Path, required=True)
-    parser.add_argument("--ranker", default=rankers.DEFAULT)
+    parser.add_argument("--ranker", default=rankers.DEFAULT, help="empty: none, the learner answers")
     parser.add_argument("--tokenizer", default="")
     parser.add_argument("--timeout", type=float, default=_EXPIRE, help="seconds after which nobody waits")
+    parser.add_argument("--learn", action="store_true", help="learn from how replies end")
+    parser.add_argument("--learned", default="", help="file in which that is kept, empty: none")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    last_words: list[Callable[[], None]] = []
+    threading.Thread(target=_end_with_parent, args=(last_words,), daemon=True).start()
     lock = os.open(
         f"{options.socket}.lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600
     )  # held until the end
@@ -242,7 +341,12 @@ def main() -> None:
         logger.info("another scorer serves %s", options.socket)
         return
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
-    ScorerServer(Scorer(load_ranker(options.ranker), tokenizer), options.socket, options.timeout).serve()
+    ranker = load_ranker(options.ranker) if options.ranker else None
+    live: LiveLearner | None = None
+    if options.learn:
+        live = LiveLearner(Path(options.learned) if options.learned else None)
+        last_words.append(live.close)
+    ScorerServer(Scorer(ranker, tokenizer), options.socket, options.timeout, live).serve()
 
 
 if __name__ == "__main__":

@@ -1,26 +1,42 @@
-"""The frames between an engine and the scorer process, over a unix stream socket."""
+"""The frames between an engine and the scorer process, over a unix stream socket.
+
+An engine sends questions, and how long replies became; the scorer sends a greeting, answers, and how its
+order stands. Senders and models go as hashes, never as names.
+"""
 
 from __future__ import annotations
 
+import enum
 import math
 import struct
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from sooner.chat import ChatRequest, Signals, Turn
-from sooner.core import Prediction
+from sooner.core import EngineError, Prediction
+from sooner.learning.identity import Identity
+from sooner.learning.watch import LiveStanding
 
-VERSION = 2
+VERSION = 3
 """Of the frames; where an engine and a scorer differ in it, the engine's requests stay unscored."""
 
-# version, kind, bytes that follow, number; then the signals: max_tokens (0: none), temperature (NaN: none),
-# tools, structured
-_ASK = struct.Struct("<BBIQIdH?")
+_HEAD = struct.Struct("<BBIQ")  # version, kind, bytes that follow, number
+# max_tokens (0: none), temperature (NaN: none), tools, structured; hashes of model and sender (0: none)
+_SAID = struct.Struct("<IdH?QQ")
 _TURN = struct.Struct("<BI")  # role, bytes of its text
-_ANSWER = struct.Struct("<Qdd")  # number, score (NaN: no answer), predicted_len (NaN: none)
-_TOKENS, _TEXT, _TURNS = range(3)
+_TEXT_SAYS = "dd"  # a ranker's score (NaN: none), predicted_len (NaN: none)
+# length [tokens], ending, limit (0: none), the four hashes, what the text ranker said
+_ENDED = struct.Struct("<dBI4Q" + _TEXT_SAYS)
+_ANSWER = struct.Struct(
+    "<BQ" + _TEXT_SAYS + "4Q" + _TEXT_SAYS
+)  # kind, number, the answer, hashes, the text's
+_STANDING = struct.Struct("<BBQI4dIQ?")  # kind, of what, hash, n, tau and gain with errors, alarms, seen, on
+_TOKENS, _TEXT, _TURNS, _END = range(4)
+_IS_ANSWER, _IS_STANDING = range(2)
+GREETING = bytes((0xFF, VERSION))
+"""What a scorer sends first; an older one sends nothing."""
 _ROLES = ("system", "user", "assistant", "tool")
 _LONGEST = 16 * 1024 * 1024
 MAX_LETTERS_SENT = 2 * 1024 * 1024
@@ -29,14 +45,82 @@ MAX_TOKENS_SENT = 8192
 """A longer prompt is sent as its first and last halves of this many tokens."""
 
 
+class Ending(enum.IntEnum):
+    """How a reply ended. Only one that `STOP` ended is whole; the others say "at least so long"."""
+
+    STOP = 0
+    LIMIT = 1
+    ABORTED = 2
+    RUNNING = 3  # it has not ended
+
+
 class Question(NamedTuple):
-    """A request to score, and the number its answer is to have."""
+    """A request to score, the number its answer is to have, and hashes of its model and sender."""
 
     number: int
     request: ChatRequest
+    model: int = 0
+    sender: int = 0
 
 
-def ask(number: int, request: ChatRequest) -> bytes:
+class Placed(NamedTuple):
+    """What a request is taken for: its groups, and what the text ranker said of it."""
+
+    identity: Identity = Identity()
+    text: Prediction | None = None
+
+
+class Told(NamedTuple):
+    """An answer: the prediction, None where there is none, and what the request was taken for."""
+
+    number: int
+    prediction: Prediction | None
+    placed: Placed
+
+
+class ReplyEnd(NamedTuple):
+    """The length [tokens] of the reply to a question that was answered, and how it ended.
+
+    It says again what the request was taken for, so that a scorer that died in between learns of it too.
+    """
+
+    number: int
+    length: float
+    ending: Ending
+    placed: Placed
+    limit: int | None = None
+
+
+class Scope(enum.IntEnum):
+    """What a standing is of."""
+
+    ALL = 0
+    MODEL = 1
+    SENDER = 2
+
+
+class LiveReport(NamedTuple):
+    """How the order stands, of all or of the group of a `hash`; `alarms` and `seen` since learning began."""
+
+    scope: Scope
+    hash: int
+    standing: LiveStanding
+    alarms: int
+    seen: int
+    on: bool
+
+
+Heard: TypeAlias = Told | LiveReport
+
+
+class OtherVersion(EngineError, ValueError):
+    """A peer whose frames are of another version."""
+
+
+UNPLACED = Placed()
+
+
+def ask(number: int, request: ChatRequest, model: int = 0, sender: int = 0) -> bytes:
     """Return the frame that asks for a score. Raises OverflowError for a token id outside 32 bits."""
     request = request.cut(MAX_LETTERS_SENT)
     prompt, said = request
@@ -48,58 +132,123 @@ def ask(number: int, request: ChatRequest) -> bytes:
         kind, body = _TURNS, b"".join(map(_packed_turn, prompt))  # type: ignore[arg-type]  # only turns are left
     temperature = math.nan if said.temperature is None else said.temperature
     limit, tools = min(said.max_tokens or 0, 2**32 - 1), min(said.tools, 2**16 - 1)
-    return _ASK.pack(VERSION, kind, len(body), number, limit, temperature, tools, said.structured) + body
+    settings = _SAID.pack(limit, temperature, tools, said.structured, model, sender)
+    return _HEAD.pack(VERSION, kind, len(settings) + len(body), number) + settings + body
 
 
-def answer(number: int, prediction: Prediction | None) -> bytes:
+def end(ended: ReplyEnd) -> bytes:
+    """Return the frame that says how long a reply is, and how it ended."""
+    identity, text = ended.placed
+    limit = min(ended.limit or 0, 2**32 - 1)
+    body = _ENDED.pack(ended.length, ended.ending, limit, *identity, *_numbers(text))
+    return _HEAD.pack(VERSION, _END, len(body), ended.number) + body
+
+
+def answer(number: int, prediction: Prediction | None, placed: Placed = UNPLACED) -> bytes:
     """Return the frame that answers; None says that no score could be given."""
-    if prediction is None:
-        return _ANSWER.pack(number, math.nan, math.nan)
-    length = math.nan if prediction.predicted_len is None else prediction.predicted_len
-    return _ANSWER.pack(number, prediction.score, length)
+    identity, text = placed
+    return _ANSWER.pack(_IS_ANSWER, number, *_numbers(prediction), *identity, *_numbers(text))
+
+
+def report(told: LiveReport) -> bytes:
+    """Return the frame that says how the order stands."""
+    now = told.standing
+    return _STANDING.pack(
+        _IS_STANDING, told.scope, told.hash, now.n, *now[1:], told.alarms, told.seen, told.on
+    )
 
 
 class Questions:
-    """Cuts a byte stream into questions."""
+    """Cuts a byte stream into questions and what became of them."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Question]:
-        """Yield every question that is complete. Raises ValueError for what is not our protocol."""
+    def feed(self, data: bytes) -> Iterator[Question | ReplyEnd]:
+        """Yield all that is complete. Raises ValueError for what is not our protocol."""
         self._buffer += data
         while self._buffer:
             if self._buffer[0] != VERSION:
-                raise ValueError(f"a frame of version {self._buffer[0]}; allowed: version {VERSION}")
-            if len(self._buffer) < _ASK.size:
+                raise OtherVersion(f"a frame of version {self._buffer[0]}; allowed: version {VERSION}")
+            if len(self._buffer) < _HEAD.size:
                 return
-            _, kind, size, number, limit, temperature, tools, structured = _ASK.unpack_from(self._buffer)
-            if size > _LONGEST or kind > _TURNS:
-                raise ValueError(f"a frame of kind {kind} and {size} bytes; allowed: kinds 0 to {_TURNS}")
-            if len(self._buffer) < _ASK.size + size:
+            _, kind, size, number = _HEAD.unpack_from(self._buffer)
+            if not _least(kind) <= size <= _LONGEST:
+                raise ValueError(f"a frame of kind {kind} and {size} bytes; allowed: kinds 0 to {_END}")
+            if len(self._buffer) < _HEAD.size + size:
                 return
-            body = bytes(self._buffer[_ASK.size : _ASK.size + size])
-            del self._buffer[: _ASK.size + size]
-            known = None if math.isnan(temperature) else temperature
-            yield Question(
-                number, ChatRequest(_prompt(kind, body), Signals(limit or None, known, tools, structured))
-            )
+            body = bytes(self._buffer[_HEAD.size : _HEAD.size + size])
+            del self._buffer[: _HEAD.size + size]
+            yield _ended(number, body) if kind == _END else _question(number, kind, body)
 
 
 class Answers:
-    """Cuts a byte stream into answers."""
+    """Cuts a byte stream into a greeting, answers and standings."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self.greeted = False
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, Prediction | None]]:
-        """Yield (number, prediction), None where the scorer gave nothing finite."""
+    def feed(self, data: bytes) -> Iterator[Heard]:
+        """Yield what was said; a prediction is None where the scorer gave nothing finite.
+
+        Raises OtherVersion for a scorer that speaks otherwise.
+        """
         self._buffer += data
-        while len(self._buffer) >= _ANSWER.size:
-            number, score, length = _ANSWER.unpack_from(self._buffer)
-            del self._buffer[: _ANSWER.size]
-            good = math.isfinite(score) and not (math.isinf(length) or length < 0)
-            yield number, Prediction(score, None if math.isnan(length) else length) if good else None
+        while self._buffer:
+            if not self.greeted:
+                if len(self._buffer) < len(GREETING):
+                    return
+                if not self._buffer.startswith(GREETING):
+                    raise OtherVersion(f"a scorer of another version; allowed: version {VERSION}")
+                del self._buffer[: len(GREETING)]
+                self.greeted = True
+                continue
+            shape = _STANDING if self._buffer[0] == _IS_STANDING else _ANSWER
+            if len(self._buffer) < shape.size:
+                return
+            values = shape.unpack_from(self._buffer)
+            del self._buffer[: shape.size]
+            if shape is _ANSWER:
+                _, number, score, length, *hashes, text_score, text_length = values
+                placed = Placed(Identity(*hashes), _prediction(text_score, text_length))
+                yield Told(number, _prediction(score, length), placed)
+            else:
+                _, scope, hash, n, *now, alarms, seen, on = values
+                yield LiveReport(Scope(scope), hash, LiveStanding(n, *now), alarms, seen, on)
+
+
+def _numbers(prediction: Prediction | None) -> tuple[float, float]:
+    if prediction is None:
+        return math.nan, math.nan
+    return prediction.score, math.nan if prediction.predicted_len is None else prediction.predicted_len
+
+
+def _prediction(score: float, length: float) -> Prediction | None:
+    if not math.isfinite(score) or math.isinf(length) or length < 0:
+        return None
+    return Prediction(score, None if math.isnan(length) else length)
+
+
+def _least(kind: int) -> float:
+    """Return how many bytes a frame of a kind has at least."""
+    return _ENDED.size if kind == _END else _SAID.size if kind < _END else math.inf
+
+
+def _question(number: int, kind: int, body: bytes) -> Question:
+    limit, temperature, tools, structured, model, sender = _SAID.unpack_from(body)
+    known = None if math.isnan(temperature) else temperature
+    signals = Signals(limit or None, known, tools, structured)
+    return Question(number, ChatRequest(_prompt(kind, body[_SAID.size :]), signals), model, sender)
+
+
+def _ended(number: int, body: bytes) -> ReplyEnd:
+    """Return what became of a reply. Raises ValueError for what cannot be."""
+    length, ending, limit, *hashes, score, text_length = _ENDED.unpack_from(body)
+    if not 0.0 <= length < math.inf:
+        raise ValueError(f"a reply of {length} tokens; allowed: finite numbers >= 0")
+    placed = Placed(Identity(*hashes), _prediction(score, text_length))
+    return ReplyEnd(number, length, Ending(ending), placed, limit or None)
 
 
 def _packed_ids(prompt: Sequence[int]) -> bytes:
