@@ -21,6 +21,10 @@ COMMANDS = {
     "compare-rankers": ("compare_rankers", "Train and judge the papers' rankers beside ours, on one log."),
     "score": ("score", "Score prompts from stdin."),
     "collect": ("collect", "Run prompts on a server and record the lengths of its replies."),
+    "generate": (
+        "generate",
+        "Run a file of prompts to a goal: all soonest, a sample, the first N, a budget.",
+    ),
     "replay": ("replay", "Drive a server with a workload and measure it from the client's side."),
     "simulate": ("simulate", "Serve a workload on a simulated engine: what would this policy do here?"),
     "sweep": ("sweep", "Simulate policies x loads x seeds in parallel processes."),

@@ -139,6 +139,12 @@ def spw(q: View, now: float) -> Number:
     return q.work
 
 
+@policy(static=True)
+def longest(q: View, now: float) -> Number:
+    """Longest predicted work first (Graham, 1969): who all wait at once end soonest. Starves short work."""
+    return -q.work
+
+
 @policy(linear=True)
 def hrrn_prompt(q: View, now: float) -> Number:
     """Highest response ratio next on the prompt alone, wait / prompt tokens, as proposed for SGLang.

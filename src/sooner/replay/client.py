@@ -156,7 +156,7 @@ class Stream:
         self.sent_time = self.clock()
         async with http.post(endpoint.target, data=payload, headers=headers) as response:
             await refuse(response)
-            async for event in _events(response):
+            async for event in events(response):
                 if event == b"[DONE]":
                     break
                 self._take(event)
@@ -199,7 +199,7 @@ class Stream:
             self.finish_reason = str(last)
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+async def events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """Yield the data of each server-sent event; comments and other fields are passed over."""
     rest = b""
     async for piece in response.content.iter_any():

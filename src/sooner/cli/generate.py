@@ -1,0 +1,146 @@
+"""`sooner generate`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sooner.cli.options import SEED, progress_bar, say
+
+
+@click.command()
+@click.argument("prompts", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="JSONL to write or go on with.",
+)
+@click.option(
+    "--url", "urls", multiple=True, help="A server, such as http://127.0.0.1:8000; may be repeated."
+)
+@click.option("--served-model", help="The model's name as the servers know it, where they have several.")
+@click.option("--all", "everything", is_flag=True, help="Keep all, ended soonest (default).")
+@click.option("--sample", type=click.IntRange(min=1), help="Draw N at random and run those: unbiased.")
+@click.option(
+    "--first", type=click.IntRange(min=1), help="Keep the first N that come: soonest, but short ones."
+)
+@click.option("--budget", type=float, help="Keep what comes within so many seconds.")
+@click.option("--samples", default=1, type=click.IntRange(min=1), show_default=True, help="Samples a prompt.")
+@click.option(
+    "--ranker", default="default", show_default=True,
+    help="Who predicts lengths: a folder of `sooner train`, default, light, or none.",
+)  # fmt: skip
+@click.option(
+    "--order", type=click.Choice(["auto", "longest", "shortest", "arrival"]), default="auto",
+    show_default=True,
+    help="What runs first; auto is what reaches the goal soonest.",
+)  # fmt: skip
+@click.option("--balanced", is_flag=True, help="The same quota for each tenth of the predicted lengths.")
+@click.option(
+    "--control", default=0.05, show_default=True,
+    help="Share of prompts that --first and --budget run to their end whatever comes: the truth.",
+)  # fmt: skip
+@click.option("--restart", is_flag=True, help="Begin anew: what OUT holds is thrown away.")
+@click.option("--api", type=click.Choice(["chat", "completions"]), default="chat", show_default=True)
+@click.option(
+    "--api-key-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The servers' key."
+)
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), help="Replies are cut off here; sent only if given."
+)
+@click.option("--temperature", type=float, help="Sent only if given; else the server's default holds.")
+@click.option("--top-p", type=float, help="Sent only if given.")
+@click.option("--seed-base", type=int, help="Seed each sample by a hash of this, its id and its number.")
+@click.option("--seed", default=0, type=SEED, show_default=True, help="Draws samples and controls.")
+@click.option("--window", type=click.IntRange(min=1), help="Open requests a server; else it is found.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def generate(
+    prompts: Path,
+    out: Path,
+    urls: tuple[str, ...],
+    served_model: str | None,
+    everything: bool,
+    sample: int | None,
+    first: int | None,
+    budget: float | None,
+    samples: int,
+    ranker: str,
+    order: str,
+    balanced: bool,
+    control: float,
+    restart: bool,
+    api: str,
+    api_key_file: Path | None,
+    max_tokens: int | None,
+    temperature: float | None,
+    top_p: float | None,
+    seed_base: int | None,
+    seed: int,
+    window: int | None,
+    as_json: bool,
+) -> None:
+    """Generate a reply (or several) to each of PROMPTS, in the order that reaches the goal soonest.
+
+    PROMPTS is JSONL: `prompt` or `messages`, or the lines of an OpenAI batch. Each sample is on disk as
+    soon as it is finished; the same command again goes on where the last one ended.
+
+    Example: sooner generate prompts.jsonl --out replies.jsonl --url http://127.0.0.1:8000
+    """
+    from sooner.core import ConfigError
+    from sooner.generate.goals import Goal
+    from sooner.generate.job import JobSettings, OfflineJob
+
+    chosen = {"all": everything or None, "sample": sample, "first": first, "budget": budget}
+    named = [name for name, value in chosen.items() if value is not None]
+    if len(named) > 1:
+        raise ConfigError(f"--{' and --'.join(named)} together, allowed: one goal")
+    if not urls:
+        raise ConfigError("no engine, allowed: --url URL")
+    kind = named[0] if named else "all"
+    goal = Goal(kind=kind, n=sample or first, seconds=budget, control=control, balanced=balanced)
+    settings = JobSettings(
+        goal=goal, samples=samples, order=order, ranker=ranker, api=api, max_tokens=max_tokens,
+        temperature=temperature, top_p=top_p, seed_base=seed_base, seed=seed,
+    )  # fmt: skip
+    job = OfflineJob(prompts, out, settings)
+    if restart:
+        job.forget()
+    key = api_key_file.read_text(encoding="utf-8").strip() if api_key_file else None
+    with job:
+        report = asyncio.run(_run(job, urls, served_model, key, window))
+    if report["failed"]:
+        say(f"{report['failed']} samples failed; they are named in {job.failures}")
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    for name, value in report.items():
+        click.echo(f"{name:20} {value}")
+
+
+async def _run(
+    job: Any, urls: tuple[str, ...], model: str | None, key: str | None, window: int | None
+) -> dict[str, Any]:
+    from sooner.generate.http import Server
+
+    servers = [
+        Server(url, model, api_key=key, window=window, stream=job.settings.goal.selects) for url in urls
+    ]
+    try:
+        for server in servers:
+            await server.start()
+        with progress_bar("reading and ranking") as progress:
+            job.prepare(servers[0].model, progress)
+        say(f"{len(job.file)} prompts, goal {job.settings.goal}: {job.course.kept} samples are there already")
+        with progress_bar("generating") as progress:
+            report: dict[str, Any] = await job.run(
+                servers, look=lambda job: progress(job.course.kept, job.course.wanted or 0)
+            )
+        return report
+    finally:
+        for server in servers:
+            await server.close()

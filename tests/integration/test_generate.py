@@ -1,0 +1,218 @@
+"""`sooner generate` against emulated engines and the real vLLM: every sample once, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from gateway_rig import engine, run
+
+from sooner.cli import root
+from sooner.generate.goals import Goal
+from sooner.generate.http import Server
+from sooner.generate.job import JobSettings, OfflineJob
+
+N = 120
+
+
+def prompts(path: Path, n: int = N, **more: Any) -> Path:
+    lines = [{"id": f"q{i}", "prompt": f"word{i % 7} " * (1 + i % 20) + str(i), **more} for i in range(n)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def job(
+    folder: Path, goal: Goal | None = None, n: int = N, name: str = "out.jsonl", **more: Any
+) -> OfflineJob:
+    path = folder / "prompts.jsonl"
+    if not path.exists():
+        prompts(path, n)
+    return OfflineJob(path, folder / name, JobSettings(goal=goal or Goal(), ranker="light", **more))
+
+
+async def serve(made: OfflineJob, *urls: str, **driving: Any) -> dict[str, Any]:
+    servers = [Server(url, window=16, stream=made.settings.goal.selects) for url in urls]
+    try:
+        for server in servers:
+            await server.start()
+        with made:
+            made.prepare(servers[0].model)
+            return await made.run(servers, **driving)
+    finally:
+        for server in servers:
+            await server.close()
+
+
+def test_two_engines_make_every_sample_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with engine().serving() as one, engine().serving() as two:
+            report = await serve(job(tmp_path, samples=2), one.url, two.url)
+            assert report["kept"] == report["finished"] == 2 * N
+            assert min(one.emulator.finished, two.emulator.finished) > N // 2
+
+    run(test)
+    lines = read(tmp_path / "out.jsonl")
+    assert sorted((line["id"], line["sample"]) for line in lines) == sorted(
+        (f"q{i}", k) for i in range(N) for k in (0, 1)
+    )
+    assert json.loads((tmp_path / "out.meta.json").read_text())["complete"] is True
+
+
+def test_the_first_n_are_exactly_n_and_controls_stand_beside(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with engine(max_num_seqs=8).serving() as one:
+            report = await serve(job(tmp_path, Goal(kind="first", n=30, control=0.1)), one.url)
+            assert report["kept"] == 30
+            assert report["aborted"] + report["finished"] <= N
+            assert report["goal_s"] <= report["makespan_s"]
+
+    run(test)
+    assert len(read(tmp_path / "out.jsonl")) == 30
+
+
+def test_a_broken_connection_and_a_503_are_sent_again_and_a_400_is_named(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text(
+        '{"id": "good", "prompt": "a"}\n{"id": "bad", "prompt": "b", "max_tokens": 0}\n'
+    )
+
+    async def test() -> None:
+        async with engine().serving() as one:
+            made = job(tmp_path)
+            report = await serve(made, one.url)
+            assert (report["kept"], report["failed"]) == (1, 1)
+            assert read(made.failures)[0]["id"] == "bad"
+            assert "400" in read(made.failures)[0]["error"]
+
+    run(test)
+
+
+def test_what_was_begun_otherwise_is_refused_with_what_differs(tmp_path: Path) -> None:
+    async def test(**more: Any) -> None:
+        async with engine(model="m").serving() as one:
+            await serve(job(tmp_path, n=10, **more), one.url)
+
+    run(test)
+    with pytest.raises(ValueError, match="max_tokens was None and is 7") as refused:
+        run(lambda: test(max_tokens=7))
+    assert "--restart" in str(refused.value)
+    with (tmp_path / "prompts.jsonl").open("a") as file:
+        file.write('{"id": "more", "prompt": "x"}\n')
+    with pytest.raises(ValueError, match="prompts_sha256 was"):
+        run(test)
+
+
+def test_an_openai_batch_goes_in_and_comes_out(tmp_path: Path) -> None:
+    lines = [
+        {"custom_id": f"c{i}", "method": "POST", "url": "/v1/chat/completions",
+         "body": {"model": "m", "messages": [{"role": "user", "content": f"{i}"}], "max_tokens": 9}}
+        for i in range(20)
+    ]  # fmt: skip
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    async def test() -> None:
+        async with engine(model="m").serving() as one:
+            await serve(job(tmp_path), one.url)
+            assert (await serve(job(tmp_path), one.url))["kept"] == 20  # read back
+
+    run(test)
+    out = read(tmp_path / "out.jsonl")
+    assert sorted(line["custom_id"] for line in out) == sorted(line["custom_id"] for line in lines)
+    assert all(line["response"]["status_code"] == 200 and line["error"] is None for line in out)
+    assert all(line["response"]["body"]["choices"][0]["message"]["content"] for line in out)
+
+
+@contextmanager
+def emulated(folder: Path) -> Iterator[str]:
+    """Run an emulated engine in a process of its own, for jobs that are processes too."""
+    program = (
+        "import asyncio, sys\nsys.path.insert(0, sys.argv[1])\nfrom gateway_rig import engine\n"
+        "async def main():\n"
+        "    async with engine(iteration_s=0.003, max_num_seqs=8).serving() as one:\n"
+        "        print(one.url, flush=True)\n        await asyncio.to_thread(sys.stdin.read)\n"
+        "asyncio.run(main())\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(Path(__file__).parent)], stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait(20)
+        process.stdout.close()
+
+
+def test_killed_at_ten_random_moments_every_sample_is_there_once(tmp_path: Path) -> None:
+    rng = random.Random(7)
+    prompts(tmp_path / "p.jsonl", 150)
+
+    def words(url: str, out: str) -> list[str]:
+        return [
+            sys.executable, "-m", "sooner", "generate", str(tmp_path / "p.jsonl"),
+            "--out", str(tmp_path / out),
+            "--url", url, "--ranker", "none", "--seed-base", "1", "--window", "8", "--samples", "2", "--json",
+        ]  # fmt: skip
+
+    with emulated(tmp_path) as url:
+        subprocess.run(words(url, "whole.jsonl"), check=True, capture_output=True, timeout=120)
+        out, kills = tmp_path / "out.jsonl", 0
+        while kills < 10:
+            process = subprocess.Popen(
+                words(url, "out.jsonl"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            there = out.stat().st_size if out.exists() else 0
+            more = rng.randrange(1, 4000)
+            while process.poll() is None and (out.stat().st_size if out.exists() else 0) < there + more:
+                time.sleep(0.002)
+            assert process.poll() is None, "the job ended before it could be killed"
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        done = subprocess.run(words(url, "out.jsonl"), check=True, capture_output=True, timeout=120)
+    assert json.loads(done.stdout)["kept"] == 300
+    whole, broken = read(tmp_path / "whole.jsonl"), read(out)
+    assert len(broken) == 300
+    assert sorted(map(json.dumps, broken)) == sorted(map(json.dumps, whole))
+
+
+@pytest.mark.engine
+def test_on_the_real_vllm_steps_are_counted_and_ctrl_c_is_gone_on_from(
+    plain_server: str, tmp_path: Path
+) -> None:
+    prompts(tmp_path / "p.jsonl", 24)
+    words = ["generate", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "o.jsonl"), "--url", plain_server]
+    words += ["--max-tokens", "24", "--seed-base", "3", "--ranker", "light", "--json"]
+    process = subprocess.Popen([sys.executable, "-m", "sooner", *words], stdout=subprocess.DEVNULL)
+    out = tmp_path / "o.jsonl"
+    while process.poll() is None and not (out.exists() and out.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) in (130, 0)
+    done = CliRunner().invoke(root, words)
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert (report["kept"], report["failed"]) == (24, 0)
+    assert report["steps"] >= 24
+    lines = read(out)
+    assert sorted(line["id"] for line in lines) == sorted(f"q{i}" for i in range(24))
+    again = [*words[:3], str(tmp_path / "again.jsonl"), *words[4:]]
+    assert CliRunner().invoke(root, again).exit_code == 0
+    by_id = {line["id"]: line["text"] for line in read(tmp_path / "again.jsonl")}
+    assert sum(by_id[line["id"]] == line["text"] for line in lines) >= 20  # sums differ in other batches
