@@ -34,6 +34,7 @@ COMMANDS = {
     "whatif": ("whatif", "Say what another order would have done with the traffic that was served."),
     "reproduce": ("reproduce", "Run a published result again: ours beside the paper's."),
     "serve": ("serve", "Serve an OpenAI-compatible API in front of any engines, in learned order."),
+    "hint": ("hint", "Let another queue execute our order: llm-d, Dynamo, or engines with priorities."),
     "keys": ("keys", "Make, list and revoke the API keys of a gateway."),
     "export": ("export", "Write a gateway's journal as JSON lines, for training."),
     "report": ("report", "Compare runs of replay: a table, JSON, and one HTML page."),
