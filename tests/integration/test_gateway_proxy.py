@@ -132,7 +132,7 @@ def test_a_client_that_leaves_frees_the_engine_at_once(when: str) -> None:
 
 def test_a_slow_reader_makes_the_engine_wait_and_loses_nothing() -> None:
     async def test() -> None:
-        big = b"x" * (8 << 20)
+        big = b"x" * (32 << 20)
 
         async def reply(body: bytes, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(big), big))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 COUNTERS = {
     "requests": "Requests that came to a generating endpoint",
-    "finished": "Requests whose reply was handed on to its end",
+    "finished": "Requests whose reply came to its end",
     "refused_full": "Requests refused because the waiting room, or the tenant's part of it, was full",
     "refused_wait": "Requests refused because they would wait too long",
     "refused_deadline": "Requests refused because their deadline was out of reach",
     "refused_down": "Requests refused because no engine for their model was up",
     "refused_limit": "Requests refused because of their tenant's limits",
     "client_gone": "Requests whose client left before the end",
+    "slow_clients": "Clients that did not take their reply in time and were cut off",
     "retries": "Requests sent to another engine before their first byte",
     "upstream_errors": "Failures of engines, one for each try",
     "cut_streams": "Replies that an engine broke off after the first byte",

@@ -148,7 +148,8 @@ class LimitSettings:
     """Bounds on one request and on what waits for it. Times in seconds, sizes in bytes.
 
     `head_time` and `body_time` bound a client that sends slowly, `first_byte` and `between_bytes`
-    an engine that answers slowly, `drain` how long a shutdown waits for what runs.
+    an engine that answers slowly, `drain` how long a shutdown waits for what runs. For a client that
+    does not read, `client_bytes` of its reply are kept, and it is waited for `client_time`.
     """
 
     max_body: int = 32 * 1024 * 1024
@@ -160,10 +161,12 @@ class LimitSettings:
     between_bytes: float = 300.0
     retries: int = 2
     drain: float = 60.0
+    client_time: float = 60.0
+    client_bytes: int = 4 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for name in ("max_body", "max_header", "head_time", "body_time", "connect", "first_byte",
-                     "between_bytes", "drain"):  # fmt: skip
+                     "between_bytes", "drain", "client_time", "client_bytes"):  # fmt: skip
             value = getattr(self, name)
             _check("limits", (name, value, value > 0, "> 0"))
         _check("limits", ("retries", self.retries, self.retries >= 0, ">= 0"))

@@ -45,6 +45,7 @@ class Pool:
     clock: Callable[[], float]
     service: Mean = field(default_factory=lambda: Mean(0.02))  # seconds that a request runs
     cost: Mean = field(default_factory=lambda: Mean(0.02))  # its predicted tokens
+    made: Mean = field(default_factory=lambda: Mean(0.02))  # its tokens as they came
 
     @property
     def capacity(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sooner.gateway.settings import TenantSettings
 
@@ -26,6 +26,12 @@ class Bucket:
         """Take it, or give back where `amount` is negative."""
         self._level = min(self._full, self._level - amount)
 
+    def change(self, per_minute: float) -> None:
+        """Fill at another pace from now on; what was taken stays taken."""
+        self._rate = per_minute / 60.0
+        self._full = per_minute
+        self._level = min(self._full, self._level)
+
 
 class Limits:
     """The buckets of every tenant that has limits."""
@@ -36,13 +42,9 @@ class Limits:
         self.take(tenants)
 
     def take(self, tenants: Sequence[TenantSettings]) -> None:
-        """Take new limits; every tenant starts with a full minute."""
-        self._requests = {
-            one.name: Bucket(one.requests_per_minute, 0.0) for one in tenants if one.requests_per_minute
-        }
-        self._tokens = {
-            one.name: Bucket(one.tokens_per_minute, 0.0) for one in tenants if one.tokens_per_minute
-        }
+        """Take new limits. A tenant that had some keeps what is left of its minute, and its debts."""
+        self._requests = _kept(self._requests, {one.name: one.requests_per_minute for one in tenants})
+        self._tokens = _kept(self._tokens, {one.name: one.tokens_per_minute for one in tenants})
 
     def admit(self, tenant: str, tokens: float, now: float) -> float:
         """Take one request and its expected `tokens`, and return 0; or return how long to wait [s]."""
@@ -63,3 +65,13 @@ class Limits:
         spent = self._tokens.get(tenant)
         if spent is not None:
             spent.take(tokens)
+
+
+def _kept(buckets: Mapping[str, Bucket], limits: Mapping[str, float]) -> dict[str, Bucket]:
+    """Return the buckets of those who have a limit: theirs so far, or full ones."""
+    found = {}
+    for name, per_minute in limits.items():
+        if per_minute:
+            found[name] = buckets.get(name) or Bucket(per_minute, 0.0)
+            found[name].change(per_minute)
+    return found

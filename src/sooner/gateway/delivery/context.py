@@ -13,6 +13,7 @@ from sooner.core import EngineError
 from sooner.gateway.admission import headers
 from sooner.gateway.admission.reading import Asked
 from sooner.gateway.delivery import relay
+from sooner.gateway.delivery.backlog import Backlog
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.client import Call, EngineClient, Sent
@@ -49,6 +50,7 @@ class Delivery:
         self.settings = settings
         self.dispatcher = dispatcher
         self.client = EngineClient(settings.limits)
+        self.backlog = Backlog(settings.limits)
         self.telemetry = Telemetry()
         self.uncut: set[str] = set()  # models whose replies cannot be continued
         self._finished = finished
@@ -56,7 +58,7 @@ class Delivery:
     def take(self, settings: GatewaySettings) -> None:
         """Take settings that were read again."""
         self.settings = settings
-        self.client.limits = settings.limits
+        self.client.limits = self.backlog.limits = settings.limits
 
     async def send(
         self, request: web.BaseRequest, waiting: Visit, backend: Backend, body: bytes, *, chunks: bool = True

@@ -22,10 +22,12 @@ from sooner.gateway.admission.refusals import TurnedAway, UnknownModel
 from sooner.gateway.admission.shares import charge
 from sooner.gateway.delivery import answers, relay, sliced
 from sooner.gateway.delivery.context import Delivery, Finished
+from sooner.gateway.delivery.place import Place
 from sooner.gateway.delivery.stitch import Whole
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.client import Sent
+from sooner.gateway.engines.connections import SlowClient
 from sooner.gateway.settings import ClassSettings, GatewaySettings
 from sooner.gateway.visit import Visit
 
@@ -88,6 +90,9 @@ class Proxy:
             return answers.refusal(refused)
         except EngineError as error:
             return answers.error(502, f"no engine could serve this: {type(error).__name__}", "engine_failed")
+        except SlowClient:
+            counters.add("slow_clients")
+            return _gone()
         except ConnectionError:  # the client left in the moment its reply began
             counters.add("client_gone")
             return _gone()
@@ -151,25 +156,26 @@ class Proxy:
     ) -> web.StreamResponse:
         tries = self.settings.limits.retries
         while True:
-            backend = await self.dispatcher.slot(waiting)
-            served: float | None = None
+            place = Place(self.dispatcher, waiting, await self.dispatcher.slot(waiting))
+            backend = place.backend
             try:
-                sent = await self.delivery.send(request, waiting, backend, body)
+                place.sent = sent = await self.delivery.send(request, waiting, backend, body)
                 if sent.head.status in _ELSEWHERE and tries > 0 and self._another(waiting, backend):
+                    place.give_back(0.0)
                     self.client.drop(sent.connection)
                     backend.breaker.failed(time.monotonic(), waiting.tenant)
                     raise EngineError(f"backend {backend.name} says {sent.head.status}")
-                response, served = await self._hand_on(request, waiting, sent, arrival)
-                return response
+                return await self._hand_on(request, waiting, place, sent, arrival)
             except EngineError as error:
                 self.dispatcher.counters.warn("upstream_errors", "backend %s: %s", backend.name, error)
                 waiting.tried.add(backend.name)
+                place.failed(error)
                 if tries <= 0:
                     raise
                 tries -= 1
                 self.dispatcher.counters.add("retries")
             finally:
-                self.dispatcher.over(waiting, backend, served)
+                place.left()
 
     def _another(self, waiting: Visit, backend: Backend) -> bool:
         now = time.monotonic()
@@ -179,37 +185,48 @@ class Proxy:
         )
 
     async def _hand_on(
-        self, request: web.BaseRequest, waiting: Visit, sent: Sent, arrival: float
-    ) -> tuple[web.StreamResponse, float]:
-        """Hand the reply on; return it and its work. Raises EngineError only while nothing was seen of it."""
-        ticket = waiting.ticket
-        wait = sent.began - ticket.arrival_time
-        on = relay.Relay(request, sent.connection)
-        status = sent.head.status
-        response: web.StreamResponse | None = None
+        self, request: web.BaseRequest, waiting: Visit, place: Place, sent: Sent, arrival: float
+    ) -> web.StreamResponse:
+        """Hand the reply on. Raises EngineError only while nothing was seen of it."""
+        on = relay.Relay(request, sent.connection, self.delivery.backlog)
+        wait = sent.began - waiting.ticket.arrival_time
+        over = False
+
+        def done(status: int = sent.head.status) -> None:
+            nonlocal over
+            over = True
+            self._note(waiting, place, sent, arrival, status)
+
         try:
-            response = await on.run(sent.head, self.delivery.extra(waiting, wait))
-            sent.backend.connections.give_back(sent.connection)
+            return await on.run(sent.head, self.delivery.extra(waiting, wait), done)
         except EngineError as error:
             if not on.started:
                 raise
-            status = 0
             self.dispatcher.counters.warn("cut_streams", "backend %s: %s", sent.backend.name, error)
             sent.backend.breaker.failed(time.monotonic(), waiting.tenant)
+            done(0)
+            return _gone()
         finally:
-            self.client.ended(sent.connection)
-            if response is None:
-                sent.connection.abort()  # the engine sees at once that nobody wants the reply
-        used = relay.usage(sent.connection, waiting.asked.stream, waiting.asked.endpoint.generates)
+            if not over:
+                self.client.drop(sent.connection)  # the engine sees at once that nobody wants the reply
+
+    def _note(self, waiting: Visit, place: Place, sent: Sent, arrival: float, status: int) -> None:
+        """Take note of a reply that the engine is done with, and give its place to the next."""
+        ticket = waiting.ticket
+        self.client.ended(sent.connection)
+        used = relay.usage(sent.connection, waiting.asked)
         prompt_len = ticket.prompt_len if used.prompt_len is None else used.prompt_len
+        used = used._replace(prompt_len=prompt_len, output_len=used.output_len if status < 400 else 0)
         if 200 <= status < 300:
             self.dispatcher.finished(waiting, time.monotonic() - sent.began)
             self.dispatcher.counters.add("finished")
             if waiting.asked.stream:
                 self.delivery.learn(sent, prompt_len, waiting.tenant)
-        used = used._replace(prompt_len=prompt_len)
+        wait = sent.began - ticket.arrival_time
         self.delivery.note(waiting, sent, arrival, ticket.arrival_time, wait, used, status)
-        return response or _gone(), charge(prompt_len, used.output_len)
+        work = charge(prompt_len, used.output_len)
+        (place.done if 200 <= status < 300 else place.give_back)(work)
+        sent.backend.connections.give_back(sent.connection)
 
 
 def _gone() -> web.StreamResponse:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from sooner.core import EngineError
 from sooner.gateway.admission.headers import returned
+from sooner.gateway.admission.reading import Asked
 from sooner.gateway.delivery.answers import cut_event
-from sooner.gateway.engines.connections import Connection
+from sooner.gateway.delivery.backlog import Backlog
+from sooner.gateway.engines.connections import Connection, SlowClient
 from sooner.gateway.engines.http1 import Head
 
 _OUTPUT = re.compile(rb'(?<!\\)"(?:completion_tokens|output_tokens)"\s*:\s*([0-9]{1,9})')
@@ -31,18 +34,21 @@ class Usage(NamedTuple):
 class Relay:
     """One reply being handed on. `started` says whether the client has seen anything of it."""
 
-    def __init__(self, request: web.BaseRequest, connection: Connection) -> None:
+    def __init__(self, request: web.BaseRequest, connection: Connection, backlog: Backlog) -> None:
         self._request = request
         self._connection = connection
+        self._backlog = backlog
         self._drainer: asyncio.Task[None] | None = None
         self.started = False
 
-    async def run(self, head: Head, extra: Mapping[str, str]) -> web.StreamResponse:
-        """Hand the reply on to its end.
+    async def run(
+        self, head: Head, extra: Mapping[str, str], done: Callable[[], None] | None = None
+    ) -> web.StreamResponse:
+        """Hand the reply on to its end; `done` is called once the engine is, which the client may be later.
 
         When the engine breaks off, a streaming client gets an event that says so, and every client
         gets a connection that ends before the reply does, so that no cut reply looks whole; then
-        the engine's error is raised.
+        the engine's error is raised. A client that does not read is closed: SlowClient.
         """
         request, connection = self._request, self._connection
         response = web.StreamResponse(status=head.status, reason=head.reason or None)
@@ -71,32 +77,67 @@ class Relay:
             await writer.drain()
             connection.resume()
 
-        connection.attach(transport.write, transport, wait_for_client)
+        connection.attach(
+            transport.write, transport, wait_for_client, lambda size: self._backlog.keeps(self, size)
+        )
+        try:
+            return await self._to_the_end(response, writer, transport, done)
+        finally:
+            self._backlog.forget(self)
+
+    async def _to_the_end(
+        self, response: web.StreamResponse, writer: AbstractStreamWriter, transport: asyncio.WriteTransport,
+        done: Callable[[], None] | None,
+    ) -> web.StreamResponse:  # fmt: skip
+        connection = self._connection
         try:
             await connection.finished
+            if done is not None:
+                done()
         except EngineError as error:
             streaming = "event-stream" in response.headers.get("Content-Type", "")
-            if chunks and streaming and connection.clean and not transport.is_closing():
+            if response.chunked and streaming and connection.clean and not transport.is_closing():
                 transport.write(cut_event(f"the engine broke off: {type(error).__name__}"))
             response.force_close()
-            transport.close()
+            transport.close()  # once the client has what came
+            asyncio.get_running_loop().call_later(self._backlog.limits.client_time, transport.abort)
+            raise
+        except SlowClient:
+            transport.abort()
             raise
         finally:
             if self._drainer is not None:
                 self._drainer.cancel()
-        await response.write_eof()
+        await drain(response, writer, transport, self._backlog.limits.client_time)
         return response
 
 
-def usage(connection: Connection, streamed: bool, generates: bool = True) -> Usage:
-    """Return the lengths of a reply that ended: the engine's count, else one token for each event."""
+async def drain(
+    response: web.StreamResponse, writer: AbstractStreamWriter, transport: asyncio.WriteTransport,
+    seconds: float, last: bytes = b"",
+) -> None:  # fmt: skip
+    """End a reply once its client has taken it; one that has not after `seconds` is closed: SlowClient."""
+    try:
+        async with asyncio.timeout(seconds):
+            if last:
+                await response.write(last)
+            await response.write_eof()
+            await writer.drain()  # which a body of known length does not do at its end
+    except TimeoutError as error:
+        transport.abort()
+        raise SlowClient(f"the client did not take its reply within {seconds:.0f} s") from error
+
+
+def usage(connection: Connection, asked: Asked, *, ended: bool = True) -> Usage:
+    """Return the lengths of a reply, or of what came: the engine's count, else a token for each event."""
     tail = b"".join(connection.pieces)[-_TAIL:]
     output = _OUTPUT.findall(tail)
     prompt = _PROMPT.findall(tail)
     prompt_len = int(prompt[-1]) if prompt else None
-    if not generates:
+    if not asked.endpoint.generates:
         return Usage(prompt_len, 0, prompt_len is not None)
     if output:
         return Usage(prompt_len, int(output[-1]), True)
-    guess = connection.events - 2 if streamed else connection.size // 4
+    around = 2 if ended else 1  # events that open and close a chat's stream
+    guess = connection.events - around if asked.stream else connection.size // 4
     return Usage(None, max(0, guess), False)

@@ -10,6 +10,7 @@ import asyncio
 import time
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from sooner.core import EngineError
 from sooner.gateway.admission import headers
@@ -18,6 +19,7 @@ from sooner.gateway.admission.shares import charge
 from sooner.gateway.delivery import relay
 from sooner.gateway.delivery.answers import cut_event
 from sooner.gateway.delivery.context import Delivery
+from sooner.gateway.delivery.place import Place
 from sooner.gateway.delivery.stitch import Odd, Plan, Reasons, Stitch, Whole, plan
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.client import Sent
@@ -55,6 +57,7 @@ class Slicer:
         self._came = waiting.ticket.arrival_time
         self._prompt_len = waiting.ticket.prompt_len
         self._response: web.StreamResponse | None = None
+        self._writer: AbstractStreamWriter | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._early = b""  # what came before the first text
         self._drainer: asyncio.Task[None] | None = None
@@ -67,24 +70,24 @@ class Slicer:
         tries = retries = self._delivery.settings.limits.retries
         try:
             while not self._stitch.reason:
-                backend = await self._turn()
-                served: float | None = None
+                place = await self._turn()
                 try:
-                    served = await self._slice(backend)
+                    await self._slice(place)
                     tries = retries
                     self._waiting.tried.clear()
                 except EngineError as error:
                     self._delivery.dispatcher.counters.warn(
-                        "upstream_errors", "backend %s: %s", backend.name, error
+                        "upstream_errors", "backend %s: %s", place.backend.name, error
                     )
-                    self._waiting.tried.add(backend.name)
+                    self._waiting.tried.add(place.backend.name)
+                    place.failed(error)
                     if tries <= 0:
                         raise
                     tries -= 1
                     self._delivery.dispatcher.counters.add("retries")
                     self._stitch.lose()  # the next slice goes on from what the client has
                 finally:
-                    self._delivery.dispatcher.over(self._waiting, backend, served)
+                    place.left()
                 if not self._stitch.reason:
                     self._again()
             return await self._close()
@@ -100,8 +103,9 @@ class Slicer:
         finally:
             if self._drainer is not None:
                 self._drainer.cancel()
+            self._delivery.backlog.forget(self)
 
-    async def _turn(self) -> Backend:
+    async def _turn(self) -> Place:
         """Wait for a place; a reply that has begun is not given up for having waited."""
         while True:
             try:
@@ -112,22 +116,24 @@ class Slicer:
                 self._again()
             else:
                 self._wait += time.monotonic() - self._waiting.ticket.arrival_time
-                return backend
+                first = not self._stitch.tokens  # a prompt counts once
+                return Place(self._delivery.dispatcher, self._waiting, backend, prompt=first)
 
     def _again(self) -> None:
         self._delivery.dispatcher.again(self._waiting, self._prompt_len, self._stitch.tokens)
 
-    async def _slice(self, backend: Backend) -> float:
-        """Serve one slice; return its work. Raises EngineError, Whole."""
-        delivery, stitch = self._delivery, self._stitch
+    async def _slice(self, place: Place) -> None:
+        """Serve one slice. Raises EngineError, Whole."""
+        delivery, stitch, backend = self._delivery, self._stitch, place.backend
         first = not stitch.tokens
         stitch.context = _context(backend, self._waiting.asked.model)
         body = stitch.next_slice(self._most)
         running = backend.in_flight
         sent = await delivery.send(self._request, self._waiting, backend, body, chunks=False)
-        whole = False
+        place.sent, whole = sent, False
         try:
             if sent.head.status != 200:
+                place.give_back(0.0)
                 if first:
                     raise Whole(f"the engine answers {sent.head.status}")  # and may say why to the client
                 raise EngineError(f"backend {backend.name} answers {sent.head.status} to a slice")
@@ -152,7 +158,7 @@ class Slicer:
         if self._stream:
             prompt_len = self._waiting.ticket.prompt_len  # what was generated before is part of it
             delivery.learn(sent, prompt_len, self._waiting.tenant)
-        return charge(self._prompt_len if first else 0, made)  # a prompt counts once
+        place.done(charge(self._prompt_len if first else 0, made))
 
     async def _gather(self, connection: Connection) -> None:
         body = bytearray()
@@ -178,7 +184,7 @@ class Slicer:
             await asyncio.wait({connection.finished, text}, return_when=asyncio.FIRST_COMPLETED)
             if self._stitch.shown and self._failed is None:
                 await self._start(sent.head)
-        connection.attach(take, self._transport, wait_for_client)
+        connection.attach(take, self._transport, wait_for_client, self._keeps)
         await asyncio.wait({connection.finished})
         failed, self._failed = self._failed, None
         if failed is not None:
@@ -199,6 +205,9 @@ class Slicer:
         elif events and not self._transport.is_closing():
             self._transport.write(b"%x\r\n%b\r\n" % (len(events), events))
 
+    def _keeps(self, size: int) -> bool:
+        return self._delivery.backlog.keeps(self, size)
+
     async def _drained(self, connection: Connection) -> None:
         if self._response is not None:
             await self._response.drain()
@@ -211,7 +220,7 @@ class Slicer:
                 response.headers.add(name, value)
         response.headers.update(self._delivery.extra(self._waiting, self._wait))
         response.enable_chunked_encoding()
-        writer = await response.prepare(self._request)
+        self._writer = writer = await response.prepare(self._request)
         self._transport = self._request.transport
         if writer is None or self._transport is None:
             raise ConnectionResetError("the client has gone")
@@ -230,8 +239,10 @@ class Slicer:
             extra = self._delivery.extra(self._waiting, self._wait)
             return web.Response(body=self._stitch.whole(), headers=extra, content_type="application/json")
         response = self._response or await self._start(self._first.head)
-        await response.write(self._stitch.closing())
-        await response.write_eof()
+        assert self._transport is not None  # a stream has begun
+        assert self._writer is not None
+        patience = self._delivery.settings.limits.client_time
+        await relay.drain(response, self._writer, self._transport, patience, self._stitch.closing())
         return response
 
     def _broken(self, response: web.StreamResponse, error: Exception) -> web.StreamResponse:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sooner.core import EngineError
 from sooner.gateway.engines.backend import Backend
-from sooner.gateway.engines.connections import Connection, Cut
+from sooner.gateway.engines.connections import Connection, Cut, SlowClient
 from sooner.gateway.engines.http1 import Head
 from sooner.gateway.engines.kinds import with_priority
 from sooner.gateway.engines.takes_priority import REFUSALS
@@ -118,6 +118,10 @@ class EngineClient:
         for connection, begun in list(self._active.items()):
             if connection.deserted:
                 connection.let_go()
+                continue
+            if connection.paused:  # it is the client that is slow, not the engine
+                if connection.held_up(now) > limits.client_time:
+                    connection.let_go(SlowClient("the client does not take its reply"))
                 continue
             allowed = limits.between_bytes if begun else limits.first_byte
             if now - connection.last_time > allowed:

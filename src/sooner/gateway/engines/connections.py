@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
-from sooner.core import ConfigError, EngineError
+from sooner.core import ConfigError, EngineError, SoonerError
 from sooner.gateway.engines.http1 import MAX_HEAD, Framing, Garbage, Head, framing, read_head
 
 _HIGH_WATER = 256 * 1024  # bytes waiting for a slow reader before the engine is made to wait too
@@ -31,6 +31,10 @@ class Cut(EngineError):
         super().__init__(message)
         self.started = started
         self.reused = reused
+
+
+class SlowClient(SoonerError, ConnectionError):
+    """A client that did not take its reply in time; its connection is closed."""
 
 
 class Address(NamedTuple):
@@ -85,8 +89,11 @@ class Connection(asyncio.Protocol):
         self._sink: Callable[[bytes], object] | None = None
         self._target: asyncio.WriteTransport | None = None
         self._on_full: Callable[[], None] | None = None
+        self._keeps: Callable[[int], bool] | None = None
         self._waiting: list[bytes] = []
         self._paused = False
+        self._paused_at = 0.0
+        self._paused_for = 0.0  # seconds, of the pauses that are over
         self.slowed = False  # whether a slow client ever made the engine wait
         self.pieces: list[bytes] = []  # the last few, and no more
         self.events = 0
@@ -122,14 +129,15 @@ class Connection(asyncio.Protocol):
         sink: Callable[[bytes], object],
         target: asyncio.WriteTransport | None = None,
         on_full: Callable[[], None] | None = None,
+        keeps: Callable[[int], bool] | None = None,
     ) -> None:
         """Hand what came, and all that comes, to `sink`.
 
         Where `target` is full the engine is made to wait, and `on_full` is called once; it has to
-        see to it that `resume` is called.
+        see to it that `resume` is called. `keeps` says whether so many bytes may wait there all the same.
         """
         waiting, self._waiting = self._waiting, []
-        self._sink, self._target, self._on_full = sink, target, on_full
+        self._sink, self._target, self._on_full, self._keeps = sink, target, on_full, keeps
         if waiting and not (target is not None and target.is_closing()):
             sink(b"".join(waiting))
         if self._paused:
@@ -140,6 +148,9 @@ class Connection(asyncio.Protocol):
 
     def resume(self) -> None:
         """Read from the engine again, once the client has taken what was written."""
+        if self._paused:
+            self.last_time = self._loop.time()  # it was not the engine that was silent
+            self._paused_for += self.last_time - self._paused_at
         self._paused = False
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
@@ -148,6 +159,10 @@ class Connection(asyncio.Protocol):
     def paused(self) -> bool:
         """Whether the engine is made to wait for a slow client."""
         return self._paused
+
+    def held_up(self, now: float) -> float:
+        """Return how long in all the engine was made to wait for this reply's client [s]."""
+        return self._paused_for + (now - self._paused_at if self._paused else 0.0)
 
     def abort(self) -> None:
         """Drop the connection at once: the engine sees that nobody wants the reply."""
@@ -160,9 +175,9 @@ class Connection(asyncio.Protocol):
         """Whether the client that the reply is handed to has left."""
         return self._target is not None and self._target.is_closing()
 
-    def let_go(self) -> None:
-        """Drop a reply whose client has left: who waits for it gets a ConnectionResetError."""
-        self._fail(ConnectionResetError("the client has gone"))
+    def let_go(self, error: ConnectionError | None = None) -> None:
+        """Drop a reply whose client has left: who waits for it gets the error."""
+        self._fail(error or ConnectionResetError("the client has gone"))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over the transport."""
@@ -208,6 +223,7 @@ class Connection(asyncio.Protocol):
             self._sink(out)
         if self._full() and not self._paused and self.transport is not None:
             self._paused = self.slowed = True
+            self._paused_at = self.last_time
             self.transport.pause_reading()
             if self._on_full is not None:
                 self._on_full()
@@ -215,7 +231,8 @@ class Connection(asyncio.Protocol):
     def _full(self) -> bool:
         if self._target is None:
             return self._sink is None and sum(map(len, self._waiting)) > _HIGH_WATER
-        return self._target.get_write_buffer_size() > _HIGH_WATER
+        size = self._target.get_write_buffer_size()
+        return size > _HIGH_WATER and not (self._keeps is not None and self._keeps(size))
 
     def _take_head(self, data: bytes) -> None:
         assert self._buffer is not None  # until the head is read
