@@ -21,6 +21,7 @@ from sooner.sim.compiled.admission.state import (
     FREE_FIRST,
     HEAP,
     LEAST_REQUESTS,
+    LEAST_TOKENS,
     LEAST_WORK,
     MAX_MIN,
     ROUND_ROBIN,
@@ -197,7 +198,7 @@ def _route(w: Any, i: Any, now: Any, hard: Any, prefix: Any, key_fn: Any) -> Any
         else:
             load = s.load + (s.ended_load if ending else 0)
             if router in (LEAST_WORK, FREE_FIRST):
-                load += running.load(w, m, i)  # it takes longer on a slower engine
+                load += w.work[s.kind, i]  # it takes longer on a slower engine
             elif router == MAX_MIN:
                 load *= s.pace
             if router == FREE_FIRST and s.running + s.waiting + (s.ended if ending else 0) >= s.seqs:
@@ -224,7 +225,11 @@ def _arrive(w: Any, m: Any, i: Any, now: Any, key_fn: Any) -> None:
     if o.keyed == 1:
         fixed(w, m, i, key_fn)
     s.t += o.predict
-    s.load += running.load(w, m, i)
+    if o.router in (LEAST_WORK, FREE_FIRST):
+        q.load = w.work[s.kind, i]
+    elif o.router in (LEAST_TOKENS, MAX_MIN):
+        q.load = np.int64(w.predicted[i])
+    s.load += q.load
     waiting.enter(w, m, i)
 
 

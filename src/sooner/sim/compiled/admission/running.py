@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from sooner.sim.compiled import shares
-from sooner.sim.compiled.admission.state import DYNAMIC, FREE_FIRST, LEAST_WORK
+from sooner.sim.compiled.admission.state import DYNAMIC
 from sooner.sim.compiled.closed_form import blocks
-from sooner.sim.compiled.jit import allocating, compiled, inlined
+from sooner.sim.compiled.jit import allocating, compiled
 from sooner.sim.compiled.marks import CANCELLED
 
 
@@ -51,14 +51,6 @@ def _pop_end(w: Any, m: Any, count: Any) -> Any:
     return top
 
 
-@inlined
-def load(w: Any, m: Any, r: Any) -> Any:
-    """What a request adds to the load of instance m, as the router counts it."""
-    if w.option[0].router == LEAST_WORK or w.option[0].router == FREE_FIRST:
-        return w.work[w.instance[m].kind, r]
-    return np.int64(w.predicted[r])
-
-
 @compiled
 def finish(w: Any, m: Any, r: Any) -> None:
     """End a request whose last token came with this step."""
@@ -68,13 +60,13 @@ def finish(w: Any, m: Any, r: Any) -> None:
     s.running -= 1
     s.ended += 1
     leave(w, m, r)
-    s.ended_load += load(w, m, r)
+    s.ended_load += q.load
 
 
 @compiled
 def leave(w: Any, m: Any, r: Any) -> None:
     """Take a request off the instance's load."""
-    w.instance[m].load -= load(w, m, r)
+    w.instance[m].load -= w.request[r].load
 
 
 @compiled

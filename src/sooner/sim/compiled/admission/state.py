@@ -21,6 +21,7 @@ REQUEST = np.dtype(
     [
         ("ready", "i8"),  # when the scheduler sees it
         ("key", "f8"),
+        ("load", "i8"),  # what it adds to its instance's load, as the router counts it; 0 where none asks
         ("lead", "i8"),  # decoding: tokens - step; waiting: the step since which it idles
         ("prompt", "i4"),
         ("output", "i4"),
