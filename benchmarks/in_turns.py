@@ -89,7 +89,11 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=sorted(PARTS), default=sorted(PARTS))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    report: dict[str, Any] = {"other": _commit(options.other), "this": _commit(HERE), "rounds": options.rounds}
+    report: dict[str, Any] = {
+        "other": _commit(options.other),
+        "this": _commit(HERE),
+        "rounds": options.rounds,
+    }
     for part in options.parts:
         ratios: dict[str, list[float]] = {}
         for turn in range(options.rounds):
