@@ -18,7 +18,7 @@ from sooner.core import Completed, DataError
 from sooner.sim.cost import Engine
 from sooner.sim.engine import simulate
 from sooner.sim.options import Options
-from sooner.whatif.replays import Answer, ask, sentence
+from sooner.whatif.replays import Counterfactual, ask, sentence
 from sooner.whatif.served import ServedRow, ServedTraffic, columns
 from sooner.whatif.sources import read
 from sooner.workloads.columns import Workload
@@ -62,7 +62,7 @@ def record(policy: str, n: int = 400, rate: float = 5.0, factor: float = 1.0) ->
     return ServedTraffic(*columns(rows, "here"), ENGINE, True, "wall", policies.get(policy))
 
 
-def against(answer: Answer, policy: str) -> Any:
+def against(answer: Counterfactual, policy: str) -> Any:
     return next(other for other in answer.others if other.policy == policy)
 
 

@@ -10,7 +10,7 @@ import click
 from sooner.cli.options import NameOption, policy_names, say, table
 
 if TYPE_CHECKING:
-    from sooner.whatif.replays import Answer
+    from sooner.whatif.replays import Counterfactual
     from sooner.whatif.served import ServedTraffic
 
 SHOWN = 20
@@ -71,7 +71,7 @@ def whatif(
     raise click.exceptions.Exit(0 if claimed else 1)
 
 
-def shown(answer: Answer, record: ServedTraffic, source: str) -> dict[str, Any]:
+def shown(answer: Counterfactual, record: ServedTraffic, source: str) -> dict[str, Any]:
     """Return what `--json` prints."""
     from sooner.whatif.replays import sentence
 
@@ -106,7 +106,7 @@ def shown(answer: Answer, record: ServedTraffic, source: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print(answer: Answer, record: ServedTraffic) -> None:
+def _print(answer: Counterfactual, record: ServedTraffic) -> None:
     names = {"mean_e2e": "mean E2E", "p99_e2e": "P99 E2E", "mean_wait": "mean wait", "mean_ttft": "mean TTFT"}
     table(
         ("order", *(f"{words} [s]" for words in names.values())),

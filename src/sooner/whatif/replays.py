@@ -71,7 +71,7 @@ class Losses(NamedTuple):
     mean_change: float  # of all its requests; below 0: they waited less
 
 
-class Answer(NamedTuple):
+class Counterfactual(NamedTuple):
     """The whole answer; `margin` [s] is the replay's error of a single wait, its median."""
 
     served: str
@@ -83,7 +83,7 @@ class Answer(NamedTuple):
     waited: bool
 
 
-def ask(served: ServedTraffic, policies: Sequence[Policy]) -> Answer:
+def ask(served: ServedTraffic, policies: Sequence[Policy]) -> Counterfactual:
     """Replay what was served under its own order and under `policies`; arrival order is the first.
 
     Raises DataError for fewer than 20 requests with times, and where an order wants predictions that the
@@ -105,7 +105,9 @@ def ask(served: ServedTraffic, policies: Sequence[Policy]) -> Answer:
     margin = float(np.nanmedian(np.abs(_wait(own) - _wait(real))))
     waited = float(np.nanmean(_wait(real))) > WAITED
     losses = _losses(served, _wait(own) - _wait(arrival), margin)
-    return Answer(served.policy.name, int(seen.sum()), fidelity, tuple(others), losses, margin, waited)
+    return Counterfactual(
+        served.policy.name, int(seen.sum()), fidelity, tuple(others), losses, margin, waited
+    )
 
 
 def replay(served: ServedTraffic, policy: Policy) -> Completed:
@@ -190,7 +192,7 @@ def _losses(served: ServedTraffic, extra: NDArray[np.float64], margin: float) ->
     return tuple(sorted(found, key=lambda one: (-one.lost, one.tenant)))
 
 
-def sentence(answer: Answer) -> str:
+def sentence(answer: Counterfactual) -> str:
     """Return the answer in a line, against arrival order."""
     against = next(other for other in answer.others if other.policy == "fcfs")
     error = answer.fidelity["mean_e2e"].error
