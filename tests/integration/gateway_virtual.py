@@ -17,6 +17,7 @@ from sooner.gateway.admission.refusals import TurnedAway
 from sooner.gateway.admission.shares import charge
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend
+from sooner.gateway.engines.prefixes import NONE
 from sooner.gateway.settings import BackendSettings, GatewaySettings
 from sooner.ordering.given import Given
 
@@ -109,7 +110,7 @@ async def drive(load: Iterable[Ask], places: int, token_time: float, **settings:
         ask = seen.ask
         seen.came_after = starts
         given = Given(ask.predicted, ask.predicted)
-        asked = Asked("m", True, ChatRequest(), ask.prompt_len, 0, False, given)
+        asked = Asked("m", True, ChatRequest(), ask.prompt_len, NONE, False, given)
         try:
             waiting = dispatcher.arrive(str(id(seen)), ask.tenant, 0, asked, 0.0)
         except TurnedAway as refused:

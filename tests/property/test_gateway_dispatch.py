@@ -19,6 +19,7 @@ from sooner.gateway.admission.room import Waiting
 from sooner.gateway.admission.shares import charge
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend
+from sooner.gateway.engines.prefixes import NONE
 from sooner.gateway.settings import BackendSettings, GatewaySettings, QueueSettings
 from sooner.ordering.given import Given
 
@@ -65,7 +66,7 @@ class DispatcherMachine(RuleBasedStateMachine):
                         life.outcome.set_result(True)
             assert len(self.ends) == self.arrived
             assert not self.dispatcher.waiting
-            assert not self.dispatcher.order.tickets
+            assert not any(pool.order.tickets for pool in self.dispatcher.pools)
             assert sum(one.in_flight for one in self.dispatcher.backends) == 0
             self.dispatcher.close()
         self.loop.close()
@@ -129,7 +130,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.arrived += 1
         id = str(self.arrived)
         given = Given(length, length, None if deadline is None else deadline * 1000)
-        asked = Asked("m", True, ChatRequest(), 10, 0, False, given)
+        asked = Asked("m", True, ChatRequest(), 10, NONE, False, given)
         queued = self.dispatcher.queued
         try:
             life = Life(self.dispatcher.arrive(id, tenant, level, asked, 0.0))

@@ -17,6 +17,7 @@ from sooner.gateway.settings import QueueSettings
 from sooner.ordering.counters import Counters
 from sooner.ordering.given import Given
 from sooner.ordering.order import Order
+from sooner.work import Pace
 
 OVERDUE, EVERY = 20.0, 3
 
@@ -27,7 +28,7 @@ class RoomMachine(RuleBasedStateMachine):
     @initialize(name=st.sampled_from(["fcfs", "aged", "ltr", "hrrn", "edf", "sprpt"]))
     def begin(self, name: str) -> None:
         counters = Counters(["policy_errors", "promotions"], logging.getLogger("test"))
-        self.order = Order(policies.get(name), None, counters)
+        self.order = Order(policies.get(name), None, counters, weighs=True)
         self.bounds = QueueSettings(overdue=OVERDUE, overdue_every=EVERY, max_wait=100.0, urgent=2.0)
         self.room = Room(self.order, Shares({"a": 2.0}), self.bounds)
         self.inside: dict[str, Waiting] = {}
@@ -52,9 +53,13 @@ class RoomMachine(RuleBasedStateMachine):
         if self.inside:
             id = list(self.inside)[pick % len(self.inside)]
             request = self.inside[id]
-            before = request.tokens
             if self.order.predicted(id, Prediction(score, score), 0):
-                self.room.moved(request, before)
+                self.room.moved(request)
+
+    @rule(token=st.floats(1e-6, 1e-2), step=st.floats(1e-4, 1.0))
+    def another_pace(self, token: float, step: float) -> None:
+        self.order.set_pace(Pace(prefill_token_s=token, iteration_s=step))
+        self.room.reckon()
 
     @rule(pick=st.integers(0, 99))
     def remove(self, pick: int) -> None:
@@ -136,12 +141,12 @@ class RoomMachine(RuleBasedStateMachine):
         assert {one.id for one in self.room} == set(self.inside)
         assert sum(self.room.by_tenant.values()) == len(self.inside)
         assert math.isclose(
-            self.room.tokens, sum(one.tokens for one in self.inside.values()), rel_tol=1e-6, abs_tol=1e-3
+            self.room.work, sum(one.ticket.work for one in self.inside.values()), rel_tol=1e-6, abs_tol=1e-6
         )
         for tenant in "abc":
             ahead = self.room.ahead(tenant, 1)
-            own = sum(one.tokens for one in self.inside.values() if one.tenant == tenant or one.level == 0)
-            assert own - 1e-3 <= ahead <= self.room.tokens + 1e-3
+            first = [one for one in self.inside.values() if one.tenant == tenant or one.level == 0]
+            assert sum(one.ticket.work for one in first) - 1e-6 <= ahead <= self.room.work + 1e-6
         for one in self.inside.values():
             assert 1 <= self.room.position(one) <= len(self.inside)
 

@@ -346,7 +346,7 @@ class Gateway:
         now = time.monotonic()
         return answers.as_json([
             {"name": one.name, "kind": one.settings.kind, "open": one.accepts(now), "draining": one.draining,
-             "in_flight": one.in_flight, "limit": one.limit, "outstanding_tokens": round(one.outstanding),
+             "in_flight": one.in_flight, "limit": one.limit, "outstanding_seconds": round(one.outstanding, 3),
              "waiting_inside": one.waiting_inside, "models": sorted(one.cards)}
             for one in self.dispatcher.backends
         ])  # fmt: skip

@@ -17,7 +17,6 @@ from sooner.gateway.counts import COUNTERS
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.choice import Choice, LeastWork
 from sooner.gateway.engines.offload import Offload
-from sooner.gateway.engines.reply_pace import ReplyPace
 from sooner.gateway.scores import WaitingScores
 from sooner.gateway.settings import GatewaySettings
 from sooner.gateway.visit import Pool, Visit
@@ -42,17 +41,17 @@ class Dispatcher:
         self.settings = settings
         self.clock = clock
         self.counters = Counters(COUNTERS, logger)
-        self.order = Order(settings.chosen_policy, None, self.counters)
         self.shares = Shares({tenant.name: tenant.weight for tenant in settings.tenants})
+        self._policy = settings.chosen_policy
         self.gate = Gate(settings)
         self.choice: Choice = Offload() if settings.slices.tokens else LeastWork()
         self.backends = list(backends)
+        self.counters.add("odd_paces", sum(one.pace.odd for one in self.backends))
         self._pools: dict[tuple[str, ...], Pool] = {}
         self.waiting: dict[str, Visit] = {}  # by request id, until the reply has ended
         self._swept = clock()
-        self._pace = ReplyPace()
         self._loop = asyncio.get_running_loop()
-        self._scores = WaitingScores(settings, self.order, self.waiting, self.counters)
+        self._scores = WaitingScores(settings, self.waiting, self.counters)
 
     @property
     def pools(self) -> Iterable[Pool]:
@@ -96,8 +95,10 @@ class Dispatcher:
         names = tuple(backend.name for backend in serving)
         pool = self._pools.get(names)
         if pool is None:
-            room: Room[Visit] = Room(self.order, self.shares, self.settings.queue)
-            pool = self._pools[names] = Pool(model, path, serving, room, self.clock)
+            order = Order(self._policy, None, self.counters, weighs=True)
+            room: Room[Visit] = Room(order, self.shares, self.settings.queue)
+            pool = self._pools[names] = Pool(model, path, serving, order, room, self.clock)
+            pool.take_pace()
         pool.backends = serving
         return pool
 
@@ -105,32 +106,52 @@ class Dispatcher:
         """Give a request its ticket and ask for its score. Raises TurnedAway, UnknownModel."""
         pool = self.pool_for(asked.model, asked.endpoint.path)
         now = self.clock()
-        self.order.begin_step(now)
+        pool.order.begin_step(now)
         said = asked.given
         if default_ms and said.deadline_ms is None:
             said = said._replace(deadline_ms=default_ms)
-        ticket = self.order.arrive(id, now, asked.prompt_len, said, level, ahead=self._ahead(pool))
+        held = max(one.sent.part(asked.beginnings) for one in pool.backends)
+        ticket = pool.order.arrive(
+            id,
+            now,
+            asked.prompt_len,
+            said,
+            level,
+            cached_len=round(held * asked.prompt_len),
+            ahead=self._ahead(pool),
+        )
         request = Visit(id, tenant, level, ticket, asked=asked, pool=pool)
         request.expect()
         try:
             self.gate.admit(request, now, at_once=self._at_once(request, now) is not None)
         except TurnedAway:
-            self.order.leave(id)
+            pool.order.leave(id)
             raise
         self.waiting[id] = request
         self._scores.ask(request)
         return request
 
     def _ahead(self, pool: Pool) -> float:
-        """Return the work that waits for each engine of a pool [s]."""
-        share = len(pool.room) / max(self.queued, 1)
-        return self.order.backlog * share / max(sum(backend.healthy for backend in pool.backends), 1)
+        """Return the work that waits for each engine of a pool [s], in other pools with these engines too."""
+        if len(self._pools) == 1:
+            return pool.ahead
+        mine = set(pool.backends)
+        return sum(
+            other.ahead * len(mine.intersection(other.backends)) / len(mine) for other in self._pools.values()
+        )
 
-    def replied(self, prompt_len: int, first_byte: float, gap: float, in_flight: int) -> None:
-        """Learn the engines' pace from a streamed reply: tokens, seconds, seconds a token, requests there."""
-        learned = self._pace.add(prompt_len, first_byte, gap, in_flight)
+    def replied(self, backend: Backend, computed: int, first_byte: float, gap: float, beside: float) -> None:
+        """Learn an engine's pace from a streamed reply: seconds, seconds a token, and requests with it.
+
+        `computed` are the tokens of its prompt that no cache held.
+        """
+        odd = backend.pace.odd
+        learned = backend.pace.add(computed, first_byte, gap, beside)
+        self.counters.add("odd_paces", backend.pace.odd - odd)
         if learned is not None:
-            self.order.set_pace(learned)
+            for pool in self._pools.values():
+                if backend in pool.backends:
+                    pool.take_pace()
 
     async def slot(self, request: Visit) -> Backend:
         """Return the engine a request may go to, once it is its turn. Raises TurnedAway.
@@ -169,15 +190,17 @@ class Dispatcher:
         return self.choice.choose(free, request) if free else None
 
     def _start(self, request: Visit, backend: Backend, now: float) -> None:
-        self.order.now = now
-        self.order.admitted(request.id)
+        request.pool.order.now = now
+        request.pool.order.admitted(request.id)
         request.charged = request.tokens
         self.shares.charge(request.tenant, request.charged)
         self.choice.began(request, backend)
-        backend.began(request.charged, request.asked.prefix)
+        request.load = request.work_at(backend)
+        request.computed = 1.0 - backend.sent.part(request.asked.beginnings)
+        backend.began(request.load, request.asked.beginnings, request.ticket.prompt_len)
 
     def _give_back(self, request: Visit, backend: Backend, served: float) -> None:
-        backend.ended(request.charged)
+        backend.ended(request.load)
         self.choice.ended(request, backend)
         self.shares.charge(request.tenant, served - request.charged)
         request.charged = 0.0
@@ -190,21 +213,21 @@ class Dispatcher:
 
     def again(self, request: Visit, prompt_len: int, attained: int) -> None:
         """Let a request come back for its next slice, as one that comes now; it keeps its id and score."""
-        self.order.again(request.id, self.clock(), prompt_len + attained, attained)
+        request.pool.order.again(request.id, self.clock(), prompt_len + attained, attained)
         request.expect()
 
     def leave(self, request: Visit) -> None:
         """Forget a request, however it ended."""
         request.pool.room.remove(request)
         self.gate.limits.correct(request.tenant, request.served - request.admitted)
-        self.order.leave(request.id)
+        request.pool.order.leave(request.id)
         self.waiting.pop(request.id, None)
 
     def pump(self) -> None:
         """Hand free slots to those who wait; between pools, to who waited longest."""
         now = self.clock()
-        if self.order.take_news():
-            for pool in self._pools.values():
+        for pool in self._pools.values():
+            if pool.order.take_news():
                 pool.room.place_anew()
         ready = [pool for pool in self._pools.values() if len(pool.room)]
         while ready:
@@ -263,8 +286,9 @@ class Dispatcher:
         """Learn from a reply that ended how long its expectation took; biased predictions cancel out."""
         request.pool.service.add(seconds)
         request.pool.cost.add(max(1.0, request.charged))
+        request.pool.load.add(request.ticket.work)
 
     def gauges(self) -> Mapping[str, float]:
         """Return what `/metrics` shows besides the counters."""
         now = self.clock()
-        return outlook.gauges(list(self.pools), self.backends, self.order, self.settings.queue, now)
+        return outlook.gauges(list(self.pools), self.backends, self.settings.queue, now)

@@ -7,27 +7,28 @@ from collections.abc import Mapping, Sequence
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.settings import QueueSettings
 from sooner.gateway.visit import Pool, Visit
-from sooner.ordering.order import Order
 
 
 def eta(request: Visit, position: int) -> float | None:
     """Return how long a waiting request is expected to wait still [s]; None while unknown."""
     pool = request.pool
     share = position / max(1, len(pool.room))
-    return pool.seconds(pool.room.tokens * min(1.0, share))
+    return pool.seconds(pool.room.work * min(1.0, share))
 
 
 def gauges(
-    pools: Sequence[Pool], backends: Sequence[Backend], order: Order, bounds: QueueSettings, now: float
+    pools: Sequence[Pool], backends: Sequence[Backend], bounds: QueueSettings, now: float
 ) -> Mapping[str, float]:
     """Return the gauges by name."""
     found: dict[str, float] = {
         "waiting": sum(len(pool.room) for pool in pools),
         "running": sum(backend.in_flight for backend in backends),
         "overdue": sum(sum(pool.room.overdue(now).values()) for pool in pools),
-        "waiting_work_tokens": sum(pool.room.tokens for pool in pools),
-        "pressure_seconds_per_token": order.pressure,
-        "mean_predicted_len_tokens": order.mean_predicted_len,
+        "waiting_work_seconds": sum(pool.room.work for pool in pools),
+        "pressure_seconds_per_token": max((pool.order.pressure for pool in pools), default=0.0),
+        "mean_predicted_len_tokens": max((pool.order.mean_predicted_len for pool in pools), default=0.0),
+        "usual_wait_seconds": max((pool.order.usual.wait for pool in pools), default=0.0),
+        "usual_work_seconds": max((pool.order.usual.work for pool in pools), default=0.0),
     }
     bound = _bound(pools, bounds, now)
     if bound is not None:

@@ -11,21 +11,17 @@ from sooner.gateway.settings import GatewaySettings
 from sooner.gateway.visit import Visit
 from sooner.ordering.client import ScorerClient
 from sooner.ordering.counters import Counters
-from sooner.ordering.order import Order
 
 
 class WaitingScores:
     """Asks the scorer, where there is one and someone reads its answers; `waiting` is by request id."""
 
-    def __init__(
-        self, settings: GatewaySettings, order: Order, waiting: Mapping[str, Visit], counters: Counters
-    ) -> None:
-        self._order = order
+    def __init__(self, settings: GatewaySettings, waiting: Mapping[str, Visit], counters: Counters) -> None:
         self._waiting = waiting
         self._counters = counters
         self._loop = asyncio.get_running_loop()
         self._scorer: ScorerClient | None = None
-        if settings.ranker and (order.policy.uses_predictions or settings.journal.url):
+        if settings.ranker and (settings.chosen_policy.uses_predictions or settings.journal.url):
             self._scorer = ScorerClient(
                 "", settings.ranker, "", self._deliver, counters, settings.scorer_timeout
             )
@@ -51,9 +47,8 @@ class WaitingScores:
         request.scored = True
         if prediction.predicted_len is not None and not math.isfinite(prediction.predicted_len):
             return
-        before = request.tokens
-        if self._order.predicted(id, prediction, 0):
+        if request.pool.order.predicted(id, prediction, 0):
             request.expect()
             if request.queued:
                 self._counters.add("scored")
-                request.pool.room.moved(request, before)
+                request.pool.room.moved(request)

@@ -30,9 +30,10 @@ def _check(where: str, *ranges: tuple[str, object, bool, str]) -> None:
 class BackendSettings:
     """One engine. `max_in_flight` 0 finds the bound by itself, between `min_in_flight` and `most_in_flight`.
 
-    `weight` is its speed beside the others. `models` are those it may be asked for, empty: those it
-    lists. `key_file` holds the key it wants; `ca_file` the authorities that its certificate is checked
-    by, empty: the system's. `hand_on` passes the order on as the engine's priority
+    `weight` is its speed beside the others, while its pace is not known. `models` are those it may be asked
+    for, empty: those it lists. `key_file` holds the key it wants; `ca_file` the authorities that its
+    certificate is checked by, empty: the system's. `engine` is a file of its coefficients, as `sooner
+    calibrate` writes it; empty: its pace is learned. `hand_on` passes the order on as the engine's priority
     where its kind has one.
     """
 
@@ -46,6 +47,7 @@ class BackendSettings:
     models: tuple[str, ...] = ()
     key_file: str = ""
     ca_file: str = ""
+    engine: str = ""
     hand_on: bool = True
 
     def __post_init__(self) -> None:

@@ -67,7 +67,9 @@ def page(
         "up": [float(one.accepts(now)) for one in backends],
         "in_flight": [float(one.in_flight) for one in backends],
         "in_flight_limit": [float(one.limit) for one in backends],
-        "outstanding_tokens": [one.outstanding for one in backends],
+        "outstanding_seconds": [one.outstanding for one in backends],
+        "prompt_token_seconds": [one.pace.pace.prefill_token_s for one in backends],
+        "reply_token_seconds": [one.pace.reply_token_s for one in backends],
         "waiting_inside": [one.waiting_inside or 0.0 for one in backends],
         "kv_usage": [one.kv for one in backends],
     }.items():

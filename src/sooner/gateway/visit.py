@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from sooner.gateway.admission.reading import Asked
 from sooner.gateway.admission.room import Room, Waiting
 from sooner.gateway.engines.backend import Backend
-from sooner.ordering.order import Mean
+from sooner.gateway.engines.paces import mixed
+from sooner.ordering.order import Mean, Order
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -22,30 +23,41 @@ class Visit(Waiting):
     tried: set[str] = field(default_factory=set)
     rank: int = 0  # how many waited when it came, itself included; 0: it never waited
     scored: bool = False
+    computed: float = 1.0  # part of its prompt that its engine has to compute
     charged: float = 0.0  # tokens that its tenant was charged with, while it runs
+    load: float = 0.0  # work that its engine has of it, while it runs [s]
     admitted: float = 0.0  # tokens that were taken from its tenant's limit
     served: float = 0.0  # tokens that were really done
     slice: int = 0  # tokens at most of its next slice; 0: the whole reply
     last: str = ""  # the engine of its last slice
 
+    def work_at(self, backend: Backend) -> float:
+        """Return its work at an engine [s]."""
+        ticket = self.ticket
+        return backend.work(
+            self.asked.beginnings, ticket.prompt_len, ticket.predicted_len, self.pool.order.pace
+        )
+
     def expect(self) -> None:
         """Reckon how long it will run, from what its pool has learned."""
-        if self.pool.cost.value:
-            self.service = self.pool.service.value * self.tokens / self.pool.cost.value
+        if self.pool.load.value:
+            self.service = self.pool.service.value * self.ticket.work / self.pool.load.value
 
 
 @dataclass(slots=True, eq=False)
 class Pool:
-    """The engines that serve `model` and its like at `path`, and who waits for them."""
+    """The engines that serve `model` and its like at `path`, who waits for them, and in what order."""
 
     model: str
     path: str
     backends: Sequence[Backend]
+    order: Order
     room: Room[Visit]
     clock: Callable[[], float]
     service: Mean = field(default_factory=lambda: Mean(0.02))  # seconds that a request runs
     cost: Mean = field(default_factory=lambda: Mean(0.02))  # its predicted tokens
     made: Mean = field(default_factory=lambda: Mean(0.02))  # its tokens as they came
+    load: Mean = field(default_factory=lambda: Mean(0.02))  # its expected work [s]
 
     @property
     def capacity(self) -> int:
@@ -70,7 +82,22 @@ class Pool:
         """Predicted tokens a second with all engines full (Little's law); 0: unknown."""
         return self.capacity * self.cost.value / self.service.value if self.service.value else 0.0
 
-    def seconds(self, tokens: float) -> float | None:
-        """Return how long the engines need for `tokens`, None while unknown."""
-        pace = self.pace
-        return tokens / pace if pace else None
+    def seconds(self, work: float) -> float | None:
+        """Return how long the engines need for `work` [s of one of them], None while unknown.
+
+        What they are seen to do in that time counts, so an error in all of the expectations cancels out.
+        """
+        done = self.capacity * self.load.value  # while a request runs
+        return work * self.service.value / done if done and self.service.value else None
+
+    @property
+    def ahead(self) -> float:
+        """The work that waits, for each of its engines [s]."""
+        return self.order.backlog / max(sum(backend.healthy for backend in self.backends), 1)
+
+    def take_pace(self) -> None:
+        """Price what waits by the engines' paces as they are now known."""
+        known = [one.pace.pace for one in self.backends if one.pace.known]
+        factor = self.order.set_pace(mixed(known))
+        self.load.value *= factor
+        self.room.reckon()

@@ -88,18 +88,21 @@ class Order:
     With no score at all that is the same for everyone, so the order is the order of arrival.
     `now` [s] is set by the host once a step and does not move within it. `pace` is how fast the engine
     works, which the host may learn and set; `usual` is what was learned of waits and work, which the
-    host may keep over a restart. Where either moved, `take_news` says that all must be placed anew.
+    host may keep over a restart. Where either moved, `take_news` says that all must be placed anew. Work
+    is reckoned where the policy reads it, or the host `weighs`.
     """
 
     def __init__(
-        self, policy: Policy, guard: Guard[str] | None, counters: Counters, pace: Pace | None = None
-    ) -> None:
+        self, policy: Policy, guard: Guard[str] | None, counters: Counters, pace: Pace | None = None,
+        *, weighs: bool = False,
+    ) -> None:  # fmt: skip
         self.policy = policy
         self.pace = Pace() if pace is None else pace
         self.usual = Usual()
         self.backlog = 0.0  # expected work of the waiting [s]
         self._waiting = 0
-        self._weighs = bool(policy.reads & {"work", "usual_wait", "usual_work"})
+        self._reads_work = bool(policy.reads & {"work", "usual_wait", "usual_work"})
+        self._weighs = weighs or self._reads_work
         self._news = False
         self._scalar_key = scalar_key(policy)
         self.guard = guard
@@ -253,25 +256,29 @@ class Order:
         ticket.stand(self._key(ticket, 0), ticket.promoted)
         return True
 
-    def set_pace(self, pace: Pace) -> None:
-        """Reckon all work with another pace, what is usual too; all are placed anew at the next step."""
+    def set_pace(self, pace: Pace) -> float:
+        """Reckon all work with another pace, what is usual too; all are placed anew at the next step.
+
+        Returns how many times as large work is now.
+        """
         old, self.pace = self.pace, pace
         if not self._weighs:
-            return
+            return 1.0
         before = sum(ticket.work for ticket in self.tickets.values())
         for ticket in self.tickets.values():
             self._reckon(ticket)
         after = sum(ticket.work for ticket in self.tickets.values())
         if before <= 0.0:
             before, after = (float(work(one, *_TYPICAL)) for one in (old, pace))
-        if before > 0.0:
-            self.usual.scale(after / before)
+        factor = after / before if before > 0.0 else 1.0
+        self.usual.scale(factor)
         self._news = True
+        return factor
 
     def take_news(self) -> bool:
         """Return whether what is usual, or the pace, moved since the last call: then place all anew."""
         news, self._news = (self._weighs and self.usual.tell()) or self._news, False
-        return news
+        return news and self._reads_work
 
     def begin_step(self, now: float) -> list[str]:
         """Freeze `now` and let the guard act before the next step; return whose place changed."""

@@ -12,10 +12,10 @@ from sooner.chat import ChatRequest
 from sooner.gateway.admission import forms
 from sooner.gateway.admission.forms import BadRequest
 from sooner.gateway.admission.paths import ENDPOINTS, Route
+from sooner.gateway.engines.prefixes import NONE, Beginnings, beginnings
 from sooner.ordering import given
 from sooner.ordering.given import Given
 
-PREFIX = 512  # letters that decide whether two prompts begin alike
 _LONGEST_TEXT = 64 * 1024  # letters sent to the scorer; of a longer prompt its two ends
 _LONGEST_DEADLINE = 1e12  # ms
 _YES = ("true", "1", "yes", "on", "t", "y")
@@ -29,15 +29,15 @@ CHAT = ENDPOINTS["/v1/chat/completions"]
 class Asked(NamedTuple):
     """What one request asks for, where, and as what its body goes to an engine.
 
-    `prompt_len` is an estimate; `prefix` is equal where prompts begin alike. `query` is what of the
-    client's is sent behind the path.
+    `prompt_len` is an estimate; `beginnings` are equal as far as prompts begin alike. `query` is what of
+    the client's is sent behind the path.
     """
 
     model: str
     stream: bool
     request: ChatRequest
     prompt_len: int
-    prefix: int
+    beginnings: Beginnings
     prioritised: bool
     given: Given
     endpoint: Route = CHAT
@@ -57,7 +57,6 @@ def read(body: bytes, *, client_scores: bool, deadline_ms: str | None, endpoint:
     if not isinstance(model, str):
         raise BadRequest(f"model={cut(model)}, allowed: text")
     request = chat.of_body(parsed)
-    opening = request.opening(PREFIX)
     said = given.read(parsed.get("vllm_xargs")) if client_scores else given.NOTHING
     if deadline_ms is not None:
         said = said._replace(deadline_ms=_deadline(deadline_ms))
@@ -68,7 +67,7 @@ def read(body: bytes, *, client_scores: bool, deadline_ms: str | None, endpoint:
         parsed.get("stream") is True,
         request.cut(_LONGEST_TEXT) if endpoint.generates else ChatRequest(),
         request.prompt_len,
-        hash(opening) if opening else 0,
+        beginnings(request, model) if endpoint.generates else NONE,
         "priority" in parsed or not endpoint.priority,
         said,
         endpoint,
@@ -89,7 +88,7 @@ def read_form(
     )
     streamed = forms.text(fields, "stream").strip().lower() in _YES
     prompt_len = max(1, len(body) // _BYTES_OF_A_TOKEN)
-    asked = Asked(real, streamed, ChatRequest(), prompt_len, 0, True, said, endpoint, "", kind)
+    asked = Asked(real, streamed, ChatRequest(), prompt_len, NONE, True, said, endpoint, "", kind)
     return written, asked
 
 

@@ -27,6 +27,16 @@ from sooner.ordering.queue import Place, RankedQueue
 _REORDER = 0.05  # seconds between two readings of all keys, for policies whose keys change
 
 
+class Amount(NamedTuple):
+    """How much a request is: for its tenant [tokens of input], for the engines [s of one of them]."""
+
+    tokens: float = 0.0
+    work: float = 0.0
+
+
+NOTHING = Amount()
+
+
 @dataclass(slots=True, eq=False)
 class Waiting:
     """One request from its arrival until it has left. Times are the monotonic clock's [s]."""
@@ -38,6 +48,7 @@ class Waiting:
     service: float = 0.0  # how long it is expected to run [s]
     urgent: bool = False
     queued: bool = False
+    counted: Amount = NOTHING  # in the sums of the room
 
     @property
     def place(self) -> Place:
@@ -79,9 +90,9 @@ class Room(Generic[_Guest]):
         self._passed_classes = 0  # the same, of all tenants, while several classes waited
         self._refreshed = -math.inf
         self._size = 0
-        self.tokens = 0.0
+        self.work = 0.0  # [s] of one engine
         self.by_tenant: dict[str, int] = {}
-        self._tokens: dict[int, dict[str, float]] = {}  # by class and tenant
+        self._amounts: dict[int, dict[str, Amount]] = {}  # by class and tenant
 
     def take(self, settings: QueueSettings) -> None:
         """Take new bounds."""
@@ -107,18 +118,18 @@ class Room(Generic[_Guest]):
         queue.add_request(request)
         self._pushes += 1
         self._size += 1
-        self._add(request, request.tokens)
+        self._count(request, Amount(request.tokens, request.ticket.work))
         self.by_tenant[request.tenant] = self.by_tenant.get(request.tenant, 0) + 1
         aged = self._by_age.setdefault(request.tenant, [])
         heapq.heappush(aged, (request.ticket.arrival_time, self._pushes, request))
         self._entries += 1
         self._plan(request)
 
-    def moved(self, request: _Guest, tokens_before: float) -> None:
-        """Say that a waiting request's score came."""
+    def moved(self, request: _Guest) -> None:
+        """Say that a waiting request's score came, or what else moves it."""
         if not request.queued:
             return
-        self._add(request, request.tokens - tokens_before)
+        self._count(request, Amount(request.tokens, request.ticket.work))
         self._levels[request.level][request.tenant].move(request)
         self._plan(request)
 
@@ -164,6 +175,11 @@ class Room(Generic[_Guest]):
             for queue in tenants.values():
                 queue.tick()
 
+    def reckon(self) -> None:
+        """Say that all work is reckoned anew."""
+        for request in self:
+            self._count(request, Amount(request.tokens, request.ticket.work))
+
     def late(self, now: float) -> list[Late[_Guest]]:
         """Take out and return who waited too long, and whose deadline is out of reach."""
         found = []
@@ -196,7 +212,7 @@ class Room(Generic[_Guest]):
 
     def _turn(self, tenant: str) -> tuple[bool, float, int]:
         """Return what decides between tenants: within its allowance, served least, fewest waiting."""
-        waits = sum(tokens_of.get(tenant, 0.0) for tokens_of in self._tokens.values())
+        waits = sum(of[tenant].tokens for of in self._amounts.values() if tenant in of)
         within = waits <= self.shares.allowance(tenant, self.by_tenant)
         return not within, self.shares[tenant], self.by_tenant[tenant]
 
@@ -206,21 +222,21 @@ class Room(Generic[_Guest]):
         return waited >= bounds.overdue or 0.0 < long <= waited
 
     def ahead(self, tenant: str, level: int) -> float:
-        """Return the work that waits before a request of `tenant` that would come now as its last.
+        """Return the work that waits before a request of `tenant` that would come now as its last [s].
 
         All of better classes and its own tenant's, and of each other tenant of its class as much as
         the counters give it until then: a tenant that floods the room is not in the others' way.
         """
-        better = sum(sum(tokens_of.values()) for at, tokens_of in self._tokens.items() if at < level)
-        tokens_of = self._tokens.get(level, {})
-        own = tokens_of.get(tenant, 0.0)
-        turn = self.shares.on_entry(tenant, self.by_tenant) + own / self.shares.weight(tenant)
+        better = sum(one.work for at, of in self._amounts.items() if at < level for one in of.values())
+        amounts = self._amounts.get(level, {})
+        own = amounts.get(tenant, NOTHING)
+        turn = self.shares.on_entry(tenant, self.by_tenant) + own.tokens / self.shares.weight(tenant)
         beside = sum(
-            min(waits, max(0.0, turn - self.shares[name]) * self.shares.weight(name))
-            for name, waits in tokens_of.items()
-            if name != tenant
+            one.work * min(1.0, max(0.0, turn - self.shares[name]) * self.shares.weight(name) / one.tokens)
+            for name, one in amounts.items()
+            if name != tenant and one.tokens > 0.0
         )
-        return better + own + beside
+        return better + own.work + beside
 
     def overdue(self, now: float) -> dict[str, int]:
         """Return how many of each tenant's are overdue."""
@@ -302,9 +318,9 @@ class Room(Generic[_Guest]):
     def _left(self, request: _Guest) -> None:
         request.queued = False
         self._size -= 1
-        self._add(request, -request.tokens)
+        self._count(request, NOTHING)
         if not self._size:
-            self.tokens = 0.0
+            self.work = 0.0
         self.by_tenant[request.tenant] -= 1
         if not self.by_tenant[request.tenant]:
             del self.by_tenant[request.tenant]
@@ -313,7 +329,7 @@ class Room(Generic[_Guest]):
         tenants = self._levels[request.level]
         if not tenants[request.tenant]:
             del tenants[request.tenant]
-            del self._tokens[request.level][request.tenant]
+            del self._amounts[request.level][request.tenant]
         if self._entries > 64 + 2 * self._size:
             for tenant, aged in self._by_age.items():
                 self._by_age[tenant] = [entry for entry in aged if entry[2].queued]
@@ -322,10 +338,15 @@ class Room(Generic[_Guest]):
             self._events = [event for event in self._events if event[3].queued]
             heapq.heapify(self._events)
 
-    def _add(self, request: _Guest, amount: float) -> None:
-        tokens_of = self._tokens.setdefault(request.level, {})
-        tokens_of[request.tenant] = max(0.0, tokens_of.get(request.tenant, 0.0) + amount)
-        self.tokens = max(0.0, self.tokens + amount)
+    def _count(self, request: _Guest, amount: Amount) -> None:
+        """Let the sums hold so much of a request, whatever they held of it."""
+        amounts = self._amounts.setdefault(request.level, {})
+        tokens, work = amounts.get(request.tenant, NOTHING)
+        more = amount.work - request.counted.work
+        tokens += amount.tokens - request.counted.tokens
+        amounts[request.tenant] = Amount(max(0.0, tokens), max(0.0, work + more))
+        self.work = max(0.0, self.work + more)
+        request.counted = amount
 
     def _places(self, requests: list[_Guest]) -> list[Place]:
         for one in requests:

@@ -82,15 +82,19 @@ class Delivery:
             raise EngineError(f"backend {backend.name} redirects {path} ({sent.head.status})")
         return sent
 
-    def learn(self, sent: Sent, prompt_len: int, tenant: str) -> None:
+    def learn(self, sent: Sent, prompt_len: int, waiting: Visit) -> None:
         """Take from a streamed reply how long the engine's steps last, and whether it queues."""
         backend, connection = sent.backend, sent.connection
         if connection.events > 1 and not connection.slowed:
             gap = (connection.last_time - connection.first_time) / (connection.events - 1)
-            backend.window.step(gap, tenant)
-            self.dispatcher.replied(prompt_len, sent.first_byte, gap, backend.in_flight)
+            backend.window.step(gap, waiting.tenant)
+            computed = max(1, round(prompt_len * waiting.computed))
+            beside = 0.5 * (sent.beside + backend.in_flight)
+            self.dispatcher.replied(backend, computed, sent.first_byte, gap, beside)
         hungry = self.dispatcher.queued > 0
-        backend.window.latency(sent.first_byte, prompt_len, backend.in_flight, hungry, tenant, sent.beside)
+        backend.window.latency(
+            sent.first_byte, prompt_len, backend.in_flight, hungry, waiting.tenant, sent.beside
+        )
 
     def note(
         self, waiting: Visit, sent: Sent, arrival: float, came: float, wait: float, used: relay.Usage,

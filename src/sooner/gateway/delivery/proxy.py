@@ -221,7 +221,7 @@ class Proxy:
             self.dispatcher.finished(waiting, time.monotonic() - sent.began)
             self.dispatcher.counters.add("finished")
             if waiting.asked.stream:
-                self.delivery.learn(sent, prompt_len, waiting.tenant)
+                self.delivery.learn(sent, prompt_len, waiting)
         wait = sent.began - ticket.arrival_time
         self.delivery.note(waiting, sent, arrival, ticket.arrival_time, wait, used, status)
         work = charge(prompt_len, used.output_len)

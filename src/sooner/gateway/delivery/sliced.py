@@ -157,7 +157,7 @@ class Slicer:
         delivery.dispatcher.choice.learn(backend, running, self._waiting.ticket.prompt_len, made, seconds)
         if self._stream:
             prompt_len = self._waiting.ticket.prompt_len  # what was generated before is part of it
-            delivery.learn(sent, prompt_len, self._waiting.tenant)
+            delivery.learn(sent, prompt_len, self._waiting)
         place.done(charge(self._prompt_len if first else 0, made))
 
     async def _gather(self, connection: Connection) -> None:

@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,16 @@ from sooner.gateway.engines.breaker import Breaker
 from sooner.gateway.engines.connections import Address, Connection, Connections
 from sooner.gateway.engines.http1 import Head
 from sooner.gateway.engines.kinds import KINDS, Quantiles, gauge
+from sooner.gateway.engines.paces import in_file
+from sooner.gateway.engines.prefixes import Beginnings, SentBeginnings
+from sooner.gateway.engines.reply_pace import ReplyPace
 from sooner.gateway.engines.takes_priority import TakesPriority
 from sooner.gateway.engines.window import Window
 from sooner.gateway.settings import BackendSettings, LimitSettings
+from sooner.work import Pace, work
 
 logger = logging.getLogger("sooner.gateway")
 
-_PREFIXES = 2048
 _PATHS = 8  # of which it is known one by one whether they take a priority
 _CHECK_TIME = 2.0  # seconds a health check may take
 _MODELS_EVERY = 15  # checks
@@ -35,7 +38,7 @@ class NoAnswer(EngineError):
 
 
 class Backend:
-    """One engine. `outstanding` is the predicted work of what runs there [tokens]."""
+    """One engine. `outstanding` is the expected work of what runs there [s], at its own pace."""
 
     def __init__(self, settings: BackendSettings, limits: LimitSettings) -> None:
         self.settings = settings
@@ -55,7 +58,8 @@ class Backend:
         self.kv = 0.0
         self.waiting_inside: float | None = None
         self.cards: dict[str, Mapping[str, Any]] = {}  # its models as it lists them
-        self._prefixes: OrderedDict[int, None] = OrderedDict()
+        self.sent = SentBeginnings()
+        self.pace = self._given_pace()
         self._sent: deque[float] = deque(maxlen=4096)  # when the last requests went there
         self._checks = 0
         self._missed = _MISSED - 1  # one that never answered is not waited for
@@ -64,6 +68,17 @@ class Backend:
         self._said_missing = False  # that a gauge is
         self._key = key_in(settings.key_file)
         self.head = self._head()
+
+    def _given_pace(self) -> ReplyPace:
+        """Return what is known of its pace at the start; a file that makes no sense is counted as odd."""
+        if not self.settings.engine:
+            return ReplyPace()
+        given = in_file(self.settings.engine, self.settings.max_in_flight)
+        if given is None:
+            logger.warning("the coefficients in %r make no sense; the pace is learned", self.settings.engine)
+        pace = ReplyPace(given)
+        pace.odd += given is None
+        return pace
 
     def _head(self) -> bytes:
         """The header lines every request to it carries."""
@@ -110,31 +125,35 @@ class Backend:
         """Return whether requests may go there now."""
         return self.healthy and not self.draining and not self.breaker.tripped(now)
 
-    def began(self, work: float, prefix: int) -> None:
-        """Say that a request goes there."""
+    def began(self, work: float, prompt: Beginnings, prompt_len: float) -> None:
+        """Say that a request goes there, and with it a prompt that its cache then holds."""
         self._sent.append(time.monotonic())
         self.in_flight += 1
         self.outstanding += work
-        if prefix:
-            self._prefixes[prefix] = None
-            self._prefixes.move_to_end(prefix)
-            if len(self._prefixes) > _PREFIXES:
-                self._prefixes.popitem(last=False)
+        self.sent.sent(prompt, prompt_len)
 
     def ended(self, work: float) -> None:
         """Say that it is over, however it ended."""
         self.in_flight -= 1
         self.outstanding = max(0.0, self.outstanding - work) if self.in_flight else 0.0
 
-    def cost(self, work: float, prompt_len: float, prefix: int) -> float:
-        """Return what routing compares: predicted work there, in units of its speed; smallest first.
+    def work(self, prompt: Beginnings, prompt_len: float, reply_len: float, others: Pace) -> float:
+        """Return the work of a request there [s], what its cache should hold of the prompt taken off.
 
-        A prompt that begins as an earlier one there is taken to save half of its prefill; an engine
-        whose KV cache is nearly full is put behind the others.
+        Until its own pace is known it is taken to be as the `others` are, times its weight.
         """
-        saved = 0.5 * prompt_len if prefix and prefix in self._prefixes else 0.0
+        cached = self.sent.part(prompt) * prompt_len
+        if self.pace.known:
+            return float(work(self.pace.pace, prompt_len, cached, reply_len))
+        return float(work(others, prompt_len, cached, reply_len)) / self.settings.weight
+
+    def cost(self, work: float) -> float:
+        """Return what routing compares, smallest first: when the engine would be done with it [s].
+
+        One whose KV cache is nearly full is put behind the others.
+        """
         crowded = 4.0 if self.kv > 0.95 else 1.0
-        return crowded * (self.outstanding + work - saved) / self.settings.weight
+        return crowded * (self.outstanding + work)
 
     async def fetch(self, path: str) -> tuple[Head, bytes]:
         """Return what the engine has at `path`. Raises EngineError within two seconds."""
@@ -190,7 +209,7 @@ class Backend:
         """Forget what was learned of the process that is gone."""
         self._lost, self._checks, self._said_missing = False, 0, False
         self._takes.clear()
-        self._prefixes.clear()
+        self.sent.forget()
         self.window.restarted()
         self.breaker.ok()
 

@@ -29,9 +29,8 @@ class LeastWork:
     """The engine with the least predicted work, what its cache holds of the prompt taken off."""
 
     def choose(self, free: Sequence[Backend], request: Visit) -> Backend:
-        """Return the engine that costs least."""
-        asked, tokens = request.asked, request.tokens
-        return min(free, key=lambda backend: backend.cost(tokens, asked.prompt_len, asked.prefix))
+        """Return the engine that costs least; of equals the emptiest."""
+        return min(free, key=lambda one: (one.cost(request.work_at(one)), one.in_flight / one.limit))
 
     def began(self, request: Visit, backend: Backend) -> None:
         """Do nothing: an engine knows what runs there."""

@@ -13,8 +13,6 @@ from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.serving_time import ServingTime
 from sooner.gateway.visit import Visit
 
-_SECONDS_PER_WORK = 1e-3  # while no engine has been seen: only the proportion matters
-
 
 class Offload:
     """The estimated load of each engine [s]. An engine not yet seen is taken to be as the others are."""
@@ -34,7 +32,7 @@ class Offload:
         times = self._times.get(backend.name)
         times = times if times is not None and times.known else self._all
         if not times.known:
-            return _SECONDS_PER_WORK * request.tokens / backend.settings.weight
+            return request.work_at(backend)
         tokens = request.slice or max(1.0, request.ticket.predicted_len)
         return times.seconds(backend.in_flight + 1, request.ticket.prompt_len, tokens)
 

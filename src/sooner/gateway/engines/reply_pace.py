@@ -1,4 +1,4 @@
-"""How fast engines work, as a client sees it: the first byte's time against the prompt, and the gaps after.
+"""How fast an engine works, as a client sees it: the first byte's time against the prompt, the gaps after.
 
 `sooner.work.Pace` for the gateway, which sees no step of an engine. The slope of the first byte's time over
 the prompt's length is what a prompt token costs; a gap between tokens, over the requests that ran beside, is
@@ -7,8 +7,10 @@ what a reply token costs. Both fade, so an engine that changes is learned anew.
 
 from __future__ import annotations
 
-import math
+import dataclasses
+from typing import Any
 
+from sooner.gateway.engines.paces import sensible
 from sooner.work import Pace
 
 FEWEST = 16
@@ -22,17 +24,21 @@ FAR = 8.0
 
 
 class ReplyPace:
-    """Learned over the engines of a gateway; `pace` is what is believed until it is told otherwise."""
+    """One engine's; `pace` is what is believed until it is told otherwise, and stays where it was `given`.
 
-    def __init__(self, pace: Pace | None = None) -> None:
-        self.pace = Pace() if pace is None else pace
-        self.odd = 0  # replies that were left out
+    Of a given pace only the batch is learned, which no engine's coefficients say.
+    """
+
+    def __init__(self, given: Pace | None = None) -> None:
+        self.pace = Pace() if given is None else given
+        self.given = self.known = given is not None  # known: learned, given or kept
+        self.odd = 0  # replies, and coefficients, that made no sense
         self._seen = 0
         self._sums = [0.0] * 5  # weight, prompt, first byte, prompt squared, prompt times first byte
         self._gap = 0.0
         self._beside = 1.0
 
-    def add(self, prompt_len: int, first_byte: float, gap: float, in_flight: int) -> Pace | None:
+    def add(self, prompt_len: int, first_byte: float, gap: float, in_flight: float) -> Pace | None:
         """Take in a streamed reply: tokens, seconds, seconds a token, requests at its engine with it.
 
         Returns a new pace where one is learned that is clearly another.
@@ -52,7 +58,27 @@ class ReplyPace:
         self._beside += (in_flight - self._beside) * share
         return self._tell() if self._seen >= FEWEST else None
 
+    @property
+    def reply_token_s(self) -> float:
+        """What a reply token costs beside the usual number of others, its context aside [s]."""
+        return self.pace.iteration_s / self.pace.batch + self.pace.decode_seq_s
+
+    def believe(self, kept: Any) -> None:
+        """Take coefficients that were kept; those that make no sense are counted and left alone."""
+        if self.given:
+            return
+        pace = sensible(kept)
+        if pace is None:
+            self.odd += 1
+        else:
+            self.pace, self.known = pace, True
+
     def _tell(self) -> Pace | None:
+        if self.given:
+            if _near(self._beside, self.pace.batch):
+                return None
+            self.pace = dataclasses.replace(self.pace, batch=max(self._beside, 1.0))
+            return self.pace
         weight, prompts, firsts, squares, products = self._sums
         spread = squares * weight - prompts * prompts
         token = self.pace.prefill_token_s
@@ -61,19 +87,18 @@ class ReplyPace:
             token = min(max(slope, 0.0), firsts / prompts)
         reply = self._gap / self._beside
         old = self.pace
-        before = old.iteration_s / old.batch + old.decode_seq_s
-        if _near(token, old.prefill_token_s) and _near(reply, before):
+        before = self.reply_token_s
+        if self.known and _near(token, old.prefill_token_s) and _near(reply, before):
             return None
-        if not (math.isfinite(token) and math.isfinite(reply)):
+        learned = sensible({
+            "iteration_s": self._gap, "prefill_token_s": token, "decode_seq_s": 0.0, "context_token_s": 0.0,
+            "batch": max(self._beside, 1.0),
+        })  # fmt: skip
+        if learned is None:
+            self.odd += 1
             return None
-        self.pace = Pace(
-            iteration_s=self._gap,
-            prefill_token_s=token,
-            decode_seq_s=0.0,
-            context_token_s=0.0,
-            batch=max(self._beside, 1.0),
-        )
-        return self.pace
+        self.pace, self.known = learned, True
+        return learned
 
 
 def _near(one: float, other: float) -> bool:
