@@ -18,9 +18,12 @@ from click.testing import CliRunner
 from gateway_rig import engine, run
 
 from sooner.cli import root
+from sooner.emulator.engine import Lengths
 from sooner.generate.goals import Goal
 from sooner.generate.http import Server
-from sooner.generate.job import JobSettings, OfflineJob
+from sooner.generate.job import OfflineJob
+from sooner.generate.settings import JobSettings
+from sooner.report import generation
 
 N = 120
 
@@ -74,14 +77,26 @@ def test_two_engines_make_every_sample_once(tmp_path: Path) -> None:
 
 def test_the_first_n_are_exactly_n_and_controls_stand_beside(tmp_path: Path) -> None:
     async def test() -> None:
-        async with engine(max_num_seqs=8).serving() as one:
+        drawn = Lengths(str(lengths))
+        async with engine(max_num_seqs=8, lengths=drawn).serving() as one:
             report = await serve(job(tmp_path, Goal(kind="first", n=30, control=0.1)), one.url)
             assert report["kept"] == 30
             assert report["aborted"] + report["finished"] <= N
             assert report["goal_s"] <= report["makespan_s"]
+            assert report["controls"] == round(0.1 * N)
+            assert report["kept_mean_len"] < report["estimated_mean_len"]
+            assert await serve(job(tmp_path, Goal(kind="first", n=30, control=0.1)), one.url) == report
+            generation.write(tmp_path / "page.html", report)
 
+    lengths = tmp_path / "lengths.jsonl"
+    lengths.write_text("".join(f'{{"output_len": {3 + 7 * (i % 9)}}}\n' for i in range(40)))
     run(test)
     assert len(read(tmp_path / "out.jsonl")) == 30
+    weights = {line["id"]: line["weight"] for line in read(tmp_path / "out.weights.jsonl")}
+    assert set(weights) >= {line["id"] for line in read(tmp_path / "out.jsonl")}
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<svg viewBox") > 2
+    assert "What was kept is shorter than what was asked for" in page
 
 
 def test_a_broken_connection_and_a_503_are_sent_again_and_a_400_is_named(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 from typing import Any
 
 import numpy as np
 import pytest
+from slots import job, play
 
 from sooner.core import ConfigError
 from sooner.generate.course import Course, Fate, Stage
@@ -16,51 +16,13 @@ from sooner.generate.goals import Goal
 N = 400
 
 
-def lengths(n: int = N, samples: int = 1, seed: int = 0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return what is told of n prompts, and how long their samples are: log-normal, half of it told."""
-    rng = np.random.default_rng(seed)
-    told = rng.normal(5.0, 0.7, n)
-    own = told + rng.normal(0.0, 0.5, n)
-    each = own[:, None] + rng.normal(0.0, 0.3, (n, samples))
-    return np.exp(told), np.maximum(1, np.exp(each)).astype(int).reshape(-1)
-
-
 def course(goal: Goal, told: Any, **more: Any) -> Course:
     prompt_len = np.full(told.shape[0], 20.0)
     return Course(goal, Expectation(told, prompt_len), prompt_len, **more)
 
 
-def play(chosen: Course, true: Any, slots: int = 16, budget: float = np.inf) -> tuple[float, list[int]]:
-    """Serve on `slots` places, a token a step; return when the goal was met and the order of beginning."""
-    now, begun, met = 0.0, [], None
-    ends: list[tuple[float, int]] = []
-    since: dict[int, float] = {}
-    while True:
-        if now >= budget:
-            chosen.expire()
-        for sample in chosen.doomed():
-            chosen.aborted(sample, int(now - since[sample]))
-        while len(chosen.running) < slots and (sample := chosen.next()) is not None:
-            begun.append(sample)
-            since[sample] = now
-            heapq.heappush(ends, (now + true[sample], sample))
-        if met is None and chosen.met:
-            met = now
-        while ends and ends[0][1] not in chosen.running:
-            heapq.heappop(ends)
-        if not ends:
-            return now if met is None else met, begun
-        if now < budget < ends[0][0]:
-            now = budget
-            continue
-        now, sample = heapq.heappop(ends)
-        for other in chosen.running:
-            chosen.progress(other, now - since[other])
-        chosen.finished(sample, int(true[sample]))
-
-
 def test_all_runs_everything_once_and_the_longest_first() -> None:
-    told, true = lengths()
+    told, true = job(N)
     end, begun = play(course(Goal(), told), true)
     assert sorted(begun) == list(range(N))
     by_arrival, _ = play(course(Goal(), told, order="arrival"), true)
@@ -69,7 +31,7 @@ def test_all_runs_everything_once_and_the_longest_first() -> None:
 
 
 def test_a_sample_is_drawn_before_anything_runs_and_is_unbiased() -> None:
-    told, true = lengths()
+    told, true = job(N)
     chosen = course(Goal(kind="sample", n=100), told, seed=3)
     _, begun = play(chosen, true)
     assert len(begun) == chosen.kept == 100
@@ -79,7 +41,7 @@ def test_a_sample_is_drawn_before_anything_runs_and_is_unbiased() -> None:
 
 
 def test_the_first_are_short_and_controls_run_to_their_end() -> None:
-    told, true = lengths()
+    told, true = job(N)
     chosen = course(Goal(kind="first", n=100), told)
     met, _ = play(chosen, true)
     assert chosen.kept == (chosen.stage == Stage.KEPT).sum() == 100
@@ -94,7 +56,7 @@ def test_the_first_are_short_and_controls_run_to_their_end() -> None:
 
 
 def test_balanced_keeps_as_many_of_each_tenth() -> None:
-    told, true = lengths()
+    told, true = job(N)
     chosen = course(Goal(kind="first", n=100, balanced=True), told)
     play(chosen, true)
     kept = chosen.stage == Stage.KEPT
@@ -107,7 +69,7 @@ def test_balanced_keeps_as_many_of_each_tenth() -> None:
 
 
 def test_a_budget_ends_it_and_only_begun_controls_run_on() -> None:
-    told, true = lengths()
+    told, true = job(N)
     chosen = course(Goal(kind="budget", seconds=300.0), told)
     met, _ = play(chosen, true, budget=300.0)
     assert met == 300.0
@@ -117,7 +79,7 @@ def test_a_budget_ends_it_and_only_begun_controls_run_on() -> None:
 
 
 def test_siblings_teach_the_order_of_the_rest() -> None:
-    _, true = lengths(60, samples=8)
+    _, true = job(60, samples=8)
     unknown = np.full(60, np.nan)
     end, begun = play(course(Goal(), unknown, samples=8), true, slots=48)
     assert sorted(begun) == list(range(480))
@@ -127,7 +89,7 @@ def test_siblings_teach_the_order_of_the_rest() -> None:
 
 
 def test_where_prompts_are_most_of_the_work_groups_stay_together() -> None:
-    told, true = lengths(20, samples=4)
+    told, true = job(20, samples=4)
     prompt_len = np.full(20, 8000.0)
     chosen = Course(Goal(), Expectation(told, prompt_len), prompt_len, samples=4)
     begun = play(chosen, true, slots=1000)[1]
@@ -135,7 +97,7 @@ def test_where_prompts_are_most_of_the_work_groups_stay_together() -> None:
 
 
 def test_what_returns_is_begun_again_and_what_failed_is_not() -> None:
-    told, true = lengths(10)
+    told, true = job(10)
     chosen = course(Goal(), told)
     first, second = chosen.next(), chosen.next()
     assert first is not None
@@ -149,7 +111,7 @@ def test_what_returns_is_begun_again_and_what_failed_is_not() -> None:
 
 
 def test_what_was_finished_before_is_not_begun_again() -> None:
-    told, true = lengths()
+    told, true = job(N)
     whole = course(Goal(), told)
     order = play(whole, true)[1]
     chosen = course(Goal(), told)
@@ -161,7 +123,7 @@ def test_what_was_finished_before_is_not_begun_again() -> None:
 
 
 def test_a_reply_that_comes_after_the_goal_is_a_control_or_nothing() -> None:
-    told, _ = lengths(40)
+    told, _ = job(40)
     chosen = course(Goal(kind="first", n=1, control=0.2), told)
     begun = [chosen.next() for _ in range(30)]
     fates = [chosen.finished(sample, 5) for sample in begun if sample is not None]
@@ -185,7 +147,7 @@ def test_a_goal_that_is_none_is_refused(settings: dict[str, Any], said: str) -> 
 
 
 def test_more_than_there_are_is_refused() -> None:
-    told, _ = lengths(10)
+    told, _ = job(10)
     with pytest.raises(ConfigError, match="first=11, allowed: at most 10"):
         course(Goal(kind="first", n=11), told)
     with pytest.raises(ConfigError, match="sample=3, allowed: a multiple of samples=2"):

@@ -58,6 +58,7 @@ from sooner.cli.options import SEED, progress_bar, say
 @click.option("--seed-base", type=int, help="Seed each sample by a hash of this, its id and its number.")
 @click.option("--seed", default=0, type=SEED, show_default=True, help="Draws samples and controls.")
 @click.option("--window", type=click.IntRange(min=1), help="Open requests a server; else it is found.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page with plots.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def generate(
     prompts: Path,
@@ -82,6 +83,7 @@ def generate(
     seed_base: int | None,
     seed: int,
     window: int | None,
+    html: Path | None,
     as_json: bool,
 ) -> None:
     """Generate a reply (or several) to each of PROMPTS, in the order that reaches the goal soonest.
@@ -93,7 +95,9 @@ def generate(
     """
     from sooner.core import ConfigError
     from sooner.generate.goals import Goal
-    from sooner.generate.job import JobSettings, OfflineJob
+    from sooner.generate.job import OfflineJob
+    from sooner.generate.settings import JobSettings
+    from sooner.report import generation
 
     chosen = {"all": everything or None, "sample": sample, "first": first, "budget": budget}
     named = [name for name, value in chosen.items() if value is not None]
@@ -115,11 +119,15 @@ def generate(
         report = asyncio.run(_run(job, urls, served_model, key, window))
     if report["failed"]:
         say(f"{report['failed']} samples failed; they are named in {job.failures}")
+    if html:
+        generation.write(html, report)
     if as_json:
         click.echo(json.dumps(report))
         return
     for name, value in report.items():
-        click.echo(f"{name:20} {value}")
+        if name not in ("tenths", "groups"):
+            click.echo(f"{name:20} {'' if value is None else value}")
+    say(generation.verdict(report))
 
 
 async def _run(

@@ -26,7 +26,10 @@ Take = Callable[[int, Answer, Fate], None]
 
 
 class Drive:
-    """One run of a course on some engines. `failed` names the samples that were given up, and why."""
+    """One run of a course on some engines. `failed` names the samples that were given up, and why.
+
+    `partial` is told of each sample that was ended early: its tokens, and its text where it was streamed.
+    """
 
     def __init__(
         self, course: Course, makers: Sequence[Maker], ask: Callable[[int], Ask], take: Take, *,
@@ -39,7 +42,8 @@ class Drive:
         self._open: dict[Maker, int] = dict.fromkeys(makers, 0)
         self._down: dict[Maker, asyncio.Task[None]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._said: dict[int, str] = {}
+        self._said: dict[int, list[str]] = {}
+        self._ended: set[int] = set()
         self._tries: dict[int, int] = {}
         self._lost: dict[int, int] = {}
         self._errors: deque[BaseException] = deque()
@@ -100,7 +104,7 @@ class Drive:
         def told(tokens: int, text: str) -> None:
             self._course.progress(sample, tokens)
             if self._partial is not None and text:
-                self._said[sample] = text
+                self._said.setdefault(sample, []).append(text)
 
         try:
             answer = await maker.reply(self._ask(sample), told)
@@ -108,8 +112,8 @@ class Drive:
         except asyncio.CancelledError:
             tokens = int(self._course.running.get(sample, 0))
             self._course.aborted(sample, tokens)
-            if self._partial is not None:
-                self._partial(sample, tokens, self._said.get(sample, ""))
+            if self._partial is not None and sample in self._ended:
+                self._partial(sample, tokens, "".join(self._said.get(sample, ())))
         except Declined as error:
             self._give_up(sample, str(error))
         except OutOfReach as error:
@@ -165,7 +169,8 @@ class Drive:
     def _abort_doomed(self) -> None:
         for sample in self._course.doomed():
             task = self._tasks.get(sample)
-            if task is not None:
+            if task is not None and sample not in self._ended:
+                self._ended.add(sample)
                 task.cancel()
 
     async def _drop(self, tasks: Sequence[asyncio.Task[None]]) -> None:

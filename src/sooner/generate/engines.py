@@ -9,7 +9,7 @@ from sooner.core import EngineError
 from sooner.generate.prompts import Ask
 
 Told = Callable[[int, str], None]
-"""Told how many tokens a running reply has, and its text so far, where the engine says so."""
+"""Told how many tokens a running reply has, and the text that is new, where the engine says so."""
 
 
 class Answer(NamedTuple):

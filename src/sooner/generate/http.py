@@ -203,21 +203,23 @@ async def _followed(response: aiohttp.ClientResponse, told: Told) -> Answer:
         if event == b"[DONE]":
             break
         data = json.loads(event)
+        new = ""
         if data.get("error"):
             raise Unwell(f"the stream reported an error: {str(data['error'])[:300]}")
         for choice in data.get("choices") or ():
             delta = choice.get("delta") or choice
             text = delta.get("content") or delta.get("text") or ""
-            parts.append(text)
+            new += text
             tokens += 1 if text else 0
             for name in ("reasoning_content", "reasoning"):
                 if delta.get(name):
                     besides[name] = besides.get(name, "") + delta[name]
                     tokens += 1
             reason = str(choice.get("finish_reason") or reason)
+        parts.append(new)
         if usage := data.get("usage"):
             tokens, prompt = int(usage["completion_tokens"]), int(usage["prompt_tokens"])
-        told(tokens, "")
+        told(tokens, new)
     if not reason:
         raise Unwell("the stream broke off before the reply was finished")
     return Answer("".join(parts), tokens, prompt, reason, besides)

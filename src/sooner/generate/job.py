@@ -3,86 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sooner import __version__
-from sooner.core import ConfigError, DataError
-from sooner.generate import ranking
+from sooner.core import DataError
+from sooner.generate import bias, lines, ranking
 from sooner.generate.course import Course, Fate, Stage
 from sooner.generate.drive import Drive
 from sooner.generate.engines import Answer, Maker
 from sooner.generate.expecting import Expectation
-from sooner.generate.goals import Goal
-from sooner.generate.lines import of_answer, of_failure
 from sooner.generate.prompts import Ask, PromptFile
+from sooner.generate.settings import JobSettings
 from sooner.generate.store import Lines, check_settings, write_whole
-from sooner.rankers import DEFAULT
-from sooner.replay.client import seed_of
 
 _SIDE_EVERY = 5.0  # seconds between two writings of the side file
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobSettings:
-    """What a job is, whatever engines run it. `seed` draws samples and controls.
-
-    `max_tokens`, `temperature`, `top_p` go with each request whose line does not say its own. With a
-    `seed_base` each sample is seeded by its id and number, so that it comes out the same again.
-    """
-
-    goal: Goal = field(default_factory=Goal)
-    samples: int = 1
-    order: str = "auto"
-    ranker: str = DEFAULT
-    api: str = "chat"
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    seed_base: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ConfigError(f"samples={self.samples}, allowed: at least 1")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ConfigError(f"max_tokens={self.max_tokens}, allowed: at least 1")
-        self.goal.policy(self.order)
-
-    def facts(self, digest: str, model: str) -> dict[str, Any]:
-        """Return what must be the same for a job to be gone on with."""
-        goal = self.goal
-        return {
-            "prompts_sha256": digest, "model": model, "goal": str(goal), "balanced": goal.balanced,
-            "control": goal.control if goal.selects else None, "samples": self.samples, "order": self.order,
-            "ranker": self.ranker, "api": self.api, "max_tokens": self.max_tokens,
-            "temperature": self.temperature, "top_p": self.top_p, "seed_base": self.seed_base,
-            "seed": self.seed,
-        }  # fmt: skip
-
-    def request(self, ask: Ask, sample: int) -> Ask:
-        """Return sample number `sample` of what a line asks, with the job's settings where it has none."""
-        body = dict(ask.body)
-        limited = "max_completion_tokens" in body
-        chosen = {
-            "max_tokens": None if limited else self.max_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "seed": None if self.seed_base is None else seed_of(f"{ask.id}/{sample}", self.seed_base),
-        }
-        for name, value in chosen.items():
-            if value is not None:
-                body.setdefault(name, value)
-        return ask._replace(body=body)
+OnSample = Callable[[int, dict[str, Any]], None]
 
 
 class OfflineJob:
-    """A job and its files: OUT; beside it `.meta.json`, `.failed.jsonl`, `.control.jsonl`, `.work/`.
+    """A job and its files: OUT; beside it `.meta.json`, `.failed.jsonl` and others, and `.work/`.
 
     Use as a context, which closes them.
     """
@@ -93,17 +39,18 @@ class OfflineJob:
         stem = out.name.removesuffix(".jsonl")
         self.side = out.with_name(f"{stem}.meta.json")
         self.work = out.with_name(f"{stem}.work")
-        self._beside = {
-            name: out.with_name(f"{stem}.{name}.jsonl") for name in ("control", "partial", "failed")
-        }
+        names = ("control", "partial", "failed", "weights")
+        self._beside = {name: out.with_name(f"{stem}.{name}.jsonl") for name in names}
         self.file = PromptFile(prompts, settings.api)
         self._out = Lines(out)
         self._control = Lines(self._beside["control"])
+        self._partial = Lines(self._beside["partial"])
         self._elapsed_before = 0.0
         self._steps_before: int | None = 0
         self._goal_s: float | None = None
         self._goal_steps: int | None = None
-        self._started = 0.0
+        self._started: float | None = None
+        self._told: dict[str, Any] | None = None
         self._makers: Sequence[Maker] = ()
 
     def __enter__(self) -> OfflineJob:
@@ -111,8 +58,8 @@ class OfflineJob:
 
     def __exit__(self, *error: object) -> None:
         self.file.__exit__(*error)
-        self._out.close()
-        self._control.close()
+        for kept in (self._out, self._control, self._partial):
+            kept.close()
 
     @property
     def failures(self) -> Path:
@@ -133,48 +80,53 @@ class OfflineJob:
         settings = self.settings
         if self.out.exists() and not self.side.exists() and self.out.stat().st_size:
             raise DataError(f"{str(self.out)!r} is no job's file; allowed: another --out, or --restart")
-        known = ranking.rank(
-            self.file, settings.ranker, settings.max_tokens, self.work / "ranked.npz", progress
-        )
+        kept = self.work / "ranked.npz"
+        known = ranking.rank(self.file, settings.ranker, settings.max_tokens, kept, progress)
         self.facts = settings.facts(self.file.digest, model)
         side = check_settings(self.side, self.facts)
         self.known = known
+        prompt_len = known.prompt_len.astype(np.float64)
         self.expecting = Expectation(
-            known.told.astype("f8"), known.prompt_len.astype("f8"), known.groups, known.limits.astype("f8")
+            known.told.astype(np.float64), prompt_len, known.groups, known.limits.astype(np.float64)
         )
+        self._foretold = self.expecting.mean
         self.course = Course(
-            settings.goal, self.expecting, known.prompt_len.astype("f8"), samples=settings.samples,
-            order=settings.order, seed=settings.seed,
+            settings.goal, self.expecting, prompt_len, samples=settings.samples, order=settings.order,
+            seed=settings.seed,
         )  # fmt: skip
         self._resume(side)
 
     def _resume(self, side: dict[str, Any]) -> None:
         self._elapsed_before = float(side.get("elapsed_s", 0.0))
         self._steps_before = side.get("steps", 0)
-        self._goal_s, self._goal_steps = side.get("goal_s"), side.get("goal_steps")
+        met = self.settings.goal.selects and side.get("goal_s") is not None
+        if met:
+            self._goal_s, self._goal_steps = side["goal_s"], side["goal_steps"]
         self._out.open()
-        self._control.open()
         index = self.file.index_of()
-        for lines, control in ((self._out, False), (self._control, True)):
-            for number, line in lines.read():
-                sample, length = self._place(line, index, f"{lines.path}:{number}")
-                if self.course.stage[sample] in (Stage.KEPT, Stage.CONTROL):
-                    raise DataError(f"{lines.path}:{number}: a sample that came before")
+        for kept, control in ((self._out, False), (self._control, True)):
+            for number, line in kept.read():
+                sample, length = self._place(line, index, f"{kept.path}:{number}")
+                if self.course.stage[sample] != Stage.WAITING:
+                    raise DataError(f"{kept.path}:{number}: a sample that came before, or was not drawn")
                 self.course.restore(sample, length, control=control)
         if self.course.kept:
             self.course.resume()
-        if self._goal_s is not None and self.settings.goal.selects:
+        if met:
             self.course.expire()
+            for number, line in self._partial.read():
+                sample, tokens = self._place(line, index, f"{self._partial.path}:{number}", batch=False)
+                self.course.aborted(sample, tokens)
+        if side.get("complete") and (met or not self.course.left()):
+            self._told = side.get("report")
 
-    def _place(self, line: dict[str, Any], index: Any, where: str) -> tuple[int, int]:
+    def _place(
+        self, line: dict[str, Any], index: Any, where: str, *, batch: bool | None = None
+    ) -> tuple[int, int]:
         """Return which sample a line is, and its length. Raises DataError for what is no such line."""
         try:
-            prompt = index.find(line["custom_id"] if self.file.batch else line["id"])
-            k = int(line.get("sample", 0))
-            if self.file.batch:
-                length = int(line["response"]["body"]["usage"]["completion_tokens"])
-            else:
-                length = int(line["output_len"])
+            name, k, length = lines.read(line, self.file.batch if batch is None else batch)
+            prompt = index.find(name)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{where}: not a line of this job: {error!r}") from error
         if prompt is None or not 0 <= k < self.settings.samples:
@@ -187,7 +139,7 @@ class OfflineJob:
         return self.settings.request(self.file.ask(prompt), k)
 
     async def run(
-        self, makers: Sequence[Maker], *, on_sample: Callable[[int, dict[str, Any]], None] | None = None,
+        self, makers: Sequence[Maker], *, on_sample: OnSample | None = None,
         look: Callable[[OfflineJob], None] | None = None, **driving: Any,
     ) -> dict[str, Any]:  # fmt: skip
         """Run the job on started engines to its end and return its report.
@@ -195,63 +147,70 @@ class OfflineJob:
         `on_sample` is told of each sample kept, once it is on disk; `look` is called once a second. When
         cancelled, all that finished is on disk and the same job goes on from there.
         """
+        if self._told is not None:
+            return self._told
         self._makers, self._started = makers, time.monotonic()
-        failed = Lines(self._beside["failed"])
-        with contextlib.suppress(FileNotFoundError):
-            self._beside["failed"].unlink()  # what failed is tried anew
+        self.failures.unlink(missing_ok=True)  # what failed is tried anew
 
         def take(sample: int, answer: Answer, fate: Fate) -> None:
-            if fate is Fate.DISCARD:
-                return
-            prompt, k = divmod(sample, self.settings.samples)
-            line = of_answer(self.ask(sample), k, self.settings.samples, answer)
-            if fate is Fate.CONTROL:
-                self._control.append(line)
-                return
-            if self.course.control[prompt] and not self.file.batch:
-                line["control"] = True
-            self._out.append(line)
-            if self.course.met and self._goal_s is None:
-                self._reached()
-            if on_sample is not None:
-                on_sample(sample, line)
+            self._take(sample, answer, fate, on_sample)
 
-        drive = Drive(self.course, makers, self.ask, take, **driving)
-        left = None
-        if self.settings.goal.seconds is not None:
-            left = self.settings.goal.seconds - self._elapsed_before
+        partial = self._ended if self.settings.goal.selects else None
+        drive = Drive(self.course, makers, self.ask, take, partial=partial, **driving)
+        left = self.settings.goal.seconds
         loop = asyncio.get_running_loop()
-        beside = [
-            loop.create_task(part)
-            for part in (self._out.syncing(), self._control.syncing(), self._noting(look))
-        ]
-        self._write_side(complete=False)
-        complete = False
+        beside = [loop.create_task(self._out.syncing()), loop.create_task(self._noting(look))]
+        self._write_side()
         try:
-            await drive.run(left)
-            complete = True
+            await drive.run(None if left is None else left - self._elapsed_before)
+            if self._goal_s is None:
+                self._reached()
         finally:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
-            if complete and self._goal_s is None:
-                self._reached()
-            self._out.close()
-            self._control.close()
-            if drive.failed:
-                failed.open()
-                for sample, why in drive.failed.items():
-                    prompt, k = divmod(sample, self.settings.samples)
-                    failed.append(of_failure(self.file.ask(prompt), k, self.settings.samples, why))
-                failed.close()
-            if not self._control.path.stat().st_size:
-                self._control.path.unlink()
-            self._write_side(complete=complete)
-        return self.report()
+            for kept in (self._out, self._control, self._partial):
+                kept.close()
+            self._name(drive.failed)
+            self._write_side()
+        return self._finish()
+
+    def _take(self, sample: int, answer: Answer, fate: Fate, on_sample: OnSample | None) -> None:
+        """Put a finished sample where it belongs."""
+        if fate is Fate.DISCARD:
+            return
+        prompt, k = divmod(sample, self.settings.samples)
+        line = lines.of_answer(self.ask(sample), k, self.settings.samples, answer)
+        if fate is Fate.CONTROL:
+            self._control.append(line)
+            return
+        if self.course.control[prompt] and not self.file.batch:
+            line["control"] = True
+        self._out.append(line)
+        if self.course.met and self._goal_s is None:
+            self._reached()
+        if on_sample is not None:
+            on_sample(sample, line)
+
+    def _ended(self, sample: int, tokens: int, text: str) -> None:
+        """Keep what there is of a sample that was ended early."""
+        prompt, k = divmod(sample, self.settings.samples)
+        ask = self.file.ask(prompt)
+        self._partial.append(lines.of_part(ask, k, self.settings.samples, tokens, text))
+        if self._goal_s is None:
+            self._reached()
+
+    def _name(self, failed: dict[int, str]) -> None:
+        """Name the samples that were given up, each with the reason."""
+        named = Lines(self.failures)
+        for sample, why in failed.items():
+            prompt, k = divmod(sample, self.settings.samples)
+            named.append(lines.of_failure(self.file.ask(prompt), k, self.settings.samples, why))
+        named.close()
 
     def _reached(self) -> None:
-        self._goal_s, self._goal_steps = self.elapsed, self.steps
-        self._write_side(complete=False)
+        self._goal_s, self._goal_steps = round(self.elapsed, 3), self.steps
+        self._write_side()
 
     async def _noting(self, look: Callable[[OfflineJob], None] | None) -> None:
         since = 0.0
@@ -262,12 +221,12 @@ class OfflineJob:
                 look(self)
             if since >= _SIDE_EVERY:
                 since = 0.0
-                self._write_side(complete=False)
+                self._write_side()
 
     @property
     def elapsed(self) -> float:
         """Seconds that this job has run, earlier runs included."""
-        return self._elapsed_before + (time.monotonic() - self._started if self._started else 0.0)
+        return self._elapsed_before + (0.0 if self._started is None else time.monotonic() - self._started)
 
     @property
     def steps(self) -> int | None:
@@ -278,23 +237,59 @@ class OfflineJob:
             return None
         return self._steps_before + sum(known)
 
-    def _write_side(self, *, complete: bool) -> None:
-        write_whole(
-            self.side,
-            {
-                "sooner": __version__, "settings": self.facts, "complete": complete,
-                "elapsed_s": round(self.elapsed, 3), "steps": self.steps, "goal_s": self._goal_s,
-                "goal_steps": self._goal_steps, "engines": [maker.name for maker in self._makers],
-            },
-        )  # fmt: skip
+    def _write_side(self, told: dict[str, Any] | None = None) -> None:
+        content = {
+            "sooner": __version__, "settings": self.facts, "complete": told is not None,
+            "elapsed_s": round(self.elapsed, 3), "steps": self.steps, "goal_s": self._goal_s,
+            "goal_steps": self._goal_steps, "engines": [maker.name for maker in self._makers],
+        }  # fmt: skip
+        write_whole(self.side, content if told is None else {**content, "report": told})
+
+    def _finish(self) -> dict[str, Any]:
+        """Write the weights and the report beside OUT; return the report."""
+        told = self.report()
+        if self.settings.goal.selects:
+            self._write_weights()
+        self._write_side(told)
+        return told
+
+    def _write_weights(self) -> None:
+        """Write what each finished sample counts, for means that stand for all."""
+        path = self._beside["weights"]
+        path.unlink(missing_ok=True)
+        found = bias.weights(self._samples())
+        written = Lines(path)
+        for sample in np.flatnonzero(found).tolist():
+            prompt, k = divmod(sample, self.settings.samples)
+            own = {"sample": k} if self.settings.samples > 1 else {}
+            written.append({"id": self.file.ask(prompt).id, **own, "weight": round(float(found[sample]), 6)})
+        written.close()
+
+    def _samples(self) -> bias.Samples:
+        """Return the columns of the account."""
+        course, each = self.course, self.settings.samples
+        kept = course.stage == Stage.KEPT
+        return bias.Samples(
+            length=course.length.astype(np.float64),
+            finished=kept | (course.stage == Stage.CONTROL) | (course.stage == Stage.EXTRA),
+            ended=course.stage == Stage.ABORTED,
+            kept=kept,
+            control=np.repeat(course.control, each),
+            expected=np.repeat(self._foretold.astype(np.float64), each),
+            tenth=np.repeat(course.tenth.astype(np.int64), each),
+            group=np.repeat(self.known.groups.astype(np.int64), each),
+            limit=np.repeat(self.known.limits.astype(np.float64), each),
+        )
 
     def report(self) -> dict[str, Any]:
         """Return what became of the job, as `--json` prints it."""
-        course = self.course
+        course, selects = self.course, self.settings.goal.selects
         count = {stage: int((course.stage == stage).sum()) for stage in Stage}
         finished = count[Stage.KEPT] + count[Stage.CONTROL] + count[Stage.EXTRA]
-        kept = course.length[course.stage == Stage.KEPT]
         thrown = course.length[(course.stage == Stage.ABORTED) | (course.stage == Stage.EXTRA)]
+        account: dict[str, Any] = {}
+        if finished:
+            account = (bias.report if selects else bias.unbiased)(self._samples(), self.known.names.tolist())
         return {
             "goal": str(self.settings.goal),
             "kept": count[Stage.KEPT],
@@ -302,12 +297,9 @@ class OfflineJob:
             "aborted": count[Stage.ABORTED],
             "failed": count[Stage.FAILED],
             "makespan_s": round(self.elapsed, 3),
-            "goal_s": None if self._goal_s is None else round(self._goal_s, 3),
+            "goal_s": self._goal_s,
             "steps": self.steps,
             "goal_steps": self._goal_steps,
             "tokens_discarded": int(thrown.sum()),
-            "kept_mean_len": round(float(kept.mean()), 2) if kept.size else None,
-            "estimated_mean_len": None,
-            "control_mean_len": None,
-            "weights_variance": None,
+            **(account or dict.fromkeys(bias.HEADLINE)),
         }

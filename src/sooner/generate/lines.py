@@ -28,6 +28,20 @@ def of_answer(ask: Ask, k: int, samples: int, answer: Answer) -> dict[str, Any]:
     return line | answer.message
 
 
+def of_part(ask: Ask, k: int, samples: int, tokens: int, text: str) -> dict[str, Any]:
+    """Return the line of a sample that was ended early, with what it had."""
+    own = {"sample": k} if samples > 1 else {}
+    return {"id": ask.id, **own, "text": text, "output_len": tokens}
+
+
+def read(line: dict[str, Any], batch: bool) -> tuple[str | int, int, int]:
+    """Return id, number and length of a finished sample. Raises KeyError, TypeError or ValueError."""
+    k = int(line.get("sample", 0))
+    if batch:
+        return line["custom_id"], k, int(line["response"]["body"]["usage"]["completion_tokens"])
+    return line["id"], k, int(line["output_len"])
+
+
 def of_failure(ask: Ask, k: int, samples: int, why: str) -> dict[str, Any]:
     """Return the line of a sample that was given up."""
     own = {"sample": k} if samples > 1 else {}

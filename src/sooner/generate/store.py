@@ -23,7 +23,7 @@ _EVERY = 1.0  # seconds
 
 
 class Lines:
-    """A JSONL file that only grows, held by one process at a time."""
+    """A JSONL file that only grows, held by one process at a time; made at the first line or by `open`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,6 +62,8 @@ class Lines:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write one line, in one piece. Raises OSError where the disk is full: then nothing of it stays."""
+        if self._file is None:
+            self.open()
         assert self._file is not None
         data = json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         written = self._file.write(data)
