@@ -16,10 +16,10 @@ from sooner.generate.goals import Goal
 CAP = 4096
 
 
-def samples_of(chosen: Course, expected: Any) -> bias.Samples:
+def samples_of(chosen: Course, expected: Any) -> bias.SampleColumns:
     stage = chosen.stage
     kept = stage == Stage.KEPT
-    return bias.Samples(
+    return bias.SampleColumns(
         length=chosen.length.astype(float),
         finished=kept | (stage == Stage.CONTROL) | (stage == Stage.EXTRA),
         ended=stage == Stage.ABORTED,
@@ -32,7 +32,7 @@ def samples_of(chosen: Course, expected: Any) -> bias.Samples:
     )
 
 
-def served(n: int, first: int, seed: int, control: float = 0.1) -> tuple[bias.Samples, Any]:
+def served(n: int, first: int, seed: int, control: float = 0.1) -> tuple[bias.SampleColumns, Any]:
     told, true = job(n, seed=seed, told_sd=0.7, own_sd=0.7)
     true = np.minimum(true, CAP)
     limits = np.full(n, float(CAP))
@@ -82,7 +82,7 @@ def test_where_the_controls_contradict_the_prediction_they_decide() -> None:
     control = rng.random(n) < 0.1
     finished = control | ~long
     tenth = (np.argsort(np.argsort(expected)) * 10 // n).astype(np.int64)
-    samples = bias.Samples(
+    samples = bias.SampleColumns(
         np.where(finished, length, 0.0), finished, ~finished & False, finished & ~long, control, expected,
         tenth, np.zeros(n, dtype=np.int64), np.full(n, np.inf),
     )  # fmt: skip

@@ -34,7 +34,7 @@ HEADLINE = ("kept_mean_len", "estimated_mean_len", "control_mean_len", "weights_
 """What every report has, None where nothing finished."""
 
 
-class Samples(NamedTuple):
+class SampleColumns(NamedTuple):
     """Columns (n,) of a job's samples.
 
     `length` [tokens] is whole where `finished`, and what there was where `ended` early; `kept` and
@@ -73,7 +73,7 @@ def kaplan_meier(length: Column, finished: Mask) -> Column:
     return weights
 
 
-def weights(samples: Samples) -> Column:
+def weights(samples: SampleColumns) -> Column:
     """Return what each finished sample counts (n,), 0 for others; in the mean 1 over the finished.
 
     A tenth of which nothing finished is missing from every mean.
@@ -90,7 +90,7 @@ def weights(samples: Samples) -> Column:
     return found / mean
 
 
-def estimate(samples: Samples) -> Estimate:
+def estimate(samples: SampleColumns) -> Estimate:
     """Return what all samples would be in the mean, had they been run to their end."""
     known = samples.finished | samples.ended
     value = np.log(np.maximum(samples.length[known], 0.5))
@@ -142,7 +142,7 @@ def _means(base: Column, noise: Column, limit: Column) -> Column:
     return result
 
 
-def report(samples: Samples, names: Sequence[str] = ()) -> dict[str, Any]:
+def report(samples: SampleColumns, names: Sequence[str] = ()) -> dict[str, Any]:
     """Return the account of a goal that selects: means, errors, the weights' variance, tenths, groups."""
     made, weight = estimate(samples), weights(samples)
     finished, kept = samples.finished, samples.kept
@@ -166,7 +166,7 @@ def report(samples: Samples, names: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def unbiased(samples: Samples, names: Sequence[str] = ()) -> dict[str, Any]:
+def unbiased(samples: SampleColumns, names: Sequence[str] = ()) -> dict[str, Any]:
     """Return the account of a goal that does not select: what was kept stands for all by itself."""
     kept = samples.length[samples.kept]
     mean, n = _mean(kept), samples.length.shape[0]
@@ -183,7 +183,7 @@ def unbiased(samples: Samples, names: Sequence[str] = ()) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _parts(samples: Samples, made: Estimate, names: Sequence[str]) -> dict[str, Any]:
+def _parts(samples: SampleColumns, made: Estimate, names: Sequence[str]) -> dict[str, Any]:
     """The account of each tenth of the predicted lengths, and of the largest groups."""
     sizes = np.bincount(samples.group, minlength=len(names))
     largest = sorted(range(len(names)), key=lambda at: -int(sizes[at]))[:_MOST_GROUPS]
@@ -193,7 +193,7 @@ def _parts(samples: Samples, made: Estimate, names: Sequence[str]) -> dict[str, 
     }
 
 
-def _part(samples: Samples, made: Estimate, inside: Mask) -> dict[str, Any]:
+def _part(samples: SampleColumns, made: Estimate, inside: Mask) -> dict[str, Any]:
     """What was kept of a part of the samples, and what all of it would be."""
     return {
         "samples": int(inside.sum()),

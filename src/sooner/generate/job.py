@@ -265,11 +265,11 @@ class OfflineJob:
             written.append({"id": self.file.ask(prompt).id, **own, "weight": round(float(found[sample]), 6)})
         written.close()
 
-    def _samples(self) -> bias.Samples:
+    def _samples(self) -> bias.SampleColumns:
         """Return the columns of the account."""
         course, each = self.course, self.settings.samples
         kept = course.stage == Stage.KEPT
-        return bias.Samples(
+        return bias.SampleColumns(
             length=course.length.astype(np.float64),
             finished=kept | (course.stage == Stage.CONTROL) | (course.stage == Stage.EXTRA),
             ended=course.stage == Stage.ABORTED,
