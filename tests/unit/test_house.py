@@ -45,6 +45,11 @@ def test_no_public_class_name_occurs_twice() -> None:
     assert {name: found for name, found in homes.items() if len(found) > 1} == {}
 
 
+def test_no_two_test_files_have_one_name() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(set(names)) == len(names)  # pytest imports them as top-level modules
+
+
 def test_every_error_stands_in_the_tree_of_core() -> None:
     bases = {
         node.name: [ast.unparse(base).rpartition(".")[2] for base in node.bases] for _, node in classes()
