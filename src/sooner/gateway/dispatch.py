@@ -110,6 +110,9 @@ class Dispatcher:
         said = asked.given
         if default_ms and said.deadline_ms is None:
             said = said._replace(deadline_ms=default_ms)
+        usual = pool.order.mean_predicted_len
+        if said.predicted_len is None and asked.claim.total(usual) != usual:
+            said = said._replace(predicted_len=asked.claim.total(usual))
         held = max(one.sent.part(asked.beginnings) for one in pool.backends)
         ticket = pool.order.arrive(
             id,

@@ -45,8 +45,11 @@ class WaitingScores:
         if request is None:
             return
         request.scored = True
-        if prediction.predicted_len is not None and not math.isfinite(prediction.predicted_len):
-            return
+        if prediction.predicted_len is not None:
+            if not math.isfinite(prediction.predicted_len):
+                return
+            length = request.asked.claim.total(prediction.predicted_len)
+            prediction = prediction._replace(predicted_len=length)
         if request.pool.order.predicted(id, prediction, 0):
             request.expect()
             if request.queued:

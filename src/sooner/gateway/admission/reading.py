@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 from sooner import chat
 from sooner.chat import ChatRequest
-from sooner.gateway.admission import forms
+from sooner.core import DataError
+from sooner.gateway.admission import claims, forms, places
+from sooner.gateway.admission.claims import ONE, Claimed
 from sooner.gateway.admission.forms import BadRequest
 from sooner.gateway.admission.paths import ENDPOINTS, Route
 from sooner.gateway.engines.prefixes import NONE, Beginnings, beginnings
@@ -18,7 +21,11 @@ from sooner.ordering.given import Given
 
 _LONGEST_TEXT = 64 * 1024  # letters sent to the scorer; of a longer prompt its two ends
 _LONGEST_DEADLINE = 1e12  # ms
-_YES = ("true", "1", "yes", "on", "t", "y")
+_FIELDS = frozenset(
+    ("model", "messages", "prompt", "input", "stream", "n", "best_of", "max_tokens", "max_completion_tokens",
+     "max_output_tokens", "n_predict", "min_tokens", "ignore_eos", "priority", "vllm_xargs", "documents",
+     "query", "queries", "items", "text_1", "text_2", "system", "tools", "suffix", "previous_response_id")
+)  # fmt: skip
 _BYTES_OF_A_TOKEN = 256  # of sound, about: 20 ms of it are one token for the engine
 _SHOWN = 120  # letters of a client's value that an answer repeats
 
@@ -43,20 +50,68 @@ class Asked(NamedTuple):
     endpoint: Route = CHAT
     query: str = ""
     content_type: str = "application/json"
+    claim: Claimed = ONE
 
 
-def read(body: bytes, *, client_scores: bool, deadline_ms: str | None, endpoint: Route = CHAT) -> Asked:
-    """Return what a JSON body asks for at an endpoint. Raises BadRequest where it is no request."""
+def read(
+    body: bytes, *, client_scores: bool, deadline_ms: str | None, endpoint: Route = CHAT,
+    kinds: Collection[str] = (),
+) -> Asked:  # fmt: skip
+    """Return what a JSON body asks for at a path of engines of these kinds. Raises BadRequest."""
+    return _asked(_parsed(_text(body)), client_scores, deadline_ms, endpoint, kinds)
+
+
+def read_json(
+    body: bytes, *, client_scores: bool, deadline_ms: str | None, endpoint: Route,
+    kinds: Collection[str], aliases: Mapping[str, str],
+) -> tuple[bytes, Asked]:  # fmt: skip
+    """Return the body as an engine gets it, and what it asks for. Raises BadRequest.
+
+    A model's alias is resolved, and what chooses a place is left out; all else stays as it was written.
+    """
+    text = _text(body)
+    parsed = _parsed(text)
+    asked = _asked(parsed, client_scores, deadline_ms, endpoint, kinds)
+    changes = places.chosen(parsed, prioritised=client_scores)
+    real = aliases.get(asked.model)
+    if real is not None:
+        changes["model"] = json.dumps(real)
+        asked = asked._replace(model=real)
+    return (places.edited(text, changes).encode() if changes else body), asked
+
+
+def _text(body: bytes) -> str:
     try:
-        parsed = json.loads(body.decode("utf-8"))
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error.reason} at byte {error.start}") from error
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(text, object_pairs_hook=places.once)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {str(error)[:200]}") from error
     if not isinstance(parsed, dict):
         raise BadRequest(f"the body is a JSON {type(parsed).__name__}, allowed: an object")
+    for name in parsed:
+        if name not in _FIELDS and name.casefold() in _FIELDS:
+            raise BadRequest(f"the field {name[:40]!r}, allowed: {name.casefold()!r}")
+    places.refuse_kept(parsed)
+    return parsed
+
+
+def _asked(
+    parsed: dict[str, Any], client_scores: bool, deadline_ms: str | None, endpoint: Route,
+    kinds: Collection[str],
+) -> Asked:  # fmt: skip
     model = parsed.get("model", "")
     if not isinstance(model, str):
         raise BadRequest(f"model={cut(model)}, allowed: text")
-    request = chat.of_body(parsed)
+    claim = claims.read(parsed, endpoint, kinds)
+    request = _request(parsed, endpoint, claim)
+    prompt_len = claims.prompt_len(parsed, endpoint, request)
+    alike = endpoint.generates and prompt_len <= 2 * request.prompt_len  # the first prompt speaks for all
     said = given.read(parsed.get("vllm_xargs")) if client_scores else given.NOTHING
     if deadline_ms is not None:
         said = said._replace(deadline_ms=_deadline(deadline_ms))
@@ -64,29 +119,42 @@ def read(body: bytes, *, client_scores: bool, deadline_ms: str | None, endpoint:
         said = said._replace(score=None, predicted_len=0.0)
     return Asked(
         model,
-        parsed.get("stream") is True,
+        claims.flag(parsed.get("stream")),
         request.cut(_LONGEST_TEXT) if endpoint.generates else ChatRequest(),
-        request.prompt_len,
-        beginnings(request, model) if endpoint.generates else NONE,
-        "priority" in parsed or not endpoint.priority,
+        prompt_len,
+        beginnings(request, model) if alike else NONE,
+        (client_scores and places.PRIORITY in parsed) or not endpoint.priority,
         said,
         endpoint,
+        claim=claim,
     )
+
+
+def _request(parsed: dict[str, Any], endpoint: Route, claim: Claimed) -> ChatRequest:
+    if endpoint.path == "/v1/messages" and "system" in parsed:  # of Anthropic's: the system prompt
+        with contextlib.suppress(DataError):
+            parsed = {**parsed, "instructions": chat.content_text(parsed["system"])}
+    elif endpoint.path == "/v1/chat/completions/batch" and isinstance(parsed.get("messages"), list):
+        parsed = {**parsed, "messages": next(iter(parsed["messages"]), None)}  # the first speaks for all
+    request = chat.of_body(parsed)
+    if request.signals.max_tokens == claim.limit:
+        return request
+    return request._replace(signals=request.signals._replace(max_tokens=claim.limit))
 
 
 def read_form(
     body: bytes, content_type: str, *, aliases: Mapping[str, str], deadline_ms: str | None, endpoint: Route
 ) -> tuple[bytes, Asked]:
     """Return a form, written anew with its model's name resolved, and what it asks for. Raises BadRequest."""
-    fields = forms.parts(body, content_type)
+    fields = [one for one in forms.parts(body, content_type) if not places.is_place(one.name)]
     model = forms.text(fields, "model")
     real = aliases.get(model, model)
     fields = [one._replace(value=real.encode()) if one.name == "model" else one for one in fields]
     written, kind = forms.written(fields)
-    said = (
-        given.NOTHING if deadline_ms is None else given.NOTHING._replace(deadline_ms=_deadline(deadline_ms))
-    )
-    streamed = forms.text(fields, "stream").strip().lower() in _YES
+    said = given.NOTHING
+    if deadline_ms is not None:
+        said = said._replace(deadline_ms=_deadline(deadline_ms))
+    streamed = claims.flag(forms.text(fields, "stream"))
     prompt_len = max(1, len(body) // _BYTES_OF_A_TOKEN)
     asked = Asked(real, streamed, ChatRequest(), prompt_len, NONE, True, said, endpoint, "", kind)
     return written, asked
@@ -109,8 +177,5 @@ def _deadline(text: str) -> float:
 
 
 def renamed(body: bytes, old: str, new: str) -> bytes:
-    """Return the body with its model's name replaced: the one change that writes the JSON anew."""
-    parsed = json.loads(body)
-    assert parsed["model"] == old  # the caller read it from this body
-    parsed["model"] = new
-    return json.dumps(parsed, separators=(",", ":")).encode("ascii")  # so a lone surrogate stays an escape
+    """Return the body with its model's name replaced; every other field stays as it was written."""
+    return places.edited(body.decode("utf-8"), {"model": json.dumps(new)}).encode()

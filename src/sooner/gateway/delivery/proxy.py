@@ -61,6 +61,7 @@ class Proxy:
         """Take settings, at the start and when they were read again."""
         self.settings = settings
         self.delivery.take(settings)
+        self._kinds = frozenset(one.kind for one in settings.backends)
         self._classes = {one.name: one for one in settings.classes}
 
     async def serve(self, request: web.BaseRequest, caller: Caller, endpoint: Route) -> web.StreamResponse:
@@ -115,13 +116,11 @@ class Proxy:
                 return reading.read_form(
                     body, kind, aliases=aliases, deadline_ms=deadline_ms, endpoint=endpoint
                 )
-            asked = reading.read(
-                body, client_scores=self.settings.client_scores, deadline_ms=deadline_ms, endpoint=endpoint
-            )._replace(query=paths.query(request.raw_path))
-            real = aliases.get(asked.model)
-            if real is None:
-                return body, asked
-            return reading.renamed(body, asked.model, real), asked._replace(model=real)
+            sent, asked = reading.read_json(
+                body, client_scores=self.settings.client_scores, deadline_ms=deadline_ms, endpoint=endpoint,
+                kinds=self._kinds, aliases=aliases,
+            )  # fmt: skip
+            return sent, asked._replace(query=paths.query(request.raw_path))
 
         return await asyncio.to_thread(read) if len(body) > _PARSED_ASIDE else read()
 
