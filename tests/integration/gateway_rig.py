@@ -39,7 +39,9 @@ async def rig(
         ]
         options = {"kind": "vllm", **(backend or {})}
         backends = tuple(BackendSettings(url=url, **options) for url in urls)
-        chosen = GatewaySettings(**{"port": 0, "ranker": "", "backends": backends, **settings})
+        chosen = GatewaySettings(
+            **{"port": 0, "ranker": "", "learn": False, "backends": backends, **settings}
+        )
         gateway = await stack.enter_async_context(Gateway(chosen).serving())
         yield gateway
 

@@ -101,7 +101,7 @@ async def drive(load: Iterable[Ask], places: int, token_time: float, **settings:
     """Send a load to a dispatcher with one engine of `places`, each a token every `token_time` seconds."""
     loop = asyncio.get_running_loop()
     one = BackendSettings(url="http://engine", kind="vllm", max_in_flight=places)
-    chosen = GatewaySettings(ranker="", backends=(one,), **settings)
+    chosen = GatewaySettings(ranker="", learn=False, backends=(one,), **settings)
     dispatcher = Dispatcher(chosen, [Backend(one, chosen.limits)], loop.time)
     began, starts = loop.time(), 0
 

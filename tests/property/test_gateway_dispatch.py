@@ -78,7 +78,11 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.queue = QueueSettings(max_waiting=12, max_wait=MAX_WAIT, overdue=10.0)
         self.backends = [self.engine(n, limit) for n, limit in enumerate(limits[:3])]
         self.settings = GatewaySettings(
-            ranker="", policy=policy, queue=self.queue, backends=tuple(one.settings for one in self.backends)
+            ranker="",
+            learn=False,
+            policy=policy,
+            queue=self.queue,
+            backends=tuple(one.settings for one in self.backends),
         )
 
         async def make() -> Dispatcher:
@@ -207,7 +211,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.backends = [*self.backends[:-1], self.engine(self.arrived_engines, limit)]
         queue = QueueSettings(max_waiting=waiting, max_wait=MAX_WAIT, overdue=10.0)
         settings = GatewaySettings(
-            ranker="", policy=self.settings.policy, queue=queue,
+            ranker="", learn=False, policy=self.settings.policy, queue=queue,
             backends=tuple(one.settings for one in self.backends),
         )  # fmt: skip
         self.dispatcher.take(settings, self.backends)

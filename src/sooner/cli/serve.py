@@ -41,6 +41,11 @@ if TYPE_CHECKING:
     "--ranker", help="Folder of a ranker, 'module:name', or '' for none.  [default: the shipped one]"
 )
 @click.option(
+    "--learn/--no-learn",
+    default=None,
+    help="Learn the order from what is served, beside the ranker or alone.  [default: learn]",
+)
+@click.option(
     "--config",
     "config_file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -60,6 +65,7 @@ def serve(
     model: str | None,
     policy: str | None,
     ranker: str | None,
+    learn: bool | None,
     config_file: Path | None,
     host: str | None,
     port: int | None,
@@ -79,8 +85,8 @@ def serve(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     read = functools.partial(
-        _settings, config_file, backends, policy=policy, ranker=ranker, host=host, port=port, keys=keys,
-        journal=journal,
+        _settings, config_file, backends, policy=policy, ranker=ranker, learn=learn, host=host, port=port,
+        keys=keys, journal=journal,
     )  # fmt: skip
     settings = read()
     engine = None

@@ -39,7 +39,8 @@ logger = logging.getLogger("sooner.gateway")
 _TICK = 0.25  # seconds between two looks at deadlines and stalled replies
 _KEYS_EVERY = 5.0  # seconds until a new key is good, and a revoked one is not
 _ORDERED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
-_FIXED = ("host", "port", "policy", "parameters", "ranker", "scorer_timeout", "keys", "journal")
+_FIXED = ("host", "port", "policy", "parameters", "ranker", "learn", "learned", "scorer_timeout", "keys",
+          "journal")  # fmt: skip
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -372,7 +373,7 @@ class Gateway:
     async def _metrics(self, request: web.Request) -> web.Response:
         text = telemetry.page(
             self.proxy.delivery.telemetry, self.dispatcher.counters.counts, COUNTERS,
-            self.dispatcher.gauges(), self.dispatcher.backends, time.monotonic(),
+            self.dispatcher.gauges(), self.dispatcher.backends, time.monotonic(), self.dispatcher.standings,
         )  # fmt: skip
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 

@@ -22,6 +22,7 @@ from sooner.gateway.settings import GatewaySettings
 from sooner.gateway.visit import Pool, Visit
 from sooner.ordering.counters import Counters
 from sooner.ordering.order import Order
+from sooner.ordering.wire import Ending, LiveReport
 
 logger = logging.getLogger("sooner.gateway")
 
@@ -143,6 +144,14 @@ class Dispatcher:
             other.ahead * len(mine.intersection(other.backends)) / len(mine) for other in self._pools.values()
         )
 
+    def ended(self, request: Visit, output_len: int, status: int, *, cut: bool) -> None:
+        """Let the learner know of a reply that is over; `cut` at a limit, or by whatever `status` says."""
+        request.told = True
+        if request.asked.endpoint.generates and (status == 0 or 200 <= status < 300):
+            self._scores.ended(request.id, output_len, _ending(status, cut=cut))
+        else:
+            self._scores.ended(request.id, 0, Ending.ABORTED)
+
     def replied(self, backend: Backend, computed: int, first_byte: float, gap: float, beside: float) -> None:
         """Learn an engine's pace from a streamed reply: seconds, seconds a token, and requests with it.
 
@@ -222,6 +231,8 @@ class Dispatcher:
     def leave(self, request: Visit) -> None:
         """Forget a request, however it ended."""
         request.pool.room.remove(request)
+        if not request.told:
+            self._scores.ended(request.id, request.made, Ending.ABORTED)
         self.gate.limits.correct(request.tenant, request.served - request.admitted)
         request.pool.order.leave(request.id)
         self.waiting.pop(request.id, None)
@@ -269,6 +280,7 @@ class Dispatcher:
             backend.close()
             self.backends.remove(backend)
         self._refill(now)
+        self._scores.sweep(now)
         self.pump()
 
     def _refill(self, now: float) -> None:
@@ -294,4 +306,16 @@ class Dispatcher:
     def gauges(self) -> Mapping[str, float]:
         """Return what `/metrics` shows besides the counters."""
         now = self.clock()
-        return outlook.gauges(list(self.pools), self.backends, self.settings.queue, now)
+        gauges = outlook.gauges(list(self.pools), self.backends, self.settings.queue, now)
+        return {**gauges, **self._scores.gauges()}
+
+    @property
+    def standings(self) -> Sequence[LiveReport]:
+        """How the learned order stands, by model and by sender."""
+        return self._scores.standings
+
+
+def _ending(status: int, *, cut: bool) -> Ending:
+    if not status:
+        return Ending.ABORTED
+    return Ending.LIMIT if cut else Ending.STOP

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sooner.core import Prediction
 from sooner.gateway.settings import GatewaySettings
 from sooner.gateway.visit import Visit
 from sooner.ordering.client import ScorerClient
 from sooner.ordering.counters import Counters
+from sooner.ordering.standings import gauges
+from sooner.ordering.wire import Ending, LiveReport, Scope
+
+_RUNNING_EVERY = 2.0  # seconds between two words on replies that still run
+_RUNNING_FROM = 64  # tokens
 
 
 class WaitingScores:
@@ -21,16 +26,45 @@ class WaitingScores:
         self._counters = counters
         self._loop = asyncio.get_running_loop()
         self._scorer: ScorerClient | None = None
-        if settings.ranker and (settings.chosen_policy.uses_predictions or settings.journal.url):
+        self._swept = 0.0
+        wanted = settings.chosen_policy.uses_predictions or settings.journal.url
+        if (settings.ranker or settings.learn) and wanted:
             self._scorer = ScorerClient(
-                "", settings.ranker, "", self._deliver, counters, settings.scorer_timeout
-            )
+                "", settings.ranker, "", self._deliver, counters, settings.scorer_timeout,
+                learned=settings.learned_file,
+            )  # fmt: skip
 
     def ask(self, request: Visit) -> None:
         """Ask for a request's score, unless its client brought one; returns at once."""
         asked = request.asked
         if self._scorer is not None and asked.request.readable and asked.given.score is None:
             self._scorer.submit(request.id, asked.request, request.tenant)
+
+    def ended(self, id: str, length: int, ending: Ending) -> None:
+        """Let the learner know how long a reply is, and how it ended; returns at once."""
+        if self._scorer is not None:
+            self._scorer.ended(id, length, ending)
+
+    def sweep(self, now: float) -> None:
+        """Every few seconds, tell of the long replies that still run: the others are known by then."""
+        if self._scorer is None or now - self._swept < _RUNNING_EVERY:
+            return
+        self._swept = now
+        for request in self._waiting.values():
+            if not request.queued and request.made >= max(_RUNNING_FROM, request.ticket.predicted_len):
+                self._scorer.ended(request.id, request.made, Ending.RUNNING)
+
+    def gauges(self) -> Mapping[str, float]:
+        """Return how the learned order stands, by the names of `/metrics`; empty until it is known."""
+        return gauges(self._reports())
+
+    @property
+    def standings(self) -> Sequence[LiveReport]:
+        """How the learned order stands, by model and by sender."""
+        return [told for told in self._reports().values() if told.scope is not Scope.ALL and told.standing.n]
+
+    def _reports(self) -> Mapping[tuple[Scope, int], LiveReport]:
+        return {} if self._scorer is None else self._scorer.reports
 
     def close(self) -> None:
         """Stop the scorer."""

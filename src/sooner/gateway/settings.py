@@ -201,7 +201,9 @@ class GatewaySettings:
     """Every setting of the gateway.
 
     `parameters` are the policy's own. `ranker` is as for the plugin: "default", a folder,
-    "module:name", or "" for none. `client_scores` lets requests bring their own numbers. `keys` is
+    "module:name", or "" for none. With `learn` the order is learned from how replies end, beside the ranker
+    or alone; `learned` is the file in which that is kept: "auto" for one a port in the cache folder (none
+    for port 0), "" for none. `client_scores` lets requests bring their own numbers. `keys` is
     the database of keys; empty: no keys, and then only clients on this machine are served.
     `admin_key_file` opens the admin routes. `aliases` maps a model's name as clients say it to a
     name that the engines know.
@@ -212,6 +214,8 @@ class GatewaySettings:
     policy: str = policies.DEFAULT
     parameters: Mapping[str, float] = field(default_factory=dict)
     ranker: str = "default"
+    learn: bool = True
+    learned: str = "auto"
     scorer_timeout: float = 5.0
     client_scores: bool = False
     keys: str = ""
@@ -250,6 +254,15 @@ class GatewaySettings:
                 f"host {self.host!r} without keys would serve anyone who reaches it; "
                 "make keys (sooner keys add) and name their database, or listen on 127.0.0.1"
             )
+
+    @property
+    def learned_file(self) -> str | None:
+        """Where what is learned is kept, "" for nowhere; None where nothing is learned."""
+        if not self.learn:
+            return None
+        if self.learned != "auto":
+            return self.learned
+        return str(config.cache_folder() / "gateway" / f"{self.port}.learned.npz") if self.port else ""
 
     @property
     def chosen_policy(self) -> policies.Policy:

@@ -6,6 +6,7 @@ import bisect
 from collections.abc import Iterable, Mapping, Sequence
 
 from sooner.gateway.engines.backend import Backend
+from sooner.ordering.wire import LiveReport
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -55,8 +56,9 @@ def page(
     gauges: Mapping[str, float],
     backends: Sequence[Backend],
     now: float,
+    standings: Sequence[LiveReport] = (),
 ) -> str:
-    """Return the whole page."""
+    """Return the whole page; the groups of `standings` are named by their hashes only."""
     lines: list[str] = []
     for name, text in texts.items():
         lines += [f"# HELP sooner_{name}_total {text}", f"# TYPE sooner_{name}_total counter"]
@@ -77,6 +79,16 @@ def page(
         lines += [
             f'sooner_backend_{name}{{backend="{_escaped(one.name)}"}} {value}'
             for one, value in zip(backends, values, strict=True)
+        ]
+    for name, values in {
+        "tau": [told.standing.tau for told in standings],
+        "expected_gain": [told.standing.gain for told in standings],
+        "on": [float(told.on) for told in standings],
+    }.items():
+        lines.append(f"# TYPE sooner_ranker_group_{name} gauge")
+        lines += [
+            f'sooner_ranker_group_{name}{{of="{told.scope.name.lower()}",group="{told.hash:016x}"}} {value}'
+            for told, value in zip(standings, values, strict=True)
         ]
     for histogram in (telemetry.wait, telemetry.first_byte, telemetry.total):
         lines += histogram.lines()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from sooner.gateway.admission.reading import Asked
 from sooner.gateway.admission.room import Room, Waiting
 from sooner.gateway.engines.backend import Backend
+from sooner.gateway.engines.connections import Connection
 from sooner.gateway.engines.paces import mixed
 from sooner.ordering.order import Mean, Order
 
@@ -30,6 +31,14 @@ class Visit(Waiting):
     served: float = 0.0  # tokens that were really done
     slice: int = 0  # tokens at most of its next slice; 0: the whole reply
     last: str = ""  # the engine of its last slice
+    connection: Connection | None = None  # its reply comes over it
+    told: bool = False  # its reply has ended, and the learner was told
+
+    @property
+    def made(self) -> int:
+        """Tokens of a streamed reply so far; 0 where that cannot be told."""
+        streams = self.asked.stream and not self.slice and self.connection is not None
+        return max(0, self.connection.events - 1) if streams and self.connection is not None else 0
 
     def work_at(self, backend: Backend) -> float:
         """Return its work at an engine [s]."""

@@ -196,7 +196,9 @@ class Learner:
         sd = math.sqrt(self.variance)
         value = math.log1p(length)
         square = (value - pending.raw) ** 2
-        if not whole:
+        if whole and pending.model.settled < _SETTLED:  # it was predicted from little: what is known by now?
+            square = min(square, (value - pending.text - _mean(pending.groups)) ** 2)
+        elif not whole:
             value, square = beyond(value, pending.raw, sd)
         self._take(pending, value)
         self.regression.add(pending.row, value - pending.level)
@@ -326,6 +328,14 @@ class Learner:
 
     def _tokens(self, level: float, variance: float) -> float:
         return max(1.0, math.expm1(min(level + variance / 2.0, 20.0)))
+
+
+def _mean(groups: list[Group]) -> float:
+    """Return what a request's groups say now, from the root down."""
+    mean = _USUAL
+    for group in groups:
+        mean = group.mean(mean)
+    return mean
 
 
 def _mixed(above: int, part: int, tier: int) -> int:

@@ -80,6 +80,7 @@ class Delivery:
         if 300 <= sent.head.status < 400:
             self.client.drop(sent.connection)
             raise EngineError(f"backend {backend.name} redirects {path} ({sent.head.status})")
+        waiting.connection = sent.connection
         return sent
 
     def learn(self, sent: Sent, prompt_len: int, waiting: Visit) -> None:
@@ -102,6 +103,7 @@ class Delivery:
     ) -> None:  # fmt: skip
         """Take note of a reply that is over; `came` and `arrival` are both when it came, in two clocks."""
         ticket = waiting.ticket
+        self.dispatcher.ended(waiting, used.output_len, status, cut=used.cut)
         total = time.monotonic() - came
         self.telemetry.wait.add(wait)
         self.telemetry.first_byte.add(sent.first_byte)

@@ -20,15 +20,22 @@ from sooner.gateway.engines.http1 import Head
 
 _OUTPUT = re.compile(rb'(?<!\\)"(?:completion_tokens|output_tokens)"\s*:\s*([0-9]{1,9})')
 _PROMPT = re.compile(rb'(?<!\\)"(?:prompt_tokens|input_tokens)"\s*:\s*([0-9]{1,9})')
+_CUT = re.compile(
+    rb'(?<!\\)"(?:finish_reason|stop_reason|reason)"\s*:\s*"(?:length|max_tokens|max_output_tokens)"'
+)
 _TAIL = 16 * 1024  # bytes at the end of a reply in which its usage is looked for
 
 
 class Usage(NamedTuple):
-    """Lengths of a finished reply [tokens]; `counted` says that they are the engine's own."""
+    """Lengths of a finished reply [tokens]; `counted` says that they are the engine's own.
+
+    `cut` says that the reply ended at a limit: it would have been longer.
+    """
 
     prompt_len: int | None
     output_len: int
     counted: bool
+    cut: bool = False
 
 
 class Relay:
@@ -133,11 +140,12 @@ def usage(connection: Connection, asked: Asked, *, ended: bool = True) -> Usage:
     tail = b"".join(connection.pieces)[-_TAIL:]
     output = _OUTPUT.findall(tail)
     prompt = _PROMPT.findall(tail)
+    cut = _CUT.search(tail) is not None
     prompt_len = int(prompt[-1]) if prompt else None
     if not asked.endpoint.generates:
         return Usage(prompt_len, 0, prompt_len is not None)
     if output:
-        return Usage(prompt_len, int(output[-1]), True)
+        return Usage(prompt_len, int(output[-1]), True, cut)
     around = 2 if ended else 1  # events that open and close a chat's stream
     guess = connection.events - around if asked.stream else connection.size // 4
-    return Usage(None, max(0, guess), False)
+    return Usage(None, max(0, guess), False, cut)

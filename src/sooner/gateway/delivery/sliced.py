@@ -263,7 +263,9 @@ class Slicer:
         told = self._stitch.prompt_len
         self._delivery.note(
             self._waiting, self._first, self._arrival, self._came, self._wait,
-            relay.Usage(self._prompt_len if told is None else told, self._stitch.tokens, told is not None),
+            relay.Usage(self._prompt_len if told is None else told, self._stitch.tokens, told is not None,
+                self._stitch.reason == "length",
+            ),
             status,
         )  # fmt: skip
 

@@ -1,0 +1,24 @@
+"""How the learned order stands, by the names under which every host publishes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from sooner.ordering.wire import LiveReport, Scope
+
+
+def gauges(reports: Mapping[tuple[Scope, int], LiveReport]) -> dict[str, float]:
+    """Return the gauges by name; what is not known yet is left out."""
+    told = reports.get((Scope.ALL, 0))
+    if told is None:
+        return {}
+    now = told.standing
+    found = {"ranker_on": float(told.on), "ranker_learned_requests": float(told.seen)}
+    known = {
+        "ranker_tau": now.tau,
+        "ranker_tau_error": now.tau_error,
+        "ranker_expected_gain": now.gain,
+        "ranker_expected_gain_error": now.gain_error,
+    }
+    return {**found, **{name: value for name, value in known.items() if math.isfinite(value)}}
