@@ -124,7 +124,7 @@ async def drive(load: Iterable[Ask], places: int, token_time: float, **settings:
             seen.start, seen.start_time = starts, loop.time() - began
             await asyncio.sleep(ask.output_len * token_time)
             seen.end_time = loop.time() - began
-            dispatcher.finished(waiting, ask.output_len * token_time)
+            dispatcher.finished(waiting, ask.output_len * token_time, ask.output_len)
             dispatcher.over(waiting, backend, charge(ask.prompt_len, ask.output_len))
         except TurnedAway as refused:
             seen.refused, seen.retry_after, seen.refused_time = (

@@ -79,8 +79,8 @@ def test_the_admin_key_is_no_tenants(tmp_path: Path) -> None:
                     assert response.status == 200
             first, second = gateway.dispatcher.backends
             assert first.name == names[0]
-            assert not first._prefixes
-            assert second._prefixes
+            assert not first.sent._tokens
+            assert second.sent._tokens
 
     run(test)
 

@@ -111,7 +111,7 @@ class DispatcherMachine(RuleBasedStateMachine):
                     life.tried.append(backend.name)
                     if await life.outcome:
                         life.served += 1
-                        self.dispatcher.finished(life.waiting, 1.0)
+                        self.dispatcher.finished(life.waiting, 1.0, 20)
                         served = charge(10, 20)
                         return "served"
                     life.waiting.tried.add(backend.name)

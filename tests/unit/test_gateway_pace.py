@@ -240,3 +240,34 @@ def test_reply_pace_given_learns_its_batch_only() -> None:
         pace.add(1000, 0.02, 0.001, 16)
     assert pace.pace.batch == pytest.approx(16.0, rel=0.3)
     assert pace.pace.iteration_s == SLOW.iteration_s
+
+
+def test_what_is_not_predicted_is_as_long_as_replies_were_so_that_no_work_is_nothing() -> None:
+    async def test() -> None:
+        one = dispatcher({"max_in_flight": 1})
+        text = "The same prompt each time. " * 40
+
+        def ask(id: str) -> Visit:
+            nothing = asked(300, text)._replace(given=Given())
+            return one.arrive(id, "t", 0, nothing, 0.0)
+
+        first = ask("0")
+        backend = await one.slot(first)
+        one.finished(first, 2.0, 50)
+        one.over(first, backend, 1.0)
+        one.leave(first)
+        holder = ask("1")
+        await one.slot(holder)
+        assert holder.ticket.cached_len == 300
+        tasks = []
+        for n in range(2, 6):
+            tasks.append(asyncio.create_task(one.slot(ask(str(n)))))
+            await asyncio.sleep(0)
+        [pool] = one.pools
+        assert pool.room.work == pytest.approx(4 * float(work(pool.order.pace, 300.0, 300.0, 50.0)))
+        assert pool.seconds(pool.room.ahead("t", 0)) or 0.0 > 0.0
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(test())

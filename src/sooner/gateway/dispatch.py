@@ -297,11 +297,16 @@ class Dispatcher:
         most = self.settings.queue.max_wait
         return WaitTooLong(f"waited {most:.0f} s, which is the most", pool.seconds(ahead))
 
-    def finished(self, request: Visit, seconds: float) -> None:
+    def finished(self, request: Visit, seconds: float, output_len: int) -> None:
         """Learn from a reply that ended how long its expectation took; biased predictions cancel out."""
-        request.pool.service.add(seconds)
-        request.pool.cost.add(max(1.0, request.charged))
-        request.pool.load.add(request.ticket.work)
+        pool = request.pool
+        if request.asked.endpoint.generates:
+            pool.reply.add(output_len)
+            if pool.order.set_usual_len(pool.reply.value):
+                pool.room.reckon()
+        pool.service.add(seconds)
+        pool.cost.add(max(1.0, request.charged))
+        pool.load.add(request.ticket.work)
 
     def gauges(self) -> Mapping[str, float]:
         """Return what `/metrics` shows besides the counters."""

@@ -43,9 +43,7 @@ class Visit(Waiting):
     def work_at(self, backend: Backend) -> float:
         """Return its work at an engine [s]."""
         ticket = self.ticket
-        return backend.work(
-            self.asked.beginnings, ticket.prompt_len, ticket.predicted_len, self.pool.order.pace
-        )
+        return backend.work(self.asked.beginnings, ticket.prompt_len, ticket.reply_len, self.pool.order.pace)
 
     def expect(self) -> None:
         """Reckon how long it will run, from what its pool has learned."""
@@ -66,6 +64,7 @@ class Pool:
     service: Mean = field(default_factory=lambda: Mean(0.02))  # seconds that a request runs
     cost: Mean = field(default_factory=lambda: Mean(0.02))  # its predicted tokens
     made: Mean = field(default_factory=lambda: Mean(0.02))  # its tokens as they came
+    reply: Mean = field(default_factory=lambda: Mean(0.02))  # the tokens of its reply
     load: Mean = field(default_factory=lambda: Mean(0.02))  # its expected work [s]
 
     @property

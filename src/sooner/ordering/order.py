@@ -40,6 +40,7 @@ class Ticket:
     arrival_step: int
     deadline: float = math.inf
     cached_len: float = 0.0
+    usual_len: float | None = 0.0  # tokens of its reply for its work, while nothing is predicted of any
     work: float = 0.0  # expected [s]
     weighed: bool = False  # its work is among what is usual
     waiting: bool = True  # not taken by the engine
@@ -56,6 +57,11 @@ class Ticket:
     preemptions: int = 0
     rank_preemptions: int = 0
     tag: str = ""
+
+    @property
+    def reply_len(self) -> float:
+        """Tokens that its reply is taken to have for its work."""
+        return self.predicted_len or self.usual_len or 0.0
 
     def stand(self, key: float, promoted: bool) -> None:
         """Take the place of a key."""
@@ -114,6 +120,7 @@ class Order:
         self._mean_score = Mean(0.02)
         self._mean_len = Mean(0.02)
         self._mean_wait = Mean(0.05)
+        self.usual_len = 0.0  # of replies as they ended [tokens], where the host sees them
         self._last_key = 0.0
 
     @property
@@ -160,6 +167,7 @@ class Order:
         )  # fmt: skip
         if self._weighs:
             ticket.cached_len = cached_len
+            ticket.usual_len = self.usual_len if given.predicted_len is None else None  # it says what it has
             self.usual.arrive(self.backlog if ahead is None else ahead)
             self._join(ticket)
         if given is not NOTHING:
@@ -275,6 +283,23 @@ class Order:
         self._news = True
         return factor
 
+    def set_usual_len(self, tokens: float) -> bool:
+        """Take how long replies are, for the work of requests of which nothing is predicted.
+
+        Returns whether that moved by a quarter: then the work of all such that are here is reckoned anew.
+        """
+        known = self.usual_len
+        if known <= 1.25 * tokens and tokens <= 1.25 * known:
+            return False
+        self.usual_len = tokens
+        for ticket in self.tickets.values():
+            if ticket.usual_len is not None:
+                ticket.usual_len = tokens
+                if self._weighs:
+                    self._reckon(ticket)
+        self._news = True
+        return True
+
     def take_news(self) -> bool:
         """Return whether what is usual, or the pace, moved since the last call: then place all anew."""
         news, self._news = (self._weighs and self.usual.tell()) or self._news, False
@@ -333,7 +358,7 @@ class Order:
     def _reckon(self, ticket: Ticket) -> None:
         """Reckon a ticket's work anew."""
         before = ticket.work
-        ticket.work = float(work(self.pace, ticket.prompt_len, ticket.cached_len, ticket.predicted_len))
+        ticket.work = float(work(self.pace, ticket.prompt_len, ticket.cached_len, ticket.reply_len))
         if ticket.waiting:
             self.backlog += ticket.work - before
 

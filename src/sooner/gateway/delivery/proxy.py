@@ -217,7 +217,7 @@ class Proxy:
         prompt_len = ticket.prompt_len if used.prompt_len is None else used.prompt_len
         used = used._replace(prompt_len=prompt_len, output_len=used.output_len if status < 400 else 0)
         if 200 <= status < 300:
-            self.dispatcher.finished(waiting, time.monotonic() - sent.began)
+            self.dispatcher.finished(waiting, time.monotonic() - sent.began, used.output_len)
             self.dispatcher.counters.add("finished")
             if waiting.asked.stream:
                 self.delivery.learn(sent, prompt_len, waiting)

@@ -153,7 +153,7 @@ class Slicer:
             else:
                 sent.connection.abort()
         seconds = time.monotonic() - sent.began
-        delivery.dispatcher.finished(self._waiting, seconds)
+        delivery.dispatcher.finished(self._waiting, seconds, made)
         delivery.dispatcher.choice.learn(backend, running, self._waiting.ticket.prompt_len, made, seconds)
         if self._stream:
             prompt_len = self._waiting.ticket.prompt_len  # what was generated before is part of it
