@@ -30,7 +30,10 @@ def file(folder: Path, name: str, data: bytes | str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, bytes], ids=["gzip", "bz2", "xz", "plain"])
+PACKINGS = {"gzip": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "plain": bytes}
+
+
+@pytest.mark.parametrize("pack", PACKINGS.values(), ids=PACKINGS)
 @pytest.mark.parametrize("name", ["log", "log.jsonl", "log.json.1", "LOG.NDJSON"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_packing_and_encoding_are_told_by_the_bytes(
