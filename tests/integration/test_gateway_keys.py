@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import sqlite3
 import time
 from pathlib import Path
 
+import aiohttp
 import pytest
 from click.testing import CliRunner
 from gateway_rig import chat, client, engine, rig, run, until
 
 from sooner.cli import root
 from sooner.core import ConfigError
+from sooner.emulator.engine import Lengths
 from sooner.gateway.admission.keys import KeyBook
 from sooner.gateway.database import Database, Unavailable
 from sooner.gateway.journal import export
@@ -203,3 +206,44 @@ def test_keys_by_the_command_line(tmp_path: Path) -> None:
     assert CliRunner().invoke(root, ["keys", "revoke", *database, listed["id"]]).exit_code == 0
     book.read()
     assert book.tenant(key) is None
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_revoked_key_buys_no_place_and_runs_on_as_configured(cut: bool, tmp_path: Path) -> None:
+    database = str(tmp_path / "keys.db")
+    book = KeyBook(Database(database))
+    ours, other = book.add("ours"), book.add("other")
+
+    async def test() -> None:
+        one, alone = engine(lengths=Lengths("100"), iteration_s=0.01), {"max_in_flight": 1}
+        async with (
+            rig([one], backend=alone, keys=database, cut_revoked=cut) as gateway,
+            client(gateway) as http,
+        ):
+            assert gateway.keys is not None
+            auth = {"Authorization": f"Bearer {ours}"}
+            runs = await http.post("/v1/chat/completions", json=chat(stream=True), headers=auth)
+            await runs.content.readany()
+            waits = asyncio.ensure_future(
+                http.post("/v1/chat/completions", json=chat(), headers={"x-api-key": ours})
+            )
+            served = asyncio.ensure_future(
+                http.post("/v1/chat/completions", json=chat(), headers={"api-key": other})
+            )
+            await until(lambda: gateway.dispatcher.queued == 2)
+            book.revoke(ours.split("-")[2])
+            gateway.keys.read()
+            if cut:
+                gateway.proxy.cut_revoked()
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await runs.read()
+            else:
+                assert (await runs.read()).endswith(b"[DONE]\n\n")
+            answer = await waits
+            assert answer.status == 401
+            assert (await answer.json())["error"]["code"] == "invalid_api_key"
+            assert (await served).status == 200
+            assert gateway.dispatcher.counters.counts["refused_key"] == 1 + cut
+
+    run(test)
+    book.close()

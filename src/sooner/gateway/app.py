@@ -21,13 +21,13 @@ from sooner.core import EngineError, SoonerError
 from sooner.gateway import outlook, telemetry
 from sooner.gateway.admission import paths
 from sooner.gateway.admission.door import Door
-from sooner.gateway.admission.keys import KeyBook, bearer
+from sooner.gateway.admission.keys import KeyBook, bearer, presented
 from sooner.gateway.admission.paths import UnknownPath
 from sooner.gateway.counts import COUNTERS
 from sooner.gateway.database import Database
 from sooner.gateway.delivery import answers
 from sooner.gateway.delivery.context import Finished
-from sooner.gateway.delivery.proxy import Caller, Proxy
+from sooner.gateway.delivery.proxy import Caller, Proxy, always
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend, key_in
 from sooner.gateway.engines.window import COUNT_EVERY
@@ -188,6 +188,8 @@ class Gateway:
             await asyncio.sleep(_KEYS_EVERY)
             try:
                 await asyncio.to_thread(keys.read)
+                if self.settings.cut_revoked:
+                    self.proxy.cut_revoked()
             except SoonerError as error:  # those that are known stay good
                 self.dispatcher.counters.warn("hook_errors", "the keys cannot be read: %s", error)
 
@@ -237,7 +239,8 @@ class Gateway:
         origin, and the host it was told to reach.
         """
         if self.keys is not None:
-            tenant = self.keys.tenant(bearer(request.headers.get("Authorization")))
+            keys, key = self.keys, presented(request.headers)
+            tenant, good = keys.tenant(key), lambda: keys.is_good(key)
             if tenant is None:
                 return answers.error(
                     401, "no key, or one that is not good", "invalid_api_key", kind="authentication_error"
@@ -246,9 +249,9 @@ class Gateway:
             named = ["//" + request.headers.get("Host", ""), *request.headers.getall("Origin", [])]
             if not all(_local(url) for url in named):
                 return answers.error(403, "without keys only this machine is served", "forbidden")
-            tenant = request.headers.get("x-sooner-tenant", "default")[:64]
+            tenant, good = request.headers.get("x-sooner-tenant", "default")[:64], always
         known = next((one for one in self.settings.tenants if one.name == tenant), None)
-        return Caller(tenant, known.classes if known else ())
+        return Caller(tenant, known.classes if known else (), good)
 
     def _one_path(self) -> Middleware:
         """Return what refuses a path that could be read as another, and what is not served, in JSON."""

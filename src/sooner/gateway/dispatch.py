@@ -195,7 +195,7 @@ class Dispatcher:
 
     def _choose(self, request: Visit, now: float) -> Backend | None:
         """Return the best engine with a free slot; one that failed it, or its tenant, if none else lives."""
-        alive = [backend for backend in request.pool.backends if backend.accepts(now)]
+        alive = [one for one in request.pool.backends if one.accepts(now) and one.name not in request.barred]
         fresh = [backend for backend in alive if backend.name not in request.tried] or alive
         fresh = [one for one in fresh if not one.breaker.avoids(request.tenant, now)] or fresh
         free = [backend for backend in fresh if backend.in_flight < backend.limit]

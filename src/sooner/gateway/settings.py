@@ -151,7 +151,8 @@ class LimitSettings:
 
     `head_time` and `body_time` bound a client that sends slowly, `first_byte` and `between_bytes`
     an engine that answers slowly, `drain` how long a shutdown waits for what runs. For a client that
-    does not read, `client_bytes` of its reply are kept, and it is waited for `client_time`.
+    does not read, `client_bytes` of its reply are kept, and it is waited for `client_time`. A request is
+    sent again `retries` times at most, and of all requests a `retry_share`.
     """
 
     max_body: int = 32 * 1024 * 1024
@@ -162,6 +163,7 @@ class LimitSettings:
     first_byte: float = 600.0
     between_bytes: float = 300.0
     retries: int = 2
+    retry_share: float = 0.2
     drain: float = 60.0
     client_time: float = 60.0
     client_bytes: int = 4 * 1024 * 1024
@@ -171,7 +173,11 @@ class LimitSettings:
                      "between_bytes", "drain", "client_time", "client_bytes"):  # fmt: skip
             value = getattr(self, name)
             _check("limits", (name, value, value > 0, "> 0"))
-        _check("limits", ("retries", self.retries, self.retries >= 0, ">= 0"))
+        _check(
+            "limits",
+            ("retries", self.retries, self.retries >= 0, ">= 0"),
+            ("retry_share", self.retry_share, 0 <= self.retry_share <= 1, "in [0, 1]"),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +211,7 @@ class GatewaySettings:
     or alone; `learned` is the file in which that is kept: "auto" for one a port in the cache folder (none
     for port 0), "" for none. `client_scores` lets requests bring their own numbers. `keys` is
     the database of keys; empty: no keys, and then only clients on this machine are served.
+    `cut_revoked` ends the replies of a key that is revoked, which else run to their end.
     `admin_key_file` opens the admin routes. `aliases` maps a model's name as clients say it to a
     name that the engines know.
     """
@@ -219,6 +226,7 @@ class GatewaySettings:
     scorer_timeout: float = 5.0
     client_scores: bool = False
     keys: str = ""
+    cut_revoked: bool = False
     admin_key_file: str = ""
     aliases: Mapping[str, str] = field(default_factory=dict)
     queue: QueueSettings = field(default_factory=QueueSettings)

@@ -22,6 +22,9 @@ class Visit(Waiting):
     pool: Pool
     granted: asyncio.Future[Backend] | None = None
     tried: set[str] = field(default_factory=set)
+    barred: set[str] = field(default_factory=set)  # engines that it never goes to again
+    tries: int = 0  # how often it was sent again
+    lost: int = 0  # how many engines failed while it was in flight there
     rank: int = 0  # how many waited when it came, itself included; 0: it never waited
     scored: bool = False
     computed: float = 1.0  # part of its prompt that its engine has to compute
@@ -31,6 +34,8 @@ class Visit(Waiting):
     served: float = 0.0  # tokens that were really done
     slice: int = 0  # tokens at most of its next slice; 0: the whole reply
     last: str = ""  # the engine of its last slice
+    good: Callable[[], bool] = lambda: True  # whether its key is good still
+    cut: Callable[[ConnectionError], None] | None = None  # ends its reply, once that has begun
     connection: Connection | None = None  # its reply comes over it
     told: bool = False  # its reply has ended, and the learner was told
 

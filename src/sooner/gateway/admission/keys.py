@@ -11,6 +11,7 @@ import hmac
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -79,9 +80,18 @@ class KeyBook:
         same = hmac.compare_digest(_hash(given), known)
         return key.tenant if key is not None and same else None
 
+    def is_good(self, given: str) -> bool:
+        """Return whether a key that was good is so still."""
+        return self.tenant(given) is not None
+
 
 def _hash(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
+
+
+def presented(headers: Mapping[str, str]) -> str:
+    """Return the key in a request's headers: OpenAI's, else Anthropic's, else Azure's; empty for none."""
+    return bearer(headers.get("Authorization")) or headers.get("x-api-key") or headers.get("api-key") or ""
 
 
 def bearer(header: str | None) -> str:

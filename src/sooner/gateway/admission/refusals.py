@@ -10,14 +10,15 @@ from sooner.core import SoonerError
 class TurnedAway(SoonerError):
     """A request is not served; `retry_after` [s] is when it may come again, None where unknown.
 
-    `counter` counts the reason, `status` and `code` are the answer's, and `again` says whether a client
-    should come again by itself.
+    `counter` counts the reason, `status`, `code` and `kind` are the answer's, and `again` says whether a
+    client should come again by itself.
     """
 
     counter: ClassVar[str]
     code: ClassVar[str]
     status: ClassVar[int] = 503
     again: ClassVar[bool] = True
+    kind: ClassVar[str] = "overloaded_error"
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -51,7 +52,15 @@ class NoEngineUp(TurnedAway):
 class OverLimit(TurnedAway):
     """Its tenant has used up what it may ask for in a minute."""
 
-    counter, code, status = "refused_limit", "rate_limit_exceeded", 429
+    counter, code, status, kind = "refused_limit", "rate_limit_exceeded", 429, "rate_limit_error"
+
+
+class KeyRevoked(TurnedAway):
+    """Its key was revoked while it waited."""
+
+    counter, code, status, again, kind = (
+        "refused_key", "invalid_api_key", 401, False, "authentication_error",
+    )  # fmt: skip
 
 
 class UnknownModel(SoonerError):

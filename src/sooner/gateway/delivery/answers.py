@@ -38,8 +38,7 @@ def refusal(refused: TurnedAway) -> web.Response:
         seconds = min(refused.retry_after if refused.retry_after is not None else 1.0, _LONGEST_RETRY)
         headers["Retry-After"] = str(max(1, math.ceil(seconds)))
         headers["retry-after-ms"] = str(max(1, round(seconds * 1000)))
-    kind = "rate_limit_error" if refused.status == 429 else "overloaded_error"
-    return error(refused.status, str(refused), refused.code, kind=kind, headers=headers)
+    return error(refused.status, str(refused), refused.code, kind=refused.kind, headers=headers)
 
 
 def cut_event(message: str) -> bytes:

@@ -12,8 +12,10 @@ from aiohttp import web
 from sooner.core import EngineError
 from sooner.gateway.admission import headers
 from sooner.gateway.admission.reading import Asked
+from sooner.gateway.admission.refusals import KeyRevoked
 from sooner.gateway.delivery import relay
 from sooner.gateway.delivery.backlog import Backlog
+from sooner.gateway.delivery.retries import Retries
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.client import Call, EngineClient, Sent
@@ -51,6 +53,7 @@ class Delivery:
         self.dispatcher = dispatcher
         self.client = EngineClient(settings.limits)
         self.backlog = Backlog(settings.limits)
+        self.retries = Retries(dispatcher, settings.limits)
         self.telemetry = Telemetry()
         self.uncut: set[str] = set()  # models whose replies cannot be continued
         self._finished = finished
@@ -58,7 +61,18 @@ class Delivery:
     def take(self, settings: GatewaySettings) -> None:
         """Take settings that were read again."""
         self.settings = settings
-        self.client.limits = self.backlog.limits = settings.limits
+        self.client.limits = self.backlog.limits = self.retries.limits = settings.limits
+
+    async def slot(self, waiting: Visit) -> Backend:
+        """Return the engine a request may go to, once it is its turn. Raises TurnedAway.
+
+        A key that was revoked meanwhile buys no place.
+        """
+        backend = await self.dispatcher.slot(waiting)
+        if waiting.good():
+            return backend
+        self.dispatcher.over(waiting, backend)
+        raise KeyRevoked("the key was revoked while the request waited")
 
     async def send(
         self, request: web.BaseRequest, waiting: Visit, backend: Backend, body: bytes, *, chunks: bool = True

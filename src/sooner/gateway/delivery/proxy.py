@@ -25,9 +25,8 @@ from sooner.gateway.delivery.context import Delivery, Finished
 from sooner.gateway.delivery.place import Place
 from sooner.gateway.delivery.stitch import Whole
 from sooner.gateway.dispatch import Dispatcher
-from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.client import Sent
-from sooner.gateway.engines.connections import SlowClient
+from sooner.gateway.engines.connections import CutOff, KeyGone
 from sooner.gateway.settings import ClassSettings, GatewaySettings
 from sooner.gateway.visit import Visit
 
@@ -39,11 +38,17 @@ _ELSEWHERE = frozenset((502, 503, 504))  # an engine that says this may have a h
 _DEFAULT_CLASS = ClassSettings(name="default")
 
 
+def always() -> bool:
+    """Return that a caller may ask: it needs no key."""
+    return True
+
+
 class Caller(NamedTuple):
-    """Who asks: the tenant, and the classes it may use (empty: all)."""
+    """Who asks: the tenant, the classes it may use (empty: all), and whether its key is good still."""
 
     tenant: str
     classes: tuple[str, ...] = ()
+    good: Callable[[], bool] = always
 
 
 class Proxy:
@@ -68,6 +73,7 @@ class Proxy:
         """Serve a request that makes an engine work: in its turn."""
         counters = self.dispatcher.counters
         counters.add("requests")
+        self.delivery.retries.came()
         try:
             body, asked = await self._read(request, endpoint)
             level = self._class_of(request, caller)
@@ -81,6 +87,7 @@ class Proxy:
         except TurnedAway as refused:
             counters.add(refused.counter)
             return answers.refusal(refused)
+        waiting.good = caller.good
         try:
             return await self._answer(request, waiting, body, time.time())
         except asyncio.CancelledError:
@@ -91,14 +98,22 @@ class Proxy:
             return answers.refusal(refused)
         except EngineError as error:
             return answers.error(502, f"no engine could serve this: {type(error).__name__}", "engine_failed")
-        except SlowClient:
-            counters.add("slow_clients")
+        except CutOff as cut:
+            counters.add(cut.counter)
+            if request.transport is not None:
+                request.transport.abort()
             return _gone()
         except ConnectionError:  # the client left in the moment its reply began
             counters.add("client_gone")
             return _gone()
         finally:
             self.dispatcher.leave(waiting)
+
+    def cut_revoked(self) -> None:
+        """End the replies whose key was revoked."""
+        for one in list(self.dispatcher.waiting.values()):
+            if one.cut is not None and not one.good():
+                one.cut(KeyGone("the key was revoked"))
 
     async def _read(self, request: web.BaseRequest, endpoint: Route) -> tuple[bytes, Asked]:
         """Return the body, with its model's alias resolved, and what it asks for. Raises BadRequest."""
@@ -153,35 +168,28 @@ class Proxy:
     async def _serve(
         self, request: web.BaseRequest, waiting: Visit, body: bytes, arrival: float
     ) -> web.StreamResponse:
-        tries = self.settings.limits.retries
+        retries = self.delivery.retries
         while True:
-            place = Place(self.dispatcher, waiting, await self.dispatcher.slot(waiting))
+            place = Place(self.dispatcher, waiting, await self.delivery.slot(waiting))
             backend = place.backend
             try:
                 place.sent = sent = await self.delivery.send(request, waiting, backend, body)
-                if sent.head.status in _ELSEWHERE and tries > 0 and self._another(waiting, backend):
-                    place.give_back(0.0)
-                    self.client.drop(sent.connection)
-                    backend.breaker.failed(time.monotonic(), waiting.tenant)
-                    raise EngineError(f"backend {backend.name} says {sent.head.status}")
+                if sent.head.status in _ELSEWHERE and retries.another(waiting, backend):
+                    busy = EngineError(f"backend {backend.name} says {sent.head.status}")
+                    if retries.may(waiting, backend, busy):
+                        place.give_back(0.0)
+                        self.client.drop(sent.connection)
+                        backend.breaker.failed(time.monotonic(), waiting.tenant)
+                        self.dispatcher.counters.warn("upstream_errors", "%s", busy)
+                        continue
                 return await self._hand_on(request, waiting, place, sent, arrival)
             except EngineError as error:
                 self.dispatcher.counters.warn("upstream_errors", "backend %s: %s", backend.name, error)
-                waiting.tried.add(backend.name)
                 place.failed(error)
-                if tries <= 0:
+                if not retries.may(waiting, backend, error):
                     raise
-                tries -= 1
-                self.dispatcher.counters.add("retries")
             finally:
                 place.left()
-
-    def _another(self, waiting: Visit, backend: Backend) -> bool:
-        now = time.monotonic()
-        return any(
-            one is not backend and one.name not in waiting.tried and one.accepts(now)
-            for one in waiting.pool.backends
-        )
 
     async def _hand_on(
         self, request: web.BaseRequest, waiting: Visit, place: Place, sent: Sent, arrival: float
@@ -190,6 +198,7 @@ class Proxy:
         on = relay.Relay(request, sent.connection, self.delivery.backlog)
         wait = sent.began - waiting.ticket.arrival_time
         over = False
+        waiting.cut = sent.connection.let_go
 
         def done(status: int = sent.head.status) -> None:
             nonlocal over
@@ -212,6 +221,7 @@ class Proxy:
     def _note(self, waiting: Visit, place: Place, sent: Sent, arrival: float, status: int) -> None:
         """Take note of a reply that the engine is done with, and give its place to the next."""
         ticket = waiting.ticket
+        waiting.cut = None
         self.client.ended(sent.connection)
         used = relay.usage(sent.connection, waiting.asked)
         prompt_len = ticket.prompt_len if used.prompt_len is None else used.prompt_len

@@ -15,7 +15,7 @@ from sooner.gateway.admission.headers import returned
 from sooner.gateway.admission.reading import Asked
 from sooner.gateway.delivery.answers import cut_event
 from sooner.gateway.delivery.backlog import Backlog
-from sooner.gateway.engines.connections import Connection, SlowClient
+from sooner.gateway.engines.connections import Connection, CutOff, SlowClient
 from sooner.gateway.engines.http1 import Head
 
 _OUTPUT = re.compile(rb'(?<!\\)"(?:completion_tokens|output_tokens)"\s*:\s*([0-9]{1,9})')
@@ -109,7 +109,7 @@ class Relay:
             transport.close()  # once the client has what came
             asyncio.get_running_loop().call_later(self._backlog.limits.client_time, transport.abort)
             raise
-        except SlowClient:
+        except CutOff:
             transport.abort()
             raise
         finally:

@@ -67,24 +67,20 @@ class Slicer:
 
     async def run(self) -> web.StreamResponse:
         """Serve the reply. Raises Whole, EngineError, TurnedAway only while the client has seen nothing."""
-        tries = retries = self._delivery.settings.limits.retries
         try:
             while not self._stitch.reason:
                 place = await self._turn()
                 try:
                     await self._slice(place)
-                    tries = retries
+                    self._waiting.tries = 0
                     self._waiting.tried.clear()
                 except EngineError as error:
                     self._delivery.dispatcher.counters.warn(
                         "upstream_errors", "backend %s: %s", place.backend.name, error
                     )
-                    self._waiting.tried.add(place.backend.name)
                     place.failed(error)
-                    if tries <= 0:
+                    if not self._delivery.retries.may(self._waiting, place.backend, error):
                         raise
-                    tries -= 1
-                    self._delivery.dispatcher.counters.add("retries")
                     self._stitch.lose()  # the next slice goes on from what the client has
                 finally:
                     place.left()
@@ -109,7 +105,7 @@ class Slicer:
         """Wait for a place; a reply that has begun is not given up for having waited."""
         while True:
             try:
-                backend = await self._delivery.dispatcher.slot(self._waiting)
+                backend = await self._delivery.slot(self._waiting)
             except TurnedAway as refused:
                 if not self._stitch.tokens or not isinstance(refused, WaitTooLong):
                     raise
@@ -131,6 +127,7 @@ class Slicer:
         running = backend.in_flight
         sent = await delivery.send(self._request, self._waiting, backend, body, chunks=False)
         place.sent, whole = sent, False
+        self._waiting.cut = sent.connection.let_go
         try:
             if sent.head.status != 200:
                 place.give_back(0.0)
@@ -147,6 +144,7 @@ class Slicer:
             backend.breaker.failed(time.monotonic(), self._waiting.tenant)
             raise
         finally:
+            self._waiting.cut = None
             delivery.client.ended(sent.connection)
             if whole:
                 backend.connections.give_back(sent.connection)

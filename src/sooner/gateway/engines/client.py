@@ -74,15 +74,15 @@ class EngineClient:
 
     async def _exchange(self, backend: Backend, call: Call, body: bytes) -> Sent:
         """Send once, and once more where an idle connection turned out to be closed. Raises EngineError."""
-        fresh = False
+        fresh: Cut | None = None  # what the idle connection ended with
         whole = _request(call, backend, body)
         while True:
             now = time.monotonic()
             try:
-                connection = await backend.connections.get(fresh=fresh)
+                connection = await backend.connections.get(fresh=fresh is not None)
             except EngineError as error:
                 backend.unreachable(error, now)
-                raise
+                raise fresh or error from error  # an engine that is gone now may have died of this request
             began, beside = time.monotonic(), backend.in_flight
             self._active[connection] = False
             try:
@@ -94,8 +94,8 @@ class EngineClient:
                 return Sent(backend, connection, head, began, time.monotonic() - began, beside)
             except EngineError as error:
                 self.drop(connection)
-                if isinstance(error, Cut) and error.reused and not error.started and not fresh:
-                    fresh = True
+                if isinstance(error, Cut) and error.reused and not error.started and fresh is None:
+                    fresh = error
                     continue
                 backend.breaker.failed(now, call.tenant)
                 raise

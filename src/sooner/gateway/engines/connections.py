@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 from sooner.core import ConfigError, EngineError, SoonerError
 from sooner.gateway.engines.http1 import MAX_HEAD, Framing, Garbage, Head, framing, read_head
@@ -33,8 +33,26 @@ class Cut(EngineError):
         self.reused = reused
 
 
-class SlowClient(SoonerError, ConnectionError):
-    """A client that did not take its reply in time; its connection is closed."""
+class FellSilent(Cut):
+    """Nothing came in time, and the connection was given up."""
+
+
+class CutOff(SoonerError, ConnectionError):
+    """The gateway itself ends a reply, and its client's connection; `counter` counts why."""
+
+    counter: ClassVar[str]
+
+
+class SlowClient(CutOff):
+    """A client that did not take its reply in time."""
+
+    counter = "slow_clients"
+
+
+class KeyGone(CutOff):
+    """The key that a running reply was asked for with was revoked."""
+
+    counter = "refused_key"
 
 
 class Address(NamedTuple):
@@ -284,7 +302,7 @@ class Connection(asyncio.Protocol):
 
     def expire(self, message: str) -> None:
         """Give up on a reply that does not come on."""
-        self._fail(Cut(message, self._framing is not None, False))
+        self._fail(FellSilent(message, self._framing is not None, False))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the body where that is how it ends; anything else was cut."""
