@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -231,6 +232,45 @@ def test_on_the_real_vllm_steps_are_counted_and_ctrl_c_is_gone_on_from(
     assert CliRunner().invoke(root, again).exit_code == 0
     by_id = {line["id"]: line["text"] for line in read(tmp_path / "again.jsonl")}
     assert sum(by_id[line["id"]] == line["text"] for line in lines) >= 20  # sums differ in other batches
+
+
+@pytest.mark.engine
+def test_vllm_in_this_process_replaces_its_own_batch_run(tiny_model: Path, tmp_path: Path) -> None:
+    lines = [
+        {"custom_id": f"c{i}", "method": "POST", "url": "/v1/chat/completions",
+         "body": {"messages": [{"role": "user", "content": f"word{i} " * (i + 1)}],
+                  "max_tokens": 8 + 4 * (i % 5), "ignore_eos": True}}
+        for i in range(20)
+    ]  # fmt: skip
+    (tmp_path / "batch.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    engine = {"load_format": "dummy", "max_num_seqs": 4, "max_model_len": 1024, "dtype": "float32"}
+    words = ["generate", str(tmp_path / "batch.jsonl"), "--out", str(tmp_path / "out.jsonl")]
+    words += [
+        "--first",
+        "10",
+        "--model",
+        str(tiny_model),
+        "--engine",
+        json.dumps({**engine, "enforce_eager": True}),
+    ]
+    small = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "sooner", *words, "--control", "0.1", "--json"],
+        capture_output=True, text=True, check=False, env={**os.environ, **small},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(done.stdout)
+    assert (report["kept"], report["failed"]) == (10, 0)
+    assert 0 < report["goal_steps"] <= report["steps"]
+    out = read(tmp_path / "out.jsonl")
+    asked = {line["custom_id"]: line["body"]["max_tokens"] for line in lines}
+    assert len(out) == 10
+    for line in out:
+        body = line["response"]["body"]
+        assert body["usage"]["completion_tokens"] == asked[line["custom_id"]]
+        assert body["choices"][0]["finish_reason"] == "length"
+    ended = read(tmp_path / "out.partial.jsonl")
+    assert report["tokens_discarded"] == sum(part["output_len"] for part in ended)
 
 
 def report_of(folder: Path) -> dict[str, Any]:

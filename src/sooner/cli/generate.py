@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,8 @@ from sooner.cli.options import SEED, progress_bar, say
 @click.option(
     "--url", "urls", multiple=True, help="A server, such as http://127.0.0.1:8000; may be repeated."
 )
+@click.option("--model", help="Load this model with vLLM in this process, in place of a server.")
+@click.option("--engine", help="Settings of vllm.LLM for --model, as JSON, such as '{\"max_num_seqs\": 64}'.")
 @click.option("--served-model", help="The model's name as the servers know it, where they have several.")
 @click.option("--all", "everything", is_flag=True, help="Keep all, ended soonest (default).")
 @click.option("--sample", type=click.IntRange(min=1), help="Draw N at random and run those: unbiased.")
@@ -64,6 +70,8 @@ def generate(
     prompts: Path,
     out: Path,
     urls: tuple[str, ...],
+    model: str | None,
+    engine: str | None,
     served_model: str | None,
     everything: bool,
     sample: int | None,
@@ -103,8 +111,8 @@ def generate(
     named = [name for name, value in chosen.items() if value is not None]
     if len(named) > 1:
         raise ConfigError(f"--{' and --'.join(named)} together, allowed: one goal")
-    if not urls:
-        raise ConfigError("no engine, allowed: --url URL")
+    if bool(urls) == bool(model):
+        raise ConfigError(f"{'both' if urls else 'neither'} --url and --model, allowed: one of them")
     kind = named[0] if named else "all"
     goal = Goal(kind=kind, n=sample or first, seconds=budget, control=control, balanced=balanced)
     settings = JobSettings(
@@ -114,9 +122,18 @@ def generate(
     job = OfflineJob(prompts, out, settings)
     if restart:
         job.forget()
-    key = api_key_file.read_text(encoding="utf-8").strip() if api_key_file else None
-    with job:
-        report = asyncio.run(_run(job, urls, served_model, key, window))
+    makers: list[Any]
+    if model:
+        from sooner.generate.inprocess import InProcess
+
+        makers = [InProcess(model, _settings(engine), stream=goal.selects)]
+    else:
+        from sooner.generate.http import Server
+
+        key = api_key_file.read_text(encoding="utf-8").strip() if api_key_file else None
+        makers = [Server(url, served_model, api_key=key, window=window, stream=goal.selects) for url in urls]
+    with job, _words_to_stderr() if model else nullcontext():
+        report = asyncio.run(_run(job, makers))
     if report["failed"]:
         say(f"{report['failed']} samples failed; they are named in {job.failures}")
     if html:
@@ -130,25 +147,46 @@ def generate(
     say(generation.verdict(report))
 
 
-async def _run(
-    job: Any, urls: tuple[str, ...], model: str | None, key: str | None, window: int | None
-) -> dict[str, Any]:
-    from sooner.generate.http import Server
-
-    servers = [
-        Server(url, model, api_key=key, window=window, stream=job.settings.goal.selects) for url in urls
-    ]
+@contextmanager
+def _words_to_stderr() -> Iterator[None]:
+    """Let nothing of an engine's log, nor of the processes it starts, get among our data on stdout."""
+    sys.stdout.flush()
+    data = os.dup(1)
+    os.dup2(2, 1)
     try:
-        for server in servers:
-            await server.start()
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(data, 1)
+        os.close(data)
+
+
+def _settings(engine: str | None) -> dict[str, Any]:
+    from sooner.core import ConfigError
+
+    try:
+        settings = json.loads(engine or "{}")
+    except ValueError as error:
+        raise ConfigError(f"--engine {engine!r} is not JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"--engine {engine!r}, allowed: a JSON object of settings")
+    return settings
+
+
+async def _run(job: Any, makers: list[Any]) -> dict[str, Any]:
+    started: list[Any] = []
+    try:
+        for maker in makers:
+            started.append(maker)
+            await maker.start()
         with progress_bar("reading and ranking") as progress:
-            job.prepare(servers[0].model, progress)
+            job.prepare(makers[0].model, progress)
         say(f"{len(job.file)} prompts, goal {job.settings.goal}: {job.course.kept} samples are there already")
         with progress_bar("generating") as progress:
             report: dict[str, Any] = await job.run(
-                servers, look=lambda job: progress(job.course.kept, job.course.wanted or 0)
+                makers, look=lambda job: progress(job.course.kept, job.course.wanted or 0)
             )
         return report
     finally:
-        for server in servers:
-            await server.close()
+        for maker in started:
+            await maker.close()
