@@ -30,7 +30,7 @@ class Served(NamedTuple):
 @pytest.fixture(scope="module")
 def served(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     trace = tmp_path_factory.mktemp("trace") / "trace.jsonl"
-    settings = {"policy": "ltr", "ranker": "ranker_by_length:Ranker", "trace": str(trace)}
+    settings = {"policy": "ltr", "ranker": "ranker_by_length:Ranker", "learn": False, "trace": str(trace)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         with serve(tiny_model, settings=settings, max_num_seqs=2) as url:

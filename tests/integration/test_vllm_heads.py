@@ -27,6 +27,7 @@ LONG, SHORT = 60, 12
 SETTINGS = {
     "policy": "spw",
     "ranker": "ranker_by_length:Ranker",
+    "learn": False,
     "preemption": True,
     "preemption_gain": 1.0,
     "state": "",

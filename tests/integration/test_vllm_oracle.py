@@ -170,9 +170,9 @@ def test_loads_differ_from_vllms_own_in_order_only(configs: dict[Any, Any], batc
     for seed in range(batch, SEEDS, BATCHES):
         shape = SHAPES[seed % len(SHAPES)]
         config, load = configs[shape], Load.of(seed, shape[1])
-        config.additional_config = {"sooner": {"ranker": "", "state": ""}}
+        config.additional_config = {"sooner": {"ranker": "", "learn": False, "state": ""}}
         stock, stock_steps = served(load, harness.builtin(config), ours=False)
-        config.additional_config = {"sooner": {"ranker": "", "state": "", **load.sooner}}
+        config.additional_config = {"sooner": {"ranker": "", "learn": False, "state": "", **load.sooner}}
         scheduler = harness.scheduler(Scheduler, config)
         ours, our_steps = served(load, scheduler, ours=True)
         told = f"seed {seed}, {shape}, {load.sooner}"

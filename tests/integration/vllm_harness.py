@@ -75,7 +75,7 @@ def vllm_config(
             async_scheduling=asynchronous,
         ),
         device_config=DeviceConfig(device="cpu"),
-        additional_config={"sooner": {"ranker": "", "state": "", **(sooner or {})}},
+        additional_config={"sooner": {"ranker": "", "learn": False, "state": "", **(sooner or {})}},
     )
     config.scheduler_config.async_scheduling = asynchronous  # the CPU platform switches it off
     return config

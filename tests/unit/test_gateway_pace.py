@@ -42,7 +42,7 @@ def asked(prompt_len: int, text: str = "", model: str = "", reply: float = 100.0
 def dispatcher(*engines: dict[str, object], **more: object) -> Dispatcher:
     """Return a dispatcher of engines at engine-0, engine-1 and so on; inside a running loop."""
     chosen = tuple(BackendSettings(url=f"http://engine-{n}", **one) for n, one in enumerate(engines))  # type: ignore[arg-type]  # by name
-    whole = GatewaySettings(ranker="", backends=chosen, **more)  # type: ignore[arg-type]  # by name
+    whole = GatewaySettings(ranker="", learn=False, backends=chosen, **more)  # type: ignore[arg-type]  # by name
     return Dispatcher(whole, [Backend(one, whole.limits) for one in chosen], lambda: 0.0)
 
 

@@ -12,8 +12,9 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler as VllmAsyncSchedu
 from vllm.v1.core.sched.request_queue import RequestQueue, create_request_queue
 from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
 
-from sooner.chat.signals import UNSAID, USUAL_TEMPERATURE, Signals
+from sooner.chat.signals import UNSAID, USUAL_TEMPERATURE, Signals, sender
 from sooner.ordering.queue import RankedQueue
+from sooner.ordering.wire import Ending
 
 __all__ = ["VllmAsyncScheduler", "VllmScheduler"]  # the rest are functions of this file
 
@@ -284,3 +285,20 @@ def signals(request: Any, unsaid: Filled) -> Signals:
     if temperature == unsaid.temperature or temperature == USUAL_TEMPERATURE:
         temperature = None
     return Signals(limit, temperature, 0, asked.structured_outputs is not None)
+
+
+def groups(request: Any, model: str) -> tuple[str, str]:
+    """Return the names of a request's model, its adapter if it has one, and of its sender."""
+    adapter = getattr(request, "lora_request", None)
+    extra = getattr(request.sampling_params, "extra_args", None)
+    named = sender(extra) if isinstance(extra, dict) else ""
+    named = named or str(getattr(request, "cache_salt", "") or "")
+    return str(adapter.lora_name) if adapter else model, named
+
+
+def ending(request: Any) -> Ending:
+    """Return how a request ended. One that ignores its end and reaches its limit is as long as it can be."""
+    name = request.status.name
+    if name == "FINISHED_LENGTH_CAPPED":
+        return Ending.STOP if getattr(request.sampling_params, "ignore_eos", False) else Ending.LIMIT
+    return Ending.STOP if name in ("FINISHED_STOPPED", "FINISHED_REPETITION") else Ending.ABORTED

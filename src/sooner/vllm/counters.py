@@ -31,6 +31,7 @@ COUNTERS = {
     "scorer_timeouts": "Requests that kept their neutral place because no score came in time",
     "scorer_failures": "Scores that the ranker could not give",
     "scorer_restarts": "Times the scorer process was started again",
+    "drift_alarms": "Times that replies had changed and were learned anew",
     "policy_errors": "Keys that the policy could not give; such a request takes its arrival's place",
     "hook_errors": "Exceptions in the plugin that were caught",
     "promotions": "Requests promoted by the starvation guard",
@@ -48,6 +49,12 @@ GAUGES = {
     "backlog_seconds": "Expected engine seconds of the requests that wait",
     "usual_wait_seconds": "Root mean square of that backlog at arrivals, over thousands of them",
     "usual_work_seconds": "Expected engine seconds of a request, weighted by themselves",
+    "ranker_tau": "Kendall's tau of the last predictions against what came, 0 until it is known",
+    "ranker_tau_error": "Its standard error",
+    "ranker_expected_gain": "Share of the work ahead of a request in a backlog that the order removes",
+    "ranker_expected_gain_error": "Its standard error",
+    "ranker_on": "Whether the learned order is on; where it is worth nothing it is not",
+    "ranker_learned_requests": "Replies that were learned from",
 }
 
 

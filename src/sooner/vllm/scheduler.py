@@ -14,19 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from sooner import rankers
-from sooner.chat import ChatRequest
 from sooner.core import Prediction
 from sooner.guard import Guard
 from sooner.ordering import given
-from sooner.ordering.client import ScorerClient
 from sooner.ordering.kept import Kept
 from sooner.ordering.order import Order, Ticket
 from sooner.ordering.pacing import PaceLearner, StepTimer
 from sooner.ordering.queue import Place, RankedQueue
-from sooner.vllm import compat, settings
+from sooner.vllm import compat, scores, settings
 from sooner.vllm.counters import PluginCounters, Publisher
 from sooner.vllm.displacement import Displacement
+from sooner.vllm.scores import EngineScores
 from sooner.vllm.trace import EngineTrace
 
 logger = logging.getLogger("vllm.plugins.sooner")
@@ -86,29 +84,12 @@ class RankOrder:
         if self.settings.metrics_dir:
             directory = Path(self.settings.metrics_dir)
             self._publisher = Publisher(self.counters, self._gauges, directory, compat.engine_index(config))
-        self._unsaid = self._safely(compat.filled, config) or compat.Filled(0)
-        self.scorer: ScorerClient | None = None
-        if self.settings.ranker and not policy.oracle and policy.uses_predictions and self._can_score(config):
-            self.scorer = ScorerClient(
-                self.settings.scorer_socket,
-                self.settings.ranker,
-                compat.tokenizer_name(config),
-                lambda id, prediction: self._arrived.append((id, prediction)),
-                self.counters,
-                self.settings.scorer_timeout,
+        self.scores: EngineScores | None = None
+        if scores.wanted(self.settings, policy, config) and not self._bypassed:
+            self.scores = EngineScores(
+                self.settings, config, lambda id, said: self._arrived.append((id, said)), self.counters
             )
         logger.info("sooner orders requests by %r with %s", policy.name, self.settings)
-
-    def _can_score(self, config: Any) -> bool:
-        """Return whether a scorer could answer; say so once where it could not. Raises RankerFileError."""
-        if ":" not in self.settings.ranker:
-            rankers.check(self.settings.ranker)
-        if self._bypassed:
-            return False
-        if compat.tokenizer_name(config):
-            return True
-        logger.warning("vLLM runs without a tokenizer, so no prompt can be read: only clients' numbers count")
-        return False
 
     def add_request(self, request: Any) -> None:
         """Give a new request its place, then enqueue it; its score follows."""
@@ -236,10 +217,8 @@ class RankOrder:
             self._first_tokens[id] = ticket
         if said.score is not None:
             self.counters.add("client_scored")
-        elif self.scorer is not None and request.pooling_params is None:
-            prompt = compat.prompt_tokens(request)
-            if prompt is not None:
-                self.scorer.submit(id, ChatRequest(prompt, compat.signals(request, self._unsaid)))
+        elif self.scores is not None:
+            self.scores.ask(request)
 
     def _before_step(self) -> None:
         host = self._host
@@ -321,6 +300,8 @@ class RankOrder:
             done = (*compat.shape(host, output), compat.context_tokens(host))
             self._timer.did(*done)
             self._ran_at = now
+            if self.scores is not None:
+                self.scores.sweep(now, host.running, self._expected)
         else:
             self._timer.idle()
             if not any(self._queues):
@@ -354,6 +335,8 @@ class RankOrder:
                 del self._first_tokens[id]
 
     def _leave(self, request: Any) -> None:
+        if self.scores is not None:
+            self.scores.ended(request)
         ticket = self.order.leave(request.request_id)
         if ticket is None or self._trace is None:
             return
@@ -363,7 +346,12 @@ class RankOrder:
 
     def _gauges(self) -> dict[str, float]:
         running, waiting = self._host.get_request_counts()
-        return {"running": running, "waiting": waiting, **self.order.gauges()}
+        learned = {} if self.scores is None else self.scores.gauges()
+        return {"running": running, "waiting": waiting, **self.order.gauges(), **learned}
+
+    def _expected(self, id: str) -> float:
+        ticket = self.order.tickets.get(id)
+        return 0.0 if ticket is None else ticket.predicted_len
 
     def _place(self, request: Any) -> Place:
         ticket = self.order.tickets.get(request.request_id)
@@ -382,7 +370,7 @@ class RankOrder:
     def _close(self) -> None:
         if self._kept:
             self._kept.save(self.order)
-        for part in (self.scorer, self._publisher, self._trace):
+        for part in (self.scores, self._publisher, self._trace):
             if part is not None:
                 part.close()
 

@@ -25,7 +25,8 @@ class VllmSettings:
 
     `parameters` are the policy's own (`beta`, `follow`, ...); they may also be given beside `policy`.
     `ranker` is a folder made by `sooner train`, "default" for the one in the package, "module:name"
-    for your own, or "" for none. `scorer_socket` names a scorer shared between engines; without it
+    for your own, or "" for none. With `learn` the order is learned from how replies end, beside the ranker
+    or alone; it is kept beside `state`. `scorer_socket` names a scorer shared between engines; without it
     each engine starts its own. `scorer_timeout` [s] is how long a score may take before the request
     stays at its neutral place. `client_scores` lets requests bring their own numbers.
     `second_look` sends a request back that was admitted before its score came and now ranks behind
@@ -43,6 +44,7 @@ class VllmSettings:
     parameters: Mapping[str, float] = field(default_factory=dict)
     ranker: str = "default"
     scorer_socket: str = ""
+    learn: bool = True
     scorer_timeout: float = 5.0
     client_scores: bool = True
     starvation_guard: bool = False
@@ -78,6 +80,19 @@ class VllmSettings:
             return compat.of_engine(Path(self.state), vllm_config)
         model = hashlib.sha256(str(vllm_config.model_config.model).encode()).hexdigest()[:16]
         return config.cache_folder() / "vllm" / f"{model}-{compat.engine_index(vllm_config)}.json"
+
+    def learned_path(self, vllm_config: Any) -> Path | str | None:
+        """Return where what is learned is kept, "" for nowhere, None where nothing is learned.
+
+        Engines that share a scorer share it.
+        """
+        if not self.learn:
+            return None
+        if not self.state:
+            return ""
+        if self.scorer_socket:
+            return Path(f"{self.scorer_socket}.learned.npz")
+        return self.state_path(vllm_config).with_suffix(".learned.npz")
 
     def chosen_policy(self) -> policies.Policy:
         """Return the policy with its parameters bound. Raises ConfigError where it asks what is not told."""

@@ -1,0 +1,140 @@
+"""Two applications' traffic through the real vLLM, nothing trained: the plugin learns who gets long ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from serving import serve
+
+from sooner.learning import Learner
+from sooner.learning.memory import LearnedFile
+
+pytestmark = pytest.mark.engine
+
+NAMES = ("the-sales-team", "the-research-team")
+
+
+class LearningServer(NamedTuple):
+    """A server whose plugin learns, with no ranker, and where it keeps that."""
+
+    url: str
+    trace: Path
+    kept: Path
+
+    def lines(self) -> list[dict[str, Any]]:
+        return (
+            [json.loads(line) for line in self.trace.read_text().splitlines()] if self.trace.exists() else []
+        )
+
+    def metric(self, name: str) -> float:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"sooner_{name}{{"))
+
+    def ask(self, app: int, tokens: int, tag: str = "") -> float:
+        """Ask as an application; the reply ends by itself after `tokens`. Return when it came [s]."""
+        words = " ".join(f"word{8 * app + n}" for n in range(8))
+        body = {
+            "model": "tiny", "prompt": f"{words} word{tokens + 100}", "max_tokens": 200, "min_tokens": tokens,
+            "logit_bias": {"2": 100}, "vllm_xargs": {"user": NAMES[app], "sooner_tag": tag or str(app)},
+        }  # fmt: skip
+        request = urllib.request.Request(
+            f"{self.url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            made = json.loads(answer.read())["usage"]["completion_tokens"]
+        assert tokens <= made <= tokens + 1
+        return time.monotonic()
+
+
+@pytest.fixture(scope="module")
+def served(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LearningServer]:
+    folder = tmp_path_factory.mktemp("learns")
+    settings = {
+        "policy": "spjf", "ranker": "", "trace": str(folder / "trace.jsonl"),
+        "state": str(folder / "state.json"),
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOONER_CACHE", str(folder / "cache"))
+        with serve(tiny_model, settings=settings, max_num_seqs=2) as url:
+            yield LearningServer(url, folder / "trace.jsonl", folder / "state.learned.npz")
+
+
+def eventually(true: Any, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.1)
+
+
+def test_two_applications_are_told_apart_and_kill_9_of_the_scorer_forgets_nothing(
+    served: LearningServer,
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def length(app: int) -> int:
+        return round((5, 50)[app] * float(np.exp(0.2 * rng.standard_normal())))
+
+    with ThreadPoolExecutor(12) as pool:
+        for _ in range(6):
+            apps = [0, 1] * 14
+            list(pool.map(served.ask, apps, [length(app) for app in apps]))
+        eventually(lambda: served.kept.exists() and LearnedFile(served.kept).read(Learner()).seen >= 168)
+
+        before = len(served.lines())
+        list(pool.map(served.ask, [0, 1] * 6, [5, 50] * 6))
+        told = {app: [one["predicted_len"] for one in served.lines()[before:] if one["tag"] == str(app)
+                      and one["scored"]] for app in range(2)}  # fmt: skip
+        assert 2 < np.median(told[0]) < 12
+        assert 25 < np.median(told[1]) < 100
+        eventually(lambda: served.metric("ranker_tau") > 0.2)
+        assert served.metric("drift_alarms_total") == 0
+
+        for pid in scorers():
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: served.metric("scorer_restarts_total") >= 1)
+        eventually(lambda: newly_told(served, 0) < 12)
+        assert newly_told(served, 1) > 25
+    assert not any(name.encode() in served.kept.read_bytes() for name in NAMES)
+
+
+def newly_told(served: LearningServer, app: int) -> float:
+    """Return what is expected of a request that comes now; infinite where no score came in time."""
+    tag = f"probe {time.monotonic()}"
+    served.ask(app, (5, 50)[app], tag)
+    eventually(lambda: any(line["tag"] == tag for line in served.lines()))
+    line = next(line for line in served.lines() if line["tag"] == tag)
+    return float(line["predicted_len"]) if line["scored"] else float("inf")
+
+
+def scorers() -> list[int]:
+    """Return the scorer processes below this one, by their parents."""
+    parents, found = {}, []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (path / "stat").read_text().rpartition(")")[2].split()
+            command = (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        parents[int(path.name)] = int(status[1])
+        if b"sooner.ordering.scorer" in command:
+            found.append(int(path.name))
+    return [pid for pid in found if _below(pid, parents)]
+
+
+def _below(pid: int, parents: dict[int, int]) -> bool:
+    while pid > 1:
+        pid = parents.get(pid, 0)
+        if pid == os.getpid():
+            return True
+    return False
