@@ -226,3 +226,47 @@ def test_one_of_three_instances_that_ends_in_a_burst_is_seen_by_nobody(how: sign
                     await loop.run_in_executor(None, one.__exit__, None, None, None)
 
     run(whole, 120)
+
+
+def test_a_rolling_restart_loses_nothing() -> None:
+    """As Kubernetes does it: a new instance is up before an old one is told to stop, one after the other."""
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        async with Target().serving() as target, aiohttp.ClientSession() as http:
+            options = ("--target", "llm-d", "--backend", target.url)
+
+            async def started() -> Any:
+                one = process(*options)
+                return one, *(await loop.run_in_executor(None, one.__enter__))
+
+            instances = list(await asyncio.gather(started(), started()))
+            urls = [url for _, _, url in instances]
+            over, asked = False, 0
+
+            async def worker(first: int) -> None:
+                nonlocal asked
+                while not over:
+                    assert b"seen" in await ask_any(http, list(urls), first + asked, chat(f"{first} {asked}"))
+                    asked += 1
+
+            workers = [asyncio.create_task(worker(first)) for first in range(4)]
+            try:
+                for place in range(2):
+                    fresh = await started()
+                    old, instances[place] = instances[place], fresh
+                    urls[place] = fresh[2]
+                    before = asked
+                    old[1].terminate()
+                    assert await loop.run_in_executor(None, old[1].wait, 60) == 0
+                    await until(lambda before=before: asked >= before + 40, 60.0)  # type: ignore[misc]
+                    await loop.run_in_executor(None, old[0].__exit__, None, None, None)
+            finally:
+                over = True
+                results = await asyncio.gather(*workers, return_exceptions=True)
+                for one, _, _ in instances:
+                    await loop.run_in_executor(None, one.__exit__, None, None, None)
+            assert results == [None] * 4
+            assert len(target.seen) >= asked >= 80
+
+    run(test, 120)

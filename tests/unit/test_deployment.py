@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from sooner.cli import root
 from sooner.gateway import settings
+from sooner.gateway.hints import server
+from sooner.ray.serving import SCHEDULER
+from sooner.vllm import settings as plugin
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 VALIDATE = shutil.which("kubernetes-validate")
+MANIFESTS = sorted(DEPLOY.glob("kubernetes*.yaml"))
 ANALYZE = shutil.which("systemd-analyze")
 
 
@@ -22,11 +30,39 @@ def test_every_configuration_is_accepted(path: Path) -> None:
 
 @pytest.mark.skipif(VALIDATE is None, reason="kubernetes-validate is not installed (pip install, 100 MB)")
 @pytest.mark.parametrize("version", ["1.31", "1.37"])
-def test_the_manifests_are_kubernetes_own(version: str) -> None:
-    command = [str(VALIDATE), "--strict", "-k", version, str(DEPLOY / "kubernetes.yaml")]
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_the_manifests_are_kubernetes_own(path: Path, version: str) -> None:
+    command = [str(VALIDATE), "--strict", "-k", version, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("passed for resource") == 3
+
+
+def containers(name: str) -> list[dict[str, Any]]:
+    """Return the containers of a manifest's pods."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML, which vLLM brings, is not installed")
+    found = yaml.safe_load_all((DEPLOY / name).read_text())
+    pods = [one["spec"]["template"]["spec"] for one in found if "template" in one.get("spec", {})]
+    return [container for pod in pods for container in pod["containers"]]
+
+
+def test_the_hinters_arguments_are_its_own() -> None:
+    (hint,) = containers("kubernetes-hint.yaml")
+    assert hint["command"] == ["sooner", "hint"]
+    done = CliRunner().invoke(root, ["hint", *hint["args"], "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["target"] == "dynamo"
+    assert f"--port={hint['ports'][0]['containerPort']}" in hint["args"]
+    assert hint["readinessProbe"]["httpGet"]["path"] == server.HEALTH
+
+
+def test_the_engines_arguments_are_the_plugins() -> None:
+    (vllm,) = containers("kubernetes-vllm.yaml")
+    options = dict(arg.split("=", 1) for arg in vllm["args"] if arg.startswith("--"))
+    assert options["--scheduler-cls"] == SCHEDULER
+    chosen = plugin.load(json.loads(options["--additional-config"]))
+    mounts = [mount["mountPath"] for mount in vllm["volumeMounts"]]
+    assert str(Path(chosen.scorer_socket).parent) in mounts
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")

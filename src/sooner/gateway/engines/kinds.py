@@ -82,6 +82,7 @@ KINDS = {
         hint="Start it with --metrics.",
         paths=paths.LLAMACPP,
     ),
+    "ray": Kind(health="/-/healthz", continues=True),  # its replicas order for themselves
     "ollama": Kind(health="/v1/models", paths=paths.OLLAMA),
     "openai": Kind(health="/v1/models"),
 }
