@@ -14,6 +14,7 @@ from sooner.core import ConfigError
 from sooner.gateway.admission.reading import Asked
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend
+from sooner.gateway.engines.kept_engines import KeptEngines
 from sooner.gateway.engines.paces import in_file, mixed, sensible
 from sooner.gateway.engines.prefixes import SentBeginnings, beginnings
 from sooner.gateway.engines.reply_pace import FEWEST, ReplyPace
@@ -39,11 +40,11 @@ def asked(prompt_len: int, text: str = "", model: str = "", reply: float = 100.0
     return Asked(model, True, request, prompt_len, beginnings(request, model), False, Given(reply, reply))
 
 
-def dispatcher(*engines: dict[str, object], **more: object) -> Dispatcher:
+def dispatcher(*engines: dict[str, object], kept: str = "", **more: object) -> Dispatcher:
     """Return a dispatcher of engines at engine-0, engine-1 and so on; inside a running loop."""
     chosen = tuple(BackendSettings(url=f"http://engine-{n}", **one) for n, one in enumerate(engines))  # type: ignore[arg-type]  # by name
     whole = GatewaySettings(ranker="", learn=False, backends=chosen, **more)  # type: ignore[arg-type]  # by name
-    return Dispatcher(whole, [Backend(one, whole.limits) for one in chosen], lambda: 0.0)
+    return Dispatcher(whole, [Backend(one, whole.limits) for one in chosen], lambda: 0.0, KeptEngines(kept))
 
 
 def learn(one: Dispatcher, backend: Backend, pace: Pace) -> None:
@@ -269,5 +270,54 @@ def test_what_is_not_predicted_is_as_long_as_replies_were_so_that_no_work_is_not
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(test())
+
+
+def test_paces_and_waits_are_kept_over_a_restart(tmp_path: Path) -> None:
+    kept = str(tmp_path / "deep" / "state.json")
+
+    async def test() -> None:
+        one = dispatcher({"models": ("big",)}, {"models": ("small",)}, kept=kept)
+        learn(one, one.backends[0], SLOW)
+        for n in range(30):
+            request = one.arrive(str(n), "t", 0, asked(1000, model="big"), 0.0)
+            one.leave(request)
+        [pool] = one.pools
+        one.keep()
+        one.close()
+        again = dispatcher({"models": ("small",)}, {}, kept=kept)  # other engines at the same names
+        assert again.backends[0].pace.pace == one.backends[0].pace.pace
+        assert not again.backends[1].pace.known
+        again.close()
+        third = dispatcher({"models": ("big",)}, {"models": ("small",)}, kept=kept)
+        after = third.pool_for("big", "/v1/chat/completions").order
+        assert after.usual.state() == pool.order.usual.state()
+        assert after.pace == pool.order.pace
+        assert third.pool_for("small", "/v1/chat/completions").order.usual.arrivals == 0
+
+    asyncio.run(test())
+
+
+ODD = '{"version": 1, "paces": {"engine-0": {"batch": -1}}, "pools": {"engine-0": {"usual": {"wait": 1}}}}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"version": 2}', '{"version": 1, "paces": 3, "pools": []}', ODD,
+     '{"version": 1, "paces": {"engine-0": 5}, "pools": {"engine-0": 7}}', "[" * 100_000],
+)  # fmt: skip
+def test_a_kept_file_that_makes_no_sense_hurts_nobody(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "state.json"
+    file.write_text(text)
+
+    async def test() -> None:
+        one = dispatcher({}, kept=str(file))
+        assert one.backends[0].pace.pace == Pace()
+        assert one.counters.counts["odd_paces"] == ("engine-0" in text)
+        request = one.arrive("1", "t", 0, asked(1000), 0.0)
+        assert request.ticket.work == float(work(Pace(), 1000.0, 0.0, 100.0))
+        one.leave(request)
+        one.close()
 
     asyncio.run(test())

@@ -30,6 +30,7 @@ from sooner.gateway.delivery.context import Finished
 from sooner.gateway.delivery.proxy import Caller, Proxy, always
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend, key_in
+from sooner.gateway.engines.kept_engines import KeptEngines
 from sooner.gateway.engines.window import COUNT_EVERY
 from sooner.gateway.journal import Journal
 from sooner.gateway.settings import GatewaySettings
@@ -39,8 +40,8 @@ logger = logging.getLogger("sooner.gateway")
 _TICK = 0.25  # seconds between two looks at deadlines and stalled replies
 _KEYS_EVERY = 5.0  # seconds until a new key is good, and a revoked one is not
 _ORDERED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
-_FIXED = ("host", "port", "policy", "parameters", "ranker", "learn", "learned", "scorer_timeout", "keys",
-          "journal")  # fmt: skip
+_FIXED = ("host", "port", "policy", "parameters", "ranker", "learn", "learned", "state", "scorer_timeout",
+          "keys", "journal")  # fmt: skip
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -50,7 +51,8 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
         backends = [Backend(one, settings.limits) for one in settings.backends]
-        self.dispatcher = Dispatcher(settings, backends)
+        kept = KeptEngines(settings.state_file)
+        self.dispatcher = Dispatcher(settings, backends, kept=kept)
         self.proxy = Proxy(settings, self.dispatcher, self._finished)
         self.keys = KeyBook(Database(settings.keys)) if settings.keys else None
         self._journal = self._new_journal()
@@ -177,6 +179,7 @@ class Gateway:
             await asyncio.sleep(_TICK)
             try:
                 self.dispatcher.sweep()
+                self.dispatcher.keep()
                 self.proxy.client.expire(loop.time())
                 if runner.server is not None:
                     self._door.close_silent(runner.server, loop.time())

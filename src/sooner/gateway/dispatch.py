@@ -16,6 +16,7 @@ from sooner.gateway.admission.shares import Shares
 from sooner.gateway.counts import COUNTERS
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.choice import Choice, LeastWork
+from sooner.gateway.engines.kept_engines import KeptEngines
 from sooner.gateway.engines.offload import Offload
 from sooner.gateway.scores import WaitingScores
 from sooner.gateway.settings import GatewaySettings
@@ -38,6 +39,7 @@ class Dispatcher:
         settings: GatewaySettings,
         backends: Sequence[Backend],
         clock: Callable[[], float] = time.monotonic,
+        kept: KeptEngines | None = None,
     ) -> None:
         self.settings = settings
         self.clock = clock
@@ -47,7 +49,8 @@ class Dispatcher:
         self.gate = Gate(settings)
         self.choice: Choice = Offload() if settings.slices.tokens else LeastWork()
         self.backends = list(backends)
-        self.counters.add("odd_paces", sum(one.pace.odd for one in self.backends))
+        self._kept = KeptEngines("") if kept is None else kept
+        self._know(self.backends)
         self._pools: dict[tuple[str, ...], Pool] = {}
         self.waiting: dict[str, Visit] = {}  # by request id, until the reply has ended
         self._swept = clock()
@@ -72,6 +75,7 @@ class Dispatcher:
         self.gate.take(settings)
         self.shares.take({tenant.name: tenant.weight for tenant in settings.tenants})
         self.settings = settings
+        self._know([one for one in backends if one not in self.backends])
         self.backends = [*backends, *gone]
         for pool in self._pools.values():
             pool.room.take(settings.queue)
@@ -80,9 +84,19 @@ class Dispatcher:
             ]
         self.pump()
 
+    def _know(self, backends: Iterable[Backend]) -> None:
+        """Give new engines what is remembered of them."""
+        self._kept.paces(backends)
+        self.counters.add("odd_paces", sum(one.pace.odd for one in backends))
+
+    def keep(self) -> None:
+        """Keep what was learned for the next start; called a few times a second, it does so once a minute."""
+        self._kept.tick(self.backends, {names: pool.order for names, pool in self._pools.items()})
+
     def close(self) -> None:
-        """Stop the scorer."""
+        """Stop the scorer, and keep what was learned."""
         self._scores.close()
+        self._kept.save(self.backends, {names: pool.order for names, pool in self._pools.items()})
 
     def pool_for(self, model: str, path: str) -> Pool:
         """Return the pool of the engines that serve `model` at `path`. Raises UnknownModel."""
@@ -100,6 +114,7 @@ class Dispatcher:
             room: Room[Visit] = Room(order, self.shares, self.settings.queue)
             pool = self._pools[names] = Pool(model, path, serving, order, room, self.clock)
             pool.take_pace()
+            self._kept.usual(names, order)
         pool.backends = serving
         return pool
 

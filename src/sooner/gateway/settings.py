@@ -209,11 +209,11 @@ class GatewaySettings:
     `parameters` are the policy's own. `ranker` is as for the plugin: "default", a folder,
     "module:name", or "" for none. With `learn` the order is learned from how replies end, beside the ranker
     or alone; `learned` is the file in which that is kept: "auto" for one a port in the cache folder (none
-    for port 0), "" for none. `client_scores` lets requests bring their own numbers. `keys` is
-    the database of keys; empty: no keys, and then only clients on this machine are served.
-    `cut_revoked` ends the replies of a key that is revoked, which else run to their end.
-    `admin_key_file` opens the admin routes. `aliases` maps a model's name as clients say it to a
-    name that the engines know.
+    for port 0), "" for none; `state` is the same for what is learned of engines and waits. `client_scores`
+    lets requests bring their own numbers. `keys` is the database of keys; empty: no keys, and then only
+    clients on this machine are served. `cut_revoked` ends the replies of a key that is revoked, which else
+    run to their end. `admin_key_file` opens the admin routes. `aliases` maps a model's
+    name as clients say it to a name that the engines know.
     """
 
     host: str = "127.0.0.1"
@@ -223,6 +223,7 @@ class GatewaySettings:
     ranker: str = "default"
     learn: bool = True
     learned: str = "auto"
+    state: str = "auto"
     scorer_timeout: float = 5.0
     client_scores: bool = False
     keys: str = ""
@@ -271,6 +272,13 @@ class GatewaySettings:
         if self.learned != "auto":
             return self.learned
         return str(config.cache_folder() / "gateway" / f"{self.port}.learned.npz") if self.port else ""
+
+    @property
+    def state_file(self) -> str:
+        """Where what is learned of engines and waits is kept, "" for nowhere."""
+        if self.state != "auto":
+            return self.state
+        return str(config.cache_folder() / "gateway" / f"{self.port}.state.json") if self.port else ""
 
     @property
     def chosen_policy(self) -> policies.Policy:
