@@ -15,8 +15,8 @@ from sooner.chat import ChatRequest
 from sooner.core import Prediction
 from sooner.gateway.admission.reading import Asked
 from sooner.gateway.admission.refusals import TurnedAway
-from sooner.gateway.admission.room import Waiting
 from sooner.gateway.admission.shares import charge
+from sooner.gateway.admission.waiting import Waiting
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.prefixes import NONE

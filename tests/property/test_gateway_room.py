@@ -11,8 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from sooner import policies
 from sooner.core import Prediction
-from sooner.gateway.admission.room import Room, Waiting
+from sooner.gateway.admission.room import Room
 from sooner.gateway.admission.shares import Shares
+from sooner.gateway.admission.waiting import Waiting
 from sooner.gateway.settings import QueueSettings
 from sooner.ordering.counters import Counters
 from sooner.ordering.given import Given

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sooner.gateway.admission.reading import Asked
-from sooner.gateway.admission.room import Room, Waiting
+from sooner.gateway.admission.room import Room
+from sooner.gateway.admission.waiting import Waiting
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.connections import Connection
 from sooner.gateway.engines.paces import mixed

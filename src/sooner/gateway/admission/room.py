@@ -15,52 +15,17 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from sooner.gateway.admission.refusals import DeadlineMissed, TurnedAway, WaitTooLong
-from sooner.gateway.admission.shares import Shares, charge
+from sooner.gateway.admission.shares import Shares
+from sooner.gateway.admission.turns import Turns
+from sooner.gateway.admission.waiting import NOTHING, Amount, Waiting
 from sooner.gateway.settings import QueueSettings
-from sooner.ordering.order import Order, Ticket
+from sooner.ordering.order import Order
 from sooner.ordering.queue import Place, RankedQueue
 
 _REORDER = 0.05  # seconds between two readings of all keys, for policies whose keys change
-
-
-class Amount(NamedTuple):
-    """How much a request is: for its tenant [tokens of input], for the engines [s of one of them]."""
-
-    tokens: float = 0.0
-    work: float = 0.0
-
-
-NOTHING = Amount()
-
-
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """One request from its arrival until it has left. Times are the monotonic clock's [s]."""
-
-    id: str
-    tenant: str
-    level: int
-    ticket: Ticket
-    service: float = 0.0  # how long it is expected to run [s]
-    urgent: bool = False
-    queued: bool = False
-    counted: Amount = NOTHING  # in the sums of the room
-
-    @property
-    def place(self) -> Place:
-        """Where it stands among its tenant's requests of its class."""
-        if self.urgent:
-            return (0, self.ticket.deadline, self.ticket.arrival_time, self.ticket.sequence)
-        return self.ticket.place
-
-    @property
-    def tokens(self) -> float:
-        """What it is expected to cost its tenant [tokens of input]."""
-        return charge(self.ticket.prompt_len, self.ticket.predicted_len)
 
 
 _Guest = TypeVar("_Guest", bound=Waiting)
@@ -92,6 +57,11 @@ class Room(Generic[_Guest]):
         self._size = 0
         self.work = 0.0  # [s] of one engine
         self.by_tenant: dict[str, int] = {}
+        self._weights = 0.0  # of those who wait
+        self._turns = Turns(self._standing)
+        self._turns_of: dict[int, Turns] = {}  # by class
+        self._ages: list[tuple[float, int, _Guest]] = []
+        shares.watch(self._stands)
         self._amounts: dict[int, dict[str, Amount]] = {}  # by class and tenant
 
     def take(self, settings: QueueSettings) -> None:
@@ -110,10 +80,12 @@ class Room(Generic[_Guest]):
         """Let a request wait; one that comes back takes its own place by its arrival."""
         tenants = self._levels.setdefault(request.level, {})
         queue = tenants.get(request.tenant)
+        new = queue is None
         if queue is None:
             queue = tenants[request.tenant] = RankedQueue(_place, self._places)
-        if not self.by_tenant.get(request.tenant):
-            self.shares.enter(request.tenant, self.by_tenant)
+        known = request.tenant in self.by_tenant
+        if not known:
+            self.shares.lift(request.tenant, self._turns.lowest)
         request.queued = True
         queue.add_request(request)
         self._pushes += 1
@@ -121,15 +93,23 @@ class Room(Generic[_Guest]):
         self._count(request, Amount(request.tokens, request.ticket.work))
         self.by_tenant[request.tenant] = self.by_tenant.get(request.tenant, 0) + 1
         aged = self._by_age.setdefault(request.tenant, [])
-        heapq.heappush(aged, (request.ticket.arrival_time, self._pushes, request))
+        for ages in (aged, self._ages):
+            heapq.heappush(ages, (request.ticket.arrival_time, self._pushes, request))
         self._entries += 1
         self._plan(request)
+        if new:
+            self._turns_of.setdefault(request.level, Turns(self._standing)).enter(request.tenant)
+        if not known:
+            self._turns.enter(request.tenant)
+            self._weights += self.shares.weight(request.tenant)
+        self._stands(request.tenant)
 
     def moved(self, request: _Guest) -> None:
         """Say that a waiting request's score came, or what else moves it."""
         if not request.queued:
             return
         self._count(request, Amount(request.tokens, request.ticket.work))
+        self._stands(request.tenant)
         self._levels[request.level][request.tenant].move(request)
         self._plan(request)
 
@@ -146,10 +126,10 @@ class Room(Generic[_Guest]):
         if not self._size:
             return None
         self._promote(now)
-        levels = [self._levels[level] for level in sorted(self._levels) if self._levels[level]]
+        levels = [level for level in sorted(self._levels) if self._levels[level]]
         classless = len(levels) > 1 and self._classless(now)
-        among = self.by_tenant if classless else levels[0]
-        tenant = min(among, key=self._turn)
+        turns = self._turns if classless else self._turns_of[levels[0]]
+        tenant = turns.first(self.shares.allowed(self._weights))
         oldest = self._first_in(tenant)
         if self._starves(oldest, now):
             passed = self._passed.get(tenant, self._settings.overdue_every) + 1
@@ -158,7 +138,7 @@ class Room(Generic[_Guest]):
             if due:
                 self.remove(oldest)
                 return oldest
-        tenants = next(tenants for tenants in levels if tenant in tenants)
+        tenants = next(self._levels[level] for level in levels if tenant in self._levels[level])
         if self._changes and now - self._refreshed >= _REORDER:
             self._order.now = self._refreshed = now
             for other in tenants.values():
@@ -179,6 +159,7 @@ class Room(Generic[_Guest]):
         """Say that all work is reckoned anew."""
         for request in self:
             self._count(request, Amount(request.tokens, request.ticket.work))
+        self._stands(None)
 
     def late(self, now: float) -> list[Late[_Guest]]:
         """Take out and return who waited too long, and whose deadline is out of reach."""
@@ -203,18 +184,25 @@ class Room(Generic[_Guest]):
 
     def _classless(self, now: float) -> bool:
         """Return whether this place is given without regard to classes: one of `overdue_every`."""
-        if any(self._starves(self._first_in(tenant), now) for tenant in self.by_tenant):
+        first = [self._oldest] if not self._settings.overdue_ratio else map(self._first_in, self.by_tenant)
+        if any(self._starves(one, now) for one in first):
             self._passed_classes += 1
         if self._passed_classes < self._settings.overdue_every:
             return False
         self._passed_classes = 0
         return True
 
-    def _turn(self, tenant: str) -> tuple[bool, float, int]:
-        """Return what decides between tenants: within its allowance, served least, fewest waiting."""
+    def _standing(self, tenant: str) -> tuple[float, int, float]:
+        """Return what decides between tenants: served so far, how many wait, the need of an allowance."""
         waits = sum(of[tenant].tokens for of in self._amounts.values() if tenant in of)
-        within = waits <= self.shares.allowance(tenant, self.by_tenant)
-        return not within, self.shares[tenant], self.by_tenant[tenant]
+        return self.shares[tenant], self.by_tenant[tenant], self.shares.need(tenant, waits)
+
+    def _stands(self, tenant: str | None) -> None:
+        """Say that a tenant may stand elsewhere among those who wait; None: all may."""
+        if tenant is None:
+            self._weights = sum(map(self.shares.weight, self.by_tenant))
+        for turns in (self._turns, *self._turns_of.values()):
+            turns.changed(tenant)
 
     def _starves(self, request: _Guest, now: float) -> bool:
         waited, bounds = now - request.ticket.arrival_time, self._settings
@@ -230,7 +218,12 @@ class Room(Generic[_Guest]):
         better = sum(one.work for at, of in self._amounts.items() if at < level for one in of.values())
         amounts = self._amounts.get(level, {})
         own = amounts.get(tenant, NOTHING)
-        turn = self.shares.on_entry(tenant, self.by_tenant) + own.tokens / self.shares.weight(tenant)
+        counter = (
+            self.shares[tenant]
+            if tenant in self.by_tenant
+            else self.shares.on_entry(tenant, self._turns.lowest)
+        )
+        turn = counter + own.tokens / self.shares.weight(tenant)
         beside = sum(
             one.work * min(1.0, max(0.0, turn - self.shares[name]) * self.shares.weight(name) / one.tokens)
             for name, one in amounts.items()
@@ -306,7 +299,13 @@ class Room(Generic[_Guest]):
     @property
     def oldest(self) -> float:
         """When the oldest came; infinity where nobody waits."""
-        return min((self._first_in(one).ticket.arrival_time for one in self.by_tenant), default=math.inf)
+        return self._oldest.ticket.arrival_time if self._size else math.inf
+
+    @property
+    def _oldest(self) -> _Guest:
+        while not self._ages[0][2].queued:
+            heapq.heappop(self._ages)
+        return self._ages[0][2]
 
     def _first_in(self, tenant: str) -> _Guest:
         aged = self._by_age[tenant]
@@ -326,15 +325,21 @@ class Room(Generic[_Guest]):
             del self.by_tenant[request.tenant]
             self._passed.pop(request.tenant, None)
             self._entries -= len(self._by_age.pop(request.tenant))
+            self._turns.leave(request.tenant)
+            self._weights -= self.shares.weight(request.tenant)
         tenants = self._levels[request.level]
         if not tenants[request.tenant]:
             del tenants[request.tenant]
             del self._amounts[request.level][request.tenant]
+            self._turns_of[request.level].leave(request.tenant)
+        self._stands(request.tenant)
         if self._entries > 64 + 2 * self._size:
             for tenant, aged in self._by_age.items():
                 self._by_age[tenant] = [entry for entry in aged if entry[2].queued]
                 heapq.heapify(self._by_age[tenant])
             self._entries = self._size
+            self._ages = [entry for entry in self._ages if entry[2].queued]
+            heapq.heapify(self._ages)
             self._events = [event for event in self._events if event[3].queued]
             heapq.heapify(self._events)
 

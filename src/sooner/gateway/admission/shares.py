@@ -11,7 +11,7 @@ tenant whose waiting requests all fit into it goes before those whose do not.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 OUTPUT_WEIGHT = 2.0
 """Tokens of input that one of output counts for; the paper's choice, and the usual price."""
@@ -31,10 +31,20 @@ class Shares:
         self._floor = 0.0  # the counter of the last tenant that was served
         self._spent: dict[str, float] = {}  # of the allowances, by those who have not all of theirs
         self._most = 0.0  # all allowances of those who wait
+        self._watchers: list[Callable[[str | None], None]] = []
 
     def take(self, weights: Mapping[str, float]) -> None:
         """Take new weights; what was served stays counted."""
         self._weights = dict(weights)
+        self._tell(None)
+
+    def watch(self, watcher: Callable[[str | None], None]) -> None:
+        """Call `watcher` with each tenant whose counter or allowance moves; with None when all do."""
+        self._watchers.append(watcher)
+
+    def _tell(self, tenant: str | None) -> None:
+        for watcher in self._watchers:
+            watcher(tenant)
 
     def __getitem__(self, tenant: str) -> float:
         return self._counters.get(tenant, self._floor)
@@ -45,15 +55,16 @@ class Shares:
 
     def enter(self, tenant: str, waiting: Iterable[str]) -> None:
         """Say that `tenant`, who had nobody waiting, has now; `waiting` are the others who have."""
-        self._counters[tenant] = self.on_entry(tenant, waiting)
+        self.lift(tenant, min((self[other] for other in waiting), default=None))
 
-    def on_entry(self, tenant: str, waiting: Iterable[str]) -> float:
-        """Return the counter that `tenant` has, or would have if it came now to those who wait."""
-        others = list(waiting)
-        if tenant in others:
-            return self[tenant]
-        floor = min((self[other] for other in others), default=self._floor)
-        return max(self._counters.get(tenant, 0.0), floor)
+    def lift(self, tenant: str, lowest: float | None) -> None:
+        """Say that `tenant` waits now, beside others of whom one has the `lowest` counter; None: alone."""
+        self._counters[tenant] = self.on_entry(tenant, lowest)
+        self._tell(tenant)
+
+    def on_entry(self, tenant: str, lowest: float | None) -> float:
+        """Return the counter that `tenant` would have if it came now to those whose `lowest` this is."""
+        return max(self._counters.get(tenant, 0.0), self._floor if lowest is None else lowest)
 
     def charge(self, tenant: str, amount: float) -> None:
         """Add work, or take it back where `amount` is negative."""
@@ -61,6 +72,15 @@ class Shares:
         if amount > 0:
             self._floor = max(self._floor, min(self._counters[tenant], self._floor + amount))
         self._spent[tenant] = max(0.0, self._spent.get(tenant, 0.0) + amount)
+        self._tell(tenant)
+
+    def need(self, tenant: str, waits: float) -> float:
+        """Return what a tenant with so much work waiting asks for of an allowance, by its weight."""
+        return (waits + self._spent.get(tenant, 0.0)) / self.weight(tenant)
+
+    def allowed(self, weights: float) -> float:
+        """Return the allowance for a unit of weight, where those who wait have `weights` together."""
+        return self._most / weights
 
     def allowance(self, tenant: str, waiting: Iterable[str]) -> float:
         """Return the work that a tenant may have waiting and still go first, beside those who wait."""
@@ -69,13 +89,16 @@ class Shares:
     def refill(self, seconds: float, pace: float, burst: float, waiting: Collection[str]) -> None:
         """Fill the allowances for `seconds` at `pace` [work/s]; each holds `burst` seconds of its share."""
         self._most = burst * pace
+        whole = sum(map(self.weight, waiting))
         for tenant, spent in list(self._spent.items()):
-            share = pace * self._part(tenant, waiting)
+            weight = self.weight(tenant)
+            share = pace * weight / (whole if tenant in waiting else whole + weight)
             left = min(spent, burst * share) - seconds * share
             if left > 0.0:
                 self._spent[tenant] = left
             else:
                 del self._spent[tenant]
+        self._tell(None)
 
     def _part(self, tenant: str, waiting: Iterable[str]) -> float:
         others = sum(self.weight(other) for other in waiting if other != tenant)
