@@ -34,7 +34,7 @@ def test_waiting_requests_are_served_shortest_expected_first(monkeypatch: pytest
             first = asyncio.create_task(ask("first"))
             await until(lambda: len(one.seen) == 1)
             lengths = [40, 10, 30, 20]
-            tasks = [asyncio.create_task(ask("x" * n, max_tokens=5)) for n in lengths]
+            tasks = [asyncio.create_task(ask("x" * n, max_tokens=50)) for n in lengths]
             await until(lambda: gateway.dispatcher.counters.counts["scored"] == 4, 20)
             first.cancel()
             assert await asyncio.gather(*tasks) == lengths
