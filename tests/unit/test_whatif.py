@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import math
 from pathlib import Path
@@ -21,6 +22,7 @@ from sooner.sim.options import Options
 from sooner.whatif.replays import Counterfactual, ask, sentence
 from sooner.whatif.served import ServedRow, ServedTraffic, columns
 from sooner.whatif.sources import read
+from sooner.whatif.trace import read_trace
 from sooner.workloads.columns import Workload
 
 ENGINE = Engine(max_num_seqs=8, num_blocks=100_000)
@@ -193,3 +195,43 @@ def test_columns_fill_in_what_nobody_said() -> None:
     assert made.score.tolist() == [4.0, 4.0, 4.0]
     assert made.predicted_len.tolist() == [0.0, 0.0, 0.0]
     assert made.workload.cached_len.tolist() == [4, 4, 4]
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    """Return a folder with the traces of a real vLLM that served 200 requests under boost and under fcfs."""
+    for packed in (Path(__file__).parents[1] / "data").glob("whatif_*.gz"):
+        (tmp_path / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
+    return tmp_path
+
+
+def test_a_real_vllm_does_what_was_said_it_would(real: Path) -> None:
+    served = read(str(real / "whatif_boost.jsonl"))
+    assert (served.policy.name, served.clock, served.engine.max_num_seqs) == ("boost", "work", 16)
+    answer = ask(served, [policies.get("fcfs")])
+    truth = read_trace(real / "whatif_fcfs.jsonl", pace=served.engine.pace)
+    assert truth.policy.name == "fcfs"
+    there = float(np.mean(metrics.e2e(truth.completed)))
+    told = against(answer, "fcfs")
+    assert told.measures["mean_e2e"] == pytest.approx(there, rel=0.05)
+    saved = 1 - float(np.mean(metrics.e2e(served.completed))) / there
+    assert told.claims["mean_e2e"].stands
+    assert abs(told.claims["mean_e2e"].saved - saved) < answer.fidelity["mean_e2e"].error
+
+
+def test_without_the_engines_own_word_its_limits_are_those_it_reached(real: Path) -> None:
+    (real / "whatif_boost.jsonl.engine").unlink()
+    served = read(str(real / "whatif_boost.jsonl"), "boost")
+    assert served.engine.max_num_seqs == 16
+    assert ask(served, [policies.get("fcfs")]).fidelity["mean_e2e"].error < 0.05
+
+
+def test_a_trace_that_is_broken_is_one_line(real: Path) -> None:
+    (real / "whatif_boost.jsonl.engine").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match="allowed: what the plugin writes beside its trace"):
+        read(str(real / "whatif_boost.jsonl"))
+    steps = real / "whatif_fcfs.jsonl.steps"
+    lines = steps.read_text(encoding="utf-8").splitlines(keepends=True)
+    steps.write_text("".join(lines[:9]), encoding="utf-8")
+    with pytest.raises(DataError, match="names steps that"):
+        read(str(real / "whatif_fcfs.jsonl"))

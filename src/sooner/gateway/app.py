@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from sooner.core import EngineError, SoonerError
-from sooner.gateway import outlook, telemetry
+from sooner.gateway import telemetry
 from sooner.gateway.admission import paths
 from sooner.gateway.admission.door import Door
 from sooner.gateway.admission.keys import KeyBook, bearer, presented
@@ -33,6 +33,8 @@ from sooner.gateway.engines.backend import Backend, key_in
 from sooner.gateway.engines.kept_engines import KeptEngines
 from sooner.gateway.engines.window import COUNT_EVERY
 from sooner.gateway.journal import Journal
+from sooner.gateway.page import why
+from sooner.gateway.page.routes import Page
 from sooner.gateway.settings import GatewaySettings
 
 logger = logging.getLogger("sooner.gateway")
@@ -58,6 +60,7 @@ class Gateway:
         self._journal = self._new_journal()
         self._admin_key = key_in(settings.admin_key_file)
         self._door = Door(settings.limits.head_time)
+        self.page = Page(self.dispatcher, self._admin_key, open_here=not settings.keys, local=_local)
         self.closing = False
         self.url = ""
         self._tasks: list[asyncio.Task[None]] = []
@@ -86,6 +89,7 @@ class Gateway:
         add("GET", "/ready", self._public(self._ready))
         add("GET", "/metrics", self._public(self._metrics))
         add("GET", "/sooner/v1/openapi.json", self._public(_openapi))
+        self.page.add(app.router, self._public)
         if self._admin_key:
             add("GET", "/sooner/v1/admin/backends", self._admin(self._list))
             add("POST", "/sooner/v1/admin/backends/{name}/{what:drain|resume}", self._admin(self._turn))
@@ -124,6 +128,7 @@ class Gateway:
     async def _drain(self) -> None:
         """Let those who wait and run come to their end, within `limits.drain`."""
         self.closing = True
+        await self.page.live.close()
         end = time.monotonic() + self.settings.limits.drain
         while self.dispatcher.waiting and time.monotonic() < end:
             await asyncio.sleep(0.05)
@@ -168,6 +173,7 @@ class Gateway:
 
     def _finished(self, record: Finished) -> None:
         """Take note of a request that is over."""
+        self.page.finished(record)
         if self._journal is not None:
             self._journal.add(record)
 
@@ -180,6 +186,7 @@ class Gateway:
             try:
                 self.dispatcher.sweep()
                 self.dispatcher.keep()
+                self.page.recent.tick()
                 self.proxy.client.expire(loop.time())
                 if runner.server is not None:
                     self._door.close_silent(runner.server, loop.time())
@@ -316,17 +323,7 @@ class Gateway:
         waiting = self.dispatcher.waiting.get(request.match_info["id"])
         if waiting is None or waiting.tenant != caller.tenant:
             return answers.error(404, "no such request waits or runs", "request_not_found")
-        found: dict[str, object] = {
-            "id": waiting.id,
-            "state": "waiting" if waiting.queued else "running",
-            "waited_ms": round((time.monotonic() - waiting.ticket.arrival_time) * 1000, 1),
-            "predicted_tokens": round(waiting.ticket.predicted_len) if waiting.scored else None,
-        }
-        if waiting.queued:
-            position = waiting.pool.room.position(waiting)
-            eta = outlook.eta(waiting, position)
-            found |= {"position": position, "eta_ms": None if eta is None else round(eta * 1000)}
-        return answers.as_json(found)
+        return answers.as_json(why.standing(waiting, self.settings.queue))
 
     def _public(self, handler: Handler) -> Handler:
         """Let everyone in."""

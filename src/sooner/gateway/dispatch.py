@@ -24,6 +24,7 @@ from sooner.gateway.visit import Pool, Visit
 from sooner.ordering.counters import Counters
 from sooner.ordering.order import Order
 from sooner.ordering.wire import Ending, LiveReport
+from sooner.policies import Policy
 
 logger = logging.getLogger("sooner.gateway")
 
@@ -92,6 +93,18 @@ class Dispatcher:
     def keep(self) -> None:
         """Keep what was learned for the next start; called a few times a second, it does so once a minute."""
         self._kept.tick(self.backends, {names: pool.order for names, pool in self._pools.items()})
+
+    @property
+    def policy(self) -> Policy:
+        """The order that holds now."""
+        return self._policy
+
+    def choose(self, policy: Policy) -> None:
+        """Order by another policy from now on, all that wait too."""
+        self._policy = policy
+        for pool in self._pools.values():
+            pool.order.choose(policy)
+        self.pump()
 
     def close(self) -> None:
         """Stop the scorer, and keep what was learned."""

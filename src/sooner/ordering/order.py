@@ -25,6 +25,7 @@ _TYPICAL = (500.0, 0.0, 150.0)
 
 TELLS = frozenset(View._fields) - {"counter"}
 """Fields of `View` that an order tells its policy; a host may know less, or more."""
+_OF_WORK = frozenset({"work", "usual_wait", "usual_work"})
 
 
 @dataclass(slots=True)
@@ -107,9 +108,9 @@ class Order:
         self.usual = Usual()
         self.backlog = 0.0  # expected work of the waiting [s]
         self._waiting = 0
-        self._reads_work = bool(policy.reads & {"work", "usual_wait", "usual_work"})
+        self._reads_work = bool(policy.reads & _OF_WORK)
         self._weighs = weighs or self._reads_work
-        self._news = False
+        self._news = self._chosen = False
         self._scalar_key = scalar_key(policy)
         self.guard = guard
         self.counters = counters
@@ -300,10 +301,17 @@ class Order:
         self._news = True
         return True
 
+    def choose(self, policy: Policy) -> None:
+        """Go by another policy from the next step on; what was learned stays, and goes on being learned."""
+        self.policy, self._scalar_key = policy, scalar_key(policy)
+        self._reads_work, self._chosen = bool(policy.reads & _OF_WORK), True
+        self._weighs = self._weighs or self._reads_work
+
     def take_news(self) -> bool:
-        """Return whether what is usual, or the pace, moved since the last call: then place all anew."""
+        """Return whether policy, pace or what is usual is another since the last call: then all move."""
         news, self._news = (self._weighs and self.usual.tell()) or self._news, False
-        return news and self._reads_work
+        chosen, self._chosen = self._chosen, False
+        return chosen or (news and self._reads_work)
 
     def begin_step(self, now: float) -> list[str]:
         """Freeze `now` and let the guard act before the next step; return whose place changed."""

@@ -17,6 +17,7 @@ from sooner.core import ConfigError
 _TARGET = re.compile(r"/[\x21\x22\x24-\x5b\x5d-\x7e]*\Z")  # printable ASCII without # and backslash
 _PLAIN = re.compile(r"[A-Za-z0-9/_.:@~+,;=!$&'()*-]*\Z")  # needs no decoding
 _OURS = ("/v1/models/", "/sooner/v1/")  # answered here: names behind it may hold anything
+_PAGE = "/sooner/"  # the one path that ends with a /
 _PARAMETER = re.compile(r"(?:api-version|beta)=[A-Za-z0-9._-]{1,40}\Z")
 _LONGEST = 80  # letters of a client's own words that an answer repeats
 
@@ -90,7 +91,7 @@ def canonical(target: str) -> str:
     if not _PLAIN.match(path):
         path = _decoded(path)
     parts = path.split("/")[1:]
-    if path != "/" and any(part in ("", ".", "..") for part in parts):
+    if path not in ("/", _PAGE) and any(part in ("", ".", "..") for part in parts):
         raise _unknown(path, "allowed: no empty part, no . or .., no / at the end", path)
     return path
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
+from sooner.gateway.admission import standing
 from sooner.gateway.admission.refusals import DeadlineMissed, TurnedAway, WaitTooLong
 from sooner.gateway.admission.shares import Shares
 from sooner.gateway.admission.turns import Turns
@@ -249,26 +250,14 @@ class Room(Generic[_Guest]):
         classes = self._settings.overdue_every if sum(map(bool, self._levels.values())) > 1 else 1
         return classes * self._settings.overdue_every * most
 
-    def position(self, request: _Guest) -> int:
-        """Return about how many start before this one does, itself included.
+    @property
+    def levels(self) -> Mapping[int, Mapping[str, RankedQueue[_Guest]]]:
+        """Who waits, by class and tenant."""
+        return self._levels
 
-        Its tenant's requests before it count, as many of each other tenant of its class, and all of
-        better classes.
-        """
-        place = request.place
-        own = sum(other.place <= place for other in self._levels[request.level][request.tenant])
-        ahead = sum(
-            len(queue)
-            for level, tenants in self._levels.items()
-            if level < request.level
-            for queue in tenants.values()
-        )
-        beside = sum(
-            min(len(queue), own)
-            for name, queue in self._levels[request.level].items()
-            if name != request.tenant
-        )
-        return own + ahead + beside
+    def position(self, request: _Guest) -> int:
+        """Return about how many start before this one does, itself included."""
+        return standing.before(self._levels, request).position
 
     def _plan(self, request: _Guest) -> None:
         """Note when its deadline becomes urgent, and when hopeless."""

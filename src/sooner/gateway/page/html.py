@@ -1,0 +1,245 @@
+"""The page as HTML, from plain data: made here only, so that what strangers wrote is escaped here only."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sooner.gateway.page.words import UNKNOWN, count, name, plain, seconds, share
+
+_REFUSED = {
+    "refused_full": "room full",
+    "refused_wait": "would wait too long",
+    "refused_down": "no engine up",
+    "refused_deadline": "deadline out of reach",
+    "refused_limit": "over its limit",
+}
+
+
+def page(state: Mapping[str, Any], *, signed_in: bool) -> str:
+    """Return the whole page."""
+    parts = "".join(
+        f'<section id="{key}" aria-live="off">{text}</section>' for key, text in sections(state).items()
+    )
+    out = '<form method="post" action="/sooner/logout"><button class="quiet">Sign out</button></form>'
+    return _document(
+        "sooner",
+        f'<header><h1>sooner</h1><p id="live" role="status">as of {_clock(state["at"])}</p>'
+        f"{out if signed_in else ''}</header>{parts}",
+        live=True,
+    )
+
+
+def sign_in(failed: bool) -> str:
+    """Return the page that asks for the admin key."""
+    told = '<p class="bad" role="alert">That is not the admin key.</p>' if failed else ""
+    return _document(
+        "sooner: sign in",
+        f'<header><h1>sooner</h1></header><section><h2>Sign in</h2>{told}<form method="post"'
+        ' action="/sooner/login"><label>Admin key <input name="key" type="password"'
+        ' autocomplete="current-password" required autofocus></label> <button>Sign in</button></form>'
+        "</section>",
+    )
+
+
+def _document(title: str, body: str, *, live: bool = False) -> str:
+    script = '<script src="/sooner/static/page.js" defer></script>' if live else ""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title>"
+        '<link rel="icon" href="data:,"><link rel="stylesheet" href="/sooner/static/page.css">'
+        f"{script}</head><body><main>{body}</main></body></html>"
+    )
+
+
+def sections(state: Mapping[str, Any]) -> dict[str, str]:
+    """Return the parts of the page that change, by their id."""
+    return {
+        "switch": _switch(state["ordering"]),
+        "now": _now(state),
+        "queue": _queue(state["queue"], state["waiting"]),
+        "hour": _hour(state["hour"]),
+        "tenants": _tenants(state["tenants"]),
+        "truth": _truth(state["truth"]),
+    }
+
+
+def _switch(ordering: Mapping[str, Any]) -> str:
+    on = ordering["on"]
+    policy = html.escape(plain(ordering["policy"]))
+    said = (
+        f"Ordering is <strong>on</strong>: {policy}."
+        if on
+        else "Ordering is <strong>off</strong>: arrival order."
+    )
+    turns = "".join(
+        f"<li>{_clock(turn['when'], day=True)} turned {_on(turn['on'])} by {name(turn['by'], 120)}</li>"
+        for turn in ordering["turns"][:5]
+    )
+    log = f'<ol class="turns" aria-label="Who turned it">{turns}</ol>' if turns else ""
+    return (
+        f'<h2 class="sr">Ordering</h2><div class="row"><p class="state {"on" if on else "off"}">{said}</p>'
+        '<form method="post" action="/sooner/v1/switch">'
+        f'<input type="hidden" name="on" value="{"false" if on else "true"}">'
+        '<label>Your name, for the log <input name="by" maxlength="64" autocomplete="name"></label>'
+        f'<button class="{"danger" if on else "go"}">Turn ordering {_on(not on)}</button></form></div>{log}'
+    )
+
+
+def _on(on: bool) -> str:
+    return "on" if on else "off"
+
+
+def _now(state: Mapping[str, Any]) -> str:
+    engines = state["engines"]
+    table = _table(
+        "Engines",
+        ("Engine", "State", "Running", "Waits inside", "KV memory"),
+        [
+            (
+                name(one["name"]),
+                f'<span class="{one["state"]}">{one["state"]}</span>',
+                f"{count(one['running'])} of {count(one['limit'])}",
+                count(one["waiting_inside"]),
+                share(one["kv"]),
+            )
+            for one in engines["rows"]
+        ],
+        engines["more"],
+    )
+    total = state["total"]
+    return (
+        "<h2>Now</h2>"
+        + _tiles(
+            ("waiting", "Waiting", count(state["waiting"])),
+            ("running", "Running", count(state["running"])),
+            ("requests", "Requests since the start", count(total["requests"])),
+            ("finished", "Finished since the start", count(total["finished"])),
+            ("errors", "Engine failures since the start", count(total["upstream_errors"])),
+        )
+        + table
+    )
+
+
+def _queue(queue: Mapping[str, Any], waiting: int) -> str:
+    if not queue["rows"]:
+        return "<h2>Queue</h2><p>Nobody waits.</p>"
+    rows = [
+        (
+            count(one["position"]),
+            html.escape(one["reason"]),
+            seconds(one["waited_s"]),
+            seconds(one["eta_s"]),
+            count(one["prompt_tokens"]),
+            count(one["reply_tokens"]),
+            name(one["tenant"]),
+            name(one["id"]),
+        )
+        for one in queue["rows"]
+    ]
+    head = ("Place", "Why this place", "Waited", "Starts in", "Prompt", "Reply, about", "Tenant", "Request")
+    return "<h2>Queue, in order</h2>" + _table("Waiting requests", head, rows, queue["more"], text=(1, 6, 7))
+
+
+def _hour(hour: Mapping[str, Any]) -> str:
+    rows = [
+        (words, *(seconds(hour[key][q]) for q in ("p50", "p90", "p99")))
+        for key, words in (
+            ("wait", "Wait in the queue"),
+            ("ttft", "Time to first token"),
+            ("e2e", "Whole reply"),
+        )
+    ]
+    refused = ", ".join(f"{count(n)} {_REFUSED.get(key, key)}" for key, n in hour["refused"].items() if n)
+    return (
+        f"<h2>Last {seconds(hour['length_s'])}</h2>"
+        + _tiles(
+            ("hour-requests", "Replies", count(hour["requests"])),
+            ("per-second", "Replies a second", f"{hour['per_second']:.2f}"),
+            ("tokens-per-second", "Reply tokens a second", count(hour["tokens_per_second"])),
+            ("cut", "Cut off", count(hour["cut"])),
+            ("refused", "Refused", count(sum(hour["refused"].values()))),
+        )
+        + _table("Times", ("", "P50", "P90", "P99"), rows)
+        + (f'<p class="hint">Refused: {refused}.</p>' if refused else "")
+    )
+
+
+def _tenants(tenants: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            name(one["name"]),
+            f"{share(one['share'])} {_meter(one['share'])}",
+            share(one["fair_share"]),
+            count(one["requests"]),
+            count(one["waiting"]),
+            seconds(one["mean_wait_s"]),
+        )
+        for one in tenants["rows"]
+    ]
+    if not rows:
+        return "<h2>Tenants</h2><p>No request yet.</p>"
+    head = ("Tenant", "Had of the work", "Fair share", "Replies", "Waiting", "Mean wait")
+    return "<h2>Tenants, last hour</h2>" + _table("Tenants", head, rows, tenants["more"])
+
+
+def _truth(truth: Mapping[str, Any]) -> str:
+    if truth["ratio"] is None:
+        told = f"{count(truth['judged'])} predicted replies so far; they are judged from 20 on."
+        return f"<h2>Predictions</h2><p>{told}</p>"
+    tau = UNKNOWN if truth["tau"] is None else f"{truth['tau']:.2f}"
+    rows = [
+        (words, count(group["predicted"]), count(group["real"]), count(group["requests"]))
+        for words, group in zip(
+            ("Shortest quarter", "Second", "Third", "Longest quarter"), truth["groups"], strict=True
+        )
+    ]
+    return (
+        "<h2>Predictions</h2>"
+        + _tiles(
+            ("tau", "Kendall's tau with the truth", tau),
+            ("ratio", "Predicted over real tokens", f"{truth['ratio']:.2f}"),
+            ("judged", "Latest replies judged", count(truth["judged"])),
+        )
+        + _table("Predicted and real", ("By prediction", "Predicted tokens", "Real tokens", "Replies"), rows)
+    )
+
+
+def _tiles(*tiles: tuple[str, str, str]) -> str:
+    return '<dl class="tiles">' + "".join(
+        f'<div><dt>{words}</dt><dd id="n-{key}">{value}</dd></div>' for key, words, value in tiles
+    ) + "</dl>"  # fmt: skip
+
+
+def _table(
+    caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], more: int = 0, text: Sequence[int] = ()
+) -> str:
+    """Return a table of cells that are HTML; `text` are columns of words, which are not numbers."""
+
+    def cells(row: Sequence[str]) -> str:
+        others = "".join(
+            f'<td class="text">{cell}</td>' if at in text else f"<td>{cell}</td>"
+            for at, cell in enumerate(row[1:], 1)
+        )
+        return f'<tr><th scope="row">{row[0]}</th>{others}</tr>'
+
+    columns = "".join(
+        f'<th scope="col"{" class=text" if at in text else ""}>{words}</th>' for at, words in enumerate(head)
+    )
+    body = "".join(map(cells, rows))
+    note = f'<p class="hint">and {count(more)} more</p>' if more else ""
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption class="sr">'
+        f"{caption}</caption><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>{note}"
+    )
+
+
+def _meter(value: float) -> str:
+    return f'<meter min="0" max="1" value="{min(max(value, 0.0), 1.0):.3f}" aria-hidden="true"></meter>'
+
+
+def _clock(when: float, *, day: bool = False) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC" if day else "%H:%M:%S UTC", time.gmtime(when))

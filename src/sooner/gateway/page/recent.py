@@ -1,0 +1,179 @@
+"""What the last hour's requests saw: a ring of numbers, the newest in place of the oldest."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sooner import metrics
+from sooner.gateway.admission.shares import charge
+from sooner.gateway.delivery.context import Finished
+
+KEPT = 20_000
+"""Requests that are kept; in an hour with more, the hour is the time of the last of these."""
+HOUR = 3600.0
+JUDGED = 1000
+"""Latest predictions that are judged, at most."""
+FEWEST = 20
+MOST_TENANTS = 500
+OTHERS = "(others)"
+_WHEN, _WAIT, _TTFT, _TOTAL, _REPLY, _PREDICTED, _TENANT, _WHOLE, _COST = range(9)
+_GROUPS = 4
+
+
+class Spread(NamedTuple):
+    """Percentiles of a duration [s]; None where nothing was measured."""
+
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+
+class SizeGroup(NamedTuple):
+    """Predictions of one size beside the truth [tokens], in the mean."""
+
+    predicted: float
+    real: float
+    requests: int
+
+
+class Truth(NamedTuple):
+    """Whether the predictions are true: rank correlation, summed predictions over summed replies, by size."""
+
+    judged: int
+    tau: float | None
+    ratio: float | None
+    groups: tuple[SizeGroup, ...]
+
+
+class Had(NamedTuple):
+    """What a tenant had: requests, their part of all work done, and their mean wait [s]."""
+
+    requests: int
+    share: float
+    mean_wait: float
+
+
+class HourSeen(NamedTuple):
+    """The numbers of one hour, or of as long as is known. `refused` counts by reason."""
+
+    length: float
+    requests: int
+    cut: int
+    wait: Spread
+    ttft: Spread
+    e2e: Spread
+    per_second: float
+    tokens_per_second: float
+    refused: dict[str, int]
+    tenants: dict[str, Had]
+    truth: Truth
+
+
+class Recent:
+    """Takes in each finished request in a microsecond or two; all else is reckoned when somebody looks."""
+
+    def __init__(self, counts: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._counts = counts
+        self._began = clock()
+        self._ring = np.full((KEPT, 9), math.nan)
+        self._added = 0
+        self._tenants: dict[str, int] = {}
+        self._refused: deque[tuple[float, dict[str, int]]] = deque([(self._began, self._now_refused())], 61)
+
+    def add(self, record: Finished) -> None:
+        """Take in a finished request."""
+        tenant = self._tenants.get(record.tenant)
+        if tenant is None:
+            tenant = self._number(record.tenant)
+        predicted = record.predicted_len
+        self._ring[self._added % KEPT] = (
+            self._clock(), record.wait,
+            record.wait + record.first_byte if record.asked.stream else math.nan,
+            record.total, record.output_len, math.nan if predicted is None else predicted, tenant,
+            record.status == 200, charge(record.prompt_len, record.output_len),
+        )  # fmt: skip
+        self._added += 1
+
+    def tick(self) -> None:
+        """Keep what was refused by now, once a minute; called more often, it does nothing."""
+        now = self._clock()
+        if now - self._refused[-1][0] >= 60.0:
+            self._refused.append((now, self._now_refused()))
+
+    def _number(self, tenant: str) -> int:
+        name = tenant if len(self._tenants) < MOST_TENANTS else OTHERS
+        return self._tenants.setdefault(name, len(self._tenants))
+
+    def _now_refused(self) -> dict[str, int]:
+        return {name: n for name, n in self._counts.items() if name.startswith("refused_")}
+
+    def window(self) -> HourSeen:
+        """Return the numbers of the last hour; a few milliseconds for a full ring."""
+        now = self._clock()
+        rows = self._ring[: min(self._added, KEPT)]
+        rows = rows[rows[:, _WHEN] >= now - HOUR]
+        length = min(now - self._began, HOUR)
+        if self._added > KEPT and rows.shape[0] == KEPT:
+            length = min(length, now - float(rows[:, _WHEN].min()))
+        whole = rows[rows[:, _WHOLE] == 1.0]
+        length = max(length, 1.0)
+        then = next(
+            counts for when, counts in self._refused if when >= now - HOUR or when == self._refused[-1][0]
+        )
+        return HourSeen(
+            length=length,
+            requests=whole.shape[0],
+            cut=rows.shape[0] - whole.shape[0],
+            wait=_spread(whole[:, _WAIT]),
+            ttft=_spread(whole[:, _TTFT]),
+            e2e=_spread(whole[:, _TOTAL]),
+            per_second=whole.shape[0] / length,
+            tokens_per_second=float(whole[:, _REPLY].sum()) / length,
+            refused={name: n - then[name] for name, n in self._now_refused().items()},
+            tenants=self._had(rows),
+            truth=_truth(self._latest()),
+        )
+
+    def _had(self, rows: NDArray[np.float64]) -> dict[str, Had]:
+        if not rows.shape[0]:
+            return {}
+        who = rows[:, _TENANT].astype(np.int64)
+        n = np.bincount(who, minlength=len(self._tenants))
+        cost = np.bincount(who, rows[:, _COST], minlength=len(self._tenants))
+        wait = np.bincount(who, rows[:, _WAIT], minlength=len(self._tenants))
+        total = max(float(cost.sum()), 1e-9)
+        return {
+            name: Had(int(n[at]), float(cost[at]) / total, float(wait[at] / n[at]))
+            for name, at in self._tenants.items()
+            if n[at]
+        }
+
+    def _latest(self) -> NDArray[np.float64]:
+        """Return the latest rows that were predicted and came to their end."""
+        newest = (self._added - 1 - np.arange(min(self._added, KEPT, 4 * JUDGED))) % KEPT
+        rows = self._ring[newest]
+        judged = np.isfinite(rows[:, _PREDICTED]) & (rows[:, _WHOLE] == 1.0)
+        return np.asarray(rows[judged][:JUDGED])
+
+
+def _spread(column: NDArray[np.float64]) -> Spread:
+    column = column[np.isfinite(column)]
+    return Spread(*np.percentile(column, (50, 90, 99)).tolist()) if column.size else Spread(None, None, None)
+
+
+def _truth(rows: NDArray[np.float64]) -> Truth:
+    predicted, real = rows[:, _PREDICTED], rows[:, _REPLY]
+    if rows.shape[0] < FEWEST:
+        return Truth(rows.shape[0], None, None, ())
+    tau: Any = metrics.kendall_tau(predicted, real) if np.ptp(predicted) and np.ptp(real) else None
+    order = np.array_split(np.argsort(predicted, kind="stable"), _GROUPS)
+    groups = tuple(SizeGroup(float(predicted[at].mean()), float(real[at].mean()), at.size) for at in order)
+    return Truth(rows.shape[0], tau, float(predicted.sum() / max(real.sum(), 1.0)), groups)

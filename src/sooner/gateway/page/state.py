@@ -1,0 +1,117 @@
+"""Everything the page shows, as plain data: bounded, whatever waits, and reckoned once for all who look."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sooner.gateway import outlook
+from sooner.gateway.admission import standing
+from sooner.gateway.dispatch import Dispatcher
+from sooner.gateway.page import why
+from sooner.gateway.page.recent import OTHERS, Recent
+from sooner.gateway.switch import OrderSwitch
+
+ROWS = 40
+"""Waiting requests, tenants and engines that are shown."""
+
+
+def state(dispatcher: Dispatcher, recent: Recent, switch: OrderSwitch) -> dict[str, Any]:
+    """Return the state of now and of the last hour."""
+    hour = recent.window()
+    counts = dispatcher.counters.counts
+    return {
+        "at": time.time(),
+        "ordering": {
+            "on": switch.on,
+            "policy": switch.policy,
+            "turns": [turn._asdict() for turn in reversed(switch.turns)],
+        },
+        "waiting": dispatcher.queued,
+        "running": sum(backend.in_flight for backend in dispatcher.backends),
+        "engines": _engines(dispatcher),
+        "queue": _queue(dispatcher),
+        "hour": {
+            "length_s": hour.length,
+            "requests": hour.requests,
+            "cut": hour.cut,
+            **{name: getattr(hour, name)._asdict() for name in ("wait", "ttft", "e2e")},
+            "per_second": hour.per_second,
+            "tokens_per_second": hour.tokens_per_second,
+            "refused": hour.refused,
+        },
+        "total": {name: counts[name] for name in ("requests", "finished", "client_gone", "upstream_errors")},
+        "tenants": _tenants(dispatcher, hour.tenants),
+        "truth": {
+            "judged": hour.truth.judged,
+            "tau": hour.truth.tau,
+            "ratio": hour.truth.ratio,
+            "groups": [group._asdict() for group in hour.truth.groups],
+        },
+    }
+
+
+def _engines(dispatcher: Dispatcher) -> dict[str, Any]:
+    now = time.monotonic()
+    rows = [
+        {
+            "name": one.name,
+            "kind": one.settings.kind,
+            "state": "draining" if one.draining else "up" if one.accepts(now) else "down",
+            "running": one.in_flight,
+            "limit": one.limit,
+            "waiting_inside": one.waiting_inside,
+            "kv": one.kv,
+        }
+        for one in dispatcher.backends[:ROWS]
+    ]
+    return {"rows": rows, "more": max(0, len(dispatcher.backends) - ROWS)}
+
+
+def _queue(dispatcher: Dispatcher) -> dict[str, Any]:
+    """Return the next to start, over all pools."""
+    bounds, now = dispatcher.settings.queue, time.monotonic()
+    first = [
+        (position, visit)
+        for pool in dispatcher.pools
+        for position, visit in standing.first(pool.room.levels, pool.room.shares, ROWS)
+    ]
+    first.sort(key=lambda one: (one[0], one[1].ticket.arrival_time))
+    rows = [
+        {
+            "position": position,
+            "id": visit.id,
+            "tenant": visit.tenant,
+            "waited_s": now - visit.ticket.arrival_time,
+            "eta_s": outlook.eta(visit, position),
+            "prompt_tokens": visit.ticket.prompt_len,
+            "reply_tokens": round(visit.ticket.predicted_len) if visit.ticket.scored else None,
+            "reason": why.reason(visit, bounds, now - visit.ticket.arrival_time),
+        }
+        for position, visit in first[:ROWS]
+    ]
+    return {"rows": rows, "more": max(0, dispatcher.queued - len(rows))}
+
+
+def _tenants(dispatcher: Dispatcher, had: dict[str, Any]) -> dict[str, Any]:
+    """Return what each tenant had of the last hour's work beside its fair share of it."""
+    waiting: dict[str, int] = {}
+    for pool in dispatcher.pools:
+        for name, n in pool.room.by_tenant.items():
+            waiting[name] = waiting.get(name, 0) + n
+    names = {*had, *waiting}
+    weight = dispatcher.shares.weight
+    whole = sum(weight(name) for name in names if name != OTHERS) or 1.0
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "waiting": waiting.get(name, 0),
+            "requests": had[name].requests if name in had else 0,
+            "share": had[name].share if name in had else 0.0,
+            "fair_share": None if name == OTHERS else weight(name) / whole,
+            "mean_wait_s": had[name].mean_wait if name in had else None,
+        }
+        for name in names
+    ]
+    rows.sort(key=lambda row: (-row["share"], -row["waiting"], row["name"]))
+    return {"rows": rows[:ROWS], "more": max(0, len(rows) - ROWS)}

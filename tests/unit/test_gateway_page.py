@@ -1,0 +1,180 @@
+"""The page's words, numbers and places: strangers' names are harmless, and what is shown is what is."""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sooner.gateway.admission import standing
+from sooner.gateway.admission.room import Room, Waiting
+from sooner.gateway.admission.shares import Shares
+from sooner.gateway.counts import COUNTERS
+from sooner.gateway.delivery.context import Finished
+from sooner.gateway.page import words
+from sooner.gateway.page.html import page, sections
+from sooner.gateway.page.recent import KEPT, MOST_TENANTS, OTHERS, Recent
+from sooner.gateway.settings import QueueSettings
+from sooner.metrics import kendall_tau
+from sooner.ordering.order import Order, Ticket
+from sooner.policies import get
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '"><svg onload=alert(1)>',
+    "'; alert(1); '",
+    "</title><script>alert(1)</script>",
+    "</bdi></td></table><h1>x",
+    "javascript:alert(1)",
+    "&lt;b&gt;",
+    "]]>",
+    "<!--",
+    "x" * 10_000,
+    "<b>" * 3_000,
+    "\u202egnp.exe",
+    "\u2066a\u2069b\u200f",
+    "one\ntwo\r\nthree",
+    "\x00\x07\x1b[31mred",
+    "\u2028\u2029",
+    "Z\u0351\u0352\u0353\u0354\u0355\u0356algo",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "",
+    " ",
+    "${7*7}{{7*7}}<%= 7 %>",
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_strangers_name_is_one_short_line_of_text(text: str) -> None:
+    shown = words.plain(text)
+    assert len(shown) <= words.LONGEST
+    assert all(unicodedata.category(one) not in {"Cc", "Cf", "Zl", "Zp", "Cs"} for one in shown)
+    made = words.name(text)
+    inside = made.removeprefix("<bdi>").removesuffix("</bdi>")
+    assert not set("<>\"'") & set(inside)
+    assert html.unescape(inside) == shown
+    assert words.plain(shown) == shown
+
+
+def test_durations_and_counts_are_short() -> None:
+    told = [words.seconds(value) for value in (None, float("nan"), 0.0, 0.12, 1.0, 99.0, 600, 7200)]
+    dash = words.UNKNOWN
+    assert told == [dash, dash, "0 ms", "120 ms", "1.0 s", "99.0 s", "10 min", "2.0 h"]
+    assert words.count(1234567) == "1\N{THIN SPACE}234\N{THIN SPACE}567"
+    assert words.share(0.256) == "26 %"
+
+
+class Asked:
+    """What `Recent` reads of a request."""
+
+    stream = True
+
+
+def finished(tenant: str = "t", wait: float = 1.0, reply: int = 10, told: float | None = None) -> Finished:
+    asked: Any = Asked()
+    return Finished("i", tenant, asked, "b", 0.0, wait, 0.5, wait + 2.0, 5, reply, True, 200, None, told)
+
+
+def test_the_last_hours_numbers_are_those_of_its_requests() -> None:
+    now, counts = [0.0], dict.fromkeys(COUNTERS, 0)
+    recent = Recent(counts, lambda: now[0])
+    rng = np.random.default_rng(0)
+    waits, replies = rng.exponential(1.0, 500), rng.integers(1, 900, 500)
+    told = replies * rng.lognormal(0, 0.5, 500)
+    for wait, reply, predicted in zip(waits, replies, told, strict=True):
+        now[0] += 1.0
+        recent.add(finished("ab"[reply % 2], wait, int(reply), predicted))
+    seen = recent.window()
+    assert seen.requests == 500
+    assert seen.wait == pytest.approx(np.percentile(waits, (50, 90, 99)))
+    assert seen.e2e.p99 == pytest.approx(np.percentile(waits, 99) + 2.0)
+    assert seen.ttft.p50 == pytest.approx(np.percentile(waits, 50) + 0.5)
+    assert seen.tokens_per_second == pytest.approx(replies.sum() / 500)
+    assert seen.truth.tau == pytest.approx(float(kendall_tau(told, replies)))
+    assert seen.truth.ratio == pytest.approx(told.sum() / replies.sum())
+    assert sum(group.requests for group in seen.truth.groups) == 500
+    assert seen.tenants["a"].share + seen.tenants["b"].share == pytest.approx(1.0)
+    now[0] += 3601.0
+    assert recent.window().requests == 0
+
+
+def test_what_was_refused_in_the_hour_is_told_and_no_more() -> None:
+    now, counts = [0.0], dict.fromkeys(COUNTERS, 0)
+    recent = Recent(counts, lambda: now[0])
+    counts["refused_full"] = 7
+    for minute in range(90):
+        now[0] = 60.0 * minute
+        recent.tick()
+    counts["refused_full"] = 9
+    assert recent.window().refused["refused_full"] == 2
+
+
+def test_strangers_cannot_make_it_grow() -> None:
+    recent = Recent(dict.fromkeys(COUNTERS, 0))
+    for n in range(MOST_TENANTS + 50):
+        recent.add(finished(f"t{n}"))
+    assert len(recent.window().tenants) == MOST_TENANTS + 1
+    assert recent.window().tenants[OTHERS].requests == 50
+    for _ in range(KEPT):
+        recent.add(finished())
+    assert recent.window().requests == KEPT
+
+
+def test_first_gives_each_tenant_its_turn_and_stays_bounded() -> None:
+    order = Order(get("fcfs"), None, None)  # type: ignore[arg-type]
+    room: Room[Waiting] = Room(order, Shares({}), QueueSettings())
+    sizes = {("a", 1): 7, ("b", 1): 2, ("c", 1): 30, ("d", 0): 3}
+    for (tenant, level), n in sizes.items():
+        for at in range(n):
+            ticket = Ticket(at, float(at), 1, 0.0, 0.0, 0.0, 0)
+            ticket.stand(float(at), False)
+            room.push(Waiting(f"{tenant}{at}", tenant, level, ticket), 0.0)
+    first = standing.first(room.levels, room.shares, 12)
+    assert [place for place, _ in first] == list(range(1, 13))
+    ids = [request.id for _, request in first]
+    assert ids[:3] == ["d0", "d1", "d2"]
+    assert {*ids[3:6]} == {"a0", "b0", "c0"}
+    assert {*ids[6:9]} == {"a1", "b1", "c1"}
+    assert len(standing.first(room.levels, room.shares, 1000)) == 42
+    for place, request in standing.first(room.levels, room.shares, 1000):
+        assert place <= room.position(request)
+    own = standing.before(room.levels, next(request for _, request in first if request.id == "c1"))
+    assert (own.own, own.later, own.others, own.better) == (1, 0, 4, 3)
+
+
+def state(text: str) -> dict[str, Any]:
+    """Return a state in which every word of a stranger is `text`."""
+    spread = {"p50": 1.0, "p90": 2.0, "p99": None}
+    engine = {"name": text, "kind": "vllm", "state": "up", "running": 1, "limit": 2}
+    waiting = {"position": 1, "id": text, "tenant": text, "waited_s": 1.0, "eta_s": None}
+    tenant = {"name": text, "waiting": 1, "requests": 1, "share": 1.0, "fair_share": None}
+    hour = {"length_s": 1.0, "requests": 1, "cut": 0, "per_second": 1.0, "tokens_per_second": 1.0}
+    turns = [{"when": 0.0, "on": False, "by": text}]
+    return {
+        "at": 0.0,
+        "ordering": {"on": False, "policy": text, "turns": turns},
+        "waiting": 10_000,
+        "running": 3,
+        "engines": {"rows": [{**engine, "waiting_inside": None, "kv": 0.5}], "more": 0},
+        "queue": {
+            "rows": [{**waiting, "prompt_tokens": 1, "reply_tokens": None, "reason": text}],
+            "more": 9999,
+        },
+        "hour": {**hour, "wait": spread, "ttft": spread, "e2e": spread, "refused": {"refused_full": 1}},
+        "total": {"requests": 1, "finished": 1, "client_gone": 0, "upstream_errors": 0},
+        "tenants": {"rows": [{**tenant, "mean_wait_s": None}], "more": 3},
+        "truth": {"judged": 3, "tau": None, "ratio": None, "groups": []},
+    }
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_page_of_hostile_names_has_the_same_tags_as_one_of_harmless_names(text: str) -> None:
+    def tags(made: str) -> list[str]:
+        return [part.partition(">")[0] for part in made.split("<")[1:]]
+
+    assert tags(page(state(text), signed_in=True)) == tags(page(state("a"), signed_in=True))
+    assert all(len(part) < 20_000 + 4 * len(text) for part in sections(state(text)).values())
