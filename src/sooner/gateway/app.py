@@ -6,26 +6,23 @@ import asyncio
 import contextlib
 import dataclasses
 import hmac
-import ipaddress
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
-from urllib.parse import urlsplit
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
 from sooner.core import EngineError, SoonerError
 from sooner.gateway import telemetry
 from sooner.gateway.admission import paths
-from sooner.gateway.admission.door import Door
+from sooner.gateway.admission.door import Door, MalformedLog
 from sooner.gateway.admission.keys import KeyBook, bearer, presented
 from sooner.gateway.admission.paths import UnknownPath
 from sooner.gateway.counts import COUNTERS
 from sooner.gateway.database import Database
-from sooner.gateway.delivery import answers
+from sooner.gateway.delivery import answers, entrance
 from sooner.gateway.delivery.context import Finished
 from sooner.gateway.delivery.proxy import Caller, Proxy, always
 from sooner.gateway.dispatch import Dispatcher
@@ -40,6 +37,7 @@ from sooner.gateway.settings import GatewaySettings
 logger = logging.getLogger("sooner.gateway")
 
 _TICK = 0.25  # seconds between two looks at deadlines and stalled replies
+_KEEP_ALIVE = 75.0  # seconds that a connection may be idle between two requests
 _KEYS_EVERY = 5.0  # seconds until a new key is good, and a revoked one is not
 _ORDERED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 _FIXED = ("host", "port", "policy", "parameters", "ranker", "learn", "learned", "state", "scorer_timeout",
@@ -59,8 +57,9 @@ class Gateway:
         self.keys = KeyBook(Database(settings.keys)) if settings.keys else None
         self._journal = self._new_journal()
         self._admin_key = key_in(settings.admin_key_file)
-        self._door = Door(settings.limits.head_time)
-        self.page = Page(self.dispatcher, self._admin_key, open_here=not settings.keys, local=_local)
+        self._door = Door(settings.limits, self.dispatcher.counters)
+        here = entrance.local
+        self.page = Page(self.dispatcher, self._admin_key, open_here=not settings.keys, local=here)
         self.closing = False
         self.url = ""
         self._tasks: list[asyncio.Task[None]] = []
@@ -77,7 +76,7 @@ class Gateway:
 
     def app(self) -> web.Application:
         """Return the routes as an application."""
-        app = web.Application(client_max_size=self.settings.limits.max_body, middlewares=[self._one_path()])
+        app = web.Application(middlewares=[entrance.one_path(self._guarded(self._engine))])
         add = app.router.add_route
         for path in _ORDERED:
             add("POST", path, self._guarded(self._engine))
@@ -106,8 +105,13 @@ class Gateway:
             shutdown_timeout=1.0,
             max_field_size=limits.max_header,
             max_line_size=limits.max_header,
+            auto_decompress=False,  # it inflates before anyone has looked at the key
+            keepalive_timeout=_KEEP_ALIVE,
+            logger=MalformedLog(self.dispatcher.counters),
         )
         await runner.setup()
+        if runner.server is not None:
+            self._door.watch(runner.server)
         try:
             if self.keys is not None:
                 await asyncio.to_thread(self.keys.read)
@@ -216,7 +220,7 @@ class Gateway:
     # Routes
 
     def _guarded(self, handler: Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]) -> Handler:
-        """Let only those in who may be, and turn a body that is too large into an error of ours."""
+        """Let only those in who may be, before anything of a body is read."""
 
         async def guarded(request: web.Request) -> web.StreamResponse:
             self._door.asked(request)
@@ -228,11 +232,9 @@ class Gateway:
             caller = self._caller(request)
             if isinstance(caller, web.StreamResponse):
                 return caller
+            self._door.admitted(request)
             try:
                 return await handler(request, caller)
-            except web.HTTPRequestEntityTooLarge:
-                most = self.settings.limits.max_body
-                return answers.error(413, f"the body is larger than {most} bytes", "body_too_large")
             except (web.HTTPException, ConnectionError, UnknownPath):
                 raise
             except Exception:  # ours, and no client's business
@@ -257,33 +259,11 @@ class Gateway:
                 )
         else:
             named = ["//" + request.headers.get("Host", ""), *request.headers.getall("Origin", [])]
-            if not all(_local(url) for url in named):
+            if not all(entrance.local(url) for url in named):
                 return answers.error(403, "without keys only this machine is served", "forbidden")
             tenant, good = request.headers.get("x-sooner-tenant", "default")[:64], always
         known = next((one for one in self.settings.tenants if one.name == tenant), None)
         return Caller(tenant, known.classes if known else (), good)
-
-    def _one_path(self) -> Middleware:
-        """Return what refuses a path that could be read as another, and what is not served, in JSON."""
-        engine = self._guarded(self._engine)
-
-        @web.middleware
-        async def one_path(request: web.Request, handler: Handler) -> web.StreamResponse:
-            try:
-                path = paths.canonical(request.raw_path)
-                if path in paths.ENDPOINTS:
-                    return await engine(request)
-                return await handler(request)
-            except UnknownPath as error:
-                return answers.error(404, str(error), "path_not_found")
-            except web.HTTPNotFound:
-                return answers.error(404, paths.closed(path), "path_not_found")
-            except web.HTTPMethodNotAllowed as error:
-                allowed = ", ".join(sorted(error.allowed_methods))
-                told = f"{request.method[:20]} is not served at {path[:80]!r}, allowed: {allowed}"
-                return answers.error(405, told, "method_not_allowed", headers={"Allow": allowed})
-
-        return one_path
 
     async def _engine(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Serve what engines serve: the paths that are listed, and no other."""
@@ -384,12 +364,3 @@ class Gateway:
 async def _openapi(request: web.Request) -> web.Response:
     found = resources.files("sooner.gateway").joinpath("openapi.json")
     return web.Response(body=found.read_bytes(), content_type="application/json")
-
-
-def _local(url: str) -> bool:
-    """Return whether a URL names this machine; an origin of "null" does not."""
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

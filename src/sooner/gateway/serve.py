@@ -8,6 +8,7 @@ import dataclasses
 import gc
 import importlib
 import logging
+import resource
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -35,6 +36,12 @@ def settle() -> None:
     gc.freeze()
 
 
+def more_descriptors() -> None:
+    """Let this process open as many files and connections as the system allows it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def serve(
     settings: GatewaySettings,
     engine: EmulatedEngine | None,
@@ -45,6 +52,7 @@ async def serve(
 
     SIGHUP reads the settings again with `reload`; settings that are wrong are logged and not taken.
     """
+    more_descriptors()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -152,7 +152,8 @@ class LimitSettings:
     `head_time` and `body_time` bound a client that sends slowly, `first_byte` and `between_bytes`
     an engine that answers slowly, `drain` how long a shutdown waits for what runs. For a client that
     does not read, `client_bytes` of its reply are kept, and it is waited for `client_time`. A request is
-    sent again `retries` times at most, and of all requests a `retry_share`.
+    sent again `retries` times at most, and of all requests a `retry_share`. `held_bytes` are all bodies
+    that wait or run; `strangers` the connections that have not shown a good key.
     """
 
     max_body: int = 32 * 1024 * 1024
@@ -167,10 +168,13 @@ class LimitSettings:
     drain: float = 60.0
     client_time: float = 60.0
     client_bytes: int = 4 * 1024 * 1024
+    held_bytes: int = 64 * 1024 * 1024
+    strangers: int = 4096
 
     def __post_init__(self) -> None:
         for name in ("max_body", "max_header", "head_time", "body_time", "connect", "first_byte",
-                     "between_bytes", "drain", "client_time", "client_bytes"):  # fmt: skip
+                     "between_bytes", "drain", "client_time", "client_bytes", "held_bytes",
+                     "strangers"):  # fmt: skip
             value = getattr(self, name)
             _check("limits", (name, value, value > 0, "> 0"))
         _check(

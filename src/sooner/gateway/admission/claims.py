@@ -7,8 +7,8 @@ ways counts as the larger; a limit that nobody here can read is none.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 from sooner.chat import ChatRequest, estimate_tokens, reply_limit
 from sooner.gateway.admission.paths import Route
@@ -24,6 +24,9 @@ _MEDIA_FIELDS = frozenset(
 _SAID_ELSEWHERE = frozenset(
     ("role", "type", "id", "name", "tool_call_id", "call_id", "tool_use_id", "detail")
 )
+
+
+Missing: TypeAlias = Callable[[str], float]
 
 
 class Claimed(NamedTuple):
@@ -140,15 +143,20 @@ def _prompts(parsed: Mapping[str, Any], route: Route) -> int:
     return found
 
 
-def prompt_len(parsed: Mapping[str, Any], route: Route, request: ChatRequest) -> int:
-    """Return about how many tokens an engine reads: all prompts, tools, documents and pairs of texts."""
+def prompt_len(
+    parsed: Mapping[str, Any], route: Route, request: ChatRequest, missing: Missing | None = None
+) -> int:
+    """Return about how many tokens an engine reads: all prompts, tools, documents and pairs of texts.
+
+    `missing` says how many were left out of a text.
+    """
     names = _INPUTS.get(route.path, _CHATTED)
     if names is _PAIRED:
-        return max(1, round(_pairs(parsed)))
+        return max(1, round(_pairs(parsed, missing)))
     tokens = 0.0
     for name in names:
         if name in parsed:
-            tokens += _tokens(parsed[name], name in _WITH_MEDIA)
+            tokens += _tokens(parsed[name], name in _WITH_MEDIA, missing)
     return max(request.prompt_len, round(tokens))
 
 
@@ -162,25 +170,25 @@ _INPUTS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def _pairs(parsed: Mapping[str, Any]) -> float:
+def _pairs(parsed: Mapping[str, Any], missing: Missing | None) -> float:
     """Return the tokens of pairs of texts: the side that is one text is read beside each of the other."""
     sides = []
     for names in (_PAIRED[:4], _PAIRED[4:]):
         value = next((parsed[name] for name in names if parsed.get(name) is not None), "")
         many = value if isinstance(value, list) else [value]
-        sides.append((len(many), _tokens(many, True)))
+        sides.append((len(many), _tokens(many, True, missing)))
     pairs = max(count for count, _ in sides)
     return sum(tokens * (pairs if count == 1 else 1) for count, tokens in sides)
 
 
-def _tokens(value: object, media: bool = False) -> float:
+def _tokens(value: object, media: bool, missing: Missing | None) -> float:
     """Return about how many tokens are in a JSON value: its texts, its token ids, its pictures."""
     if isinstance(value, str):
-        return estimate_tokens(value)
+        return estimate_tokens(value) + (missing(value) if missing is not None else 0.0)
     if isinstance(value, list):
         if value and type(value[0]) is int:
             return float(len(value))
-        return sum([_tokens(one, media) for one in value])
+        return sum([_tokens(one, media, missing) for one in value])
     if not isinstance(value, Mapping):
         return 0.0
     tokens = 0.0
@@ -188,5 +196,5 @@ def _tokens(value: object, media: bool = False) -> float:
         if media and name in _MEDIA_FIELDS and isinstance(one, str):
             tokens += _MEDIA
         elif name not in _SAID_ELSEWHERE or not isinstance(one, str) or len(one) > _LONGEST_NAME:
-            tokens += _tokens(one, media)
+            tokens += _tokens(one, media, missing)
     return tokens

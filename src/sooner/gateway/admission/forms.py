@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from sooner.core import ConfigError
 
@@ -27,7 +27,10 @@ _TYPE = re.compile(
 
 
 class BadRequest(ConfigError):
-    """A request that cannot be served as it is: HTTP 400."""
+    """A request that cannot be served as it is; `status` and `code` are the answer's."""
+
+    status: ClassVar[int] = 400
+    code: ClassVar[str] = "bad_request"
 
 
 class Part(NamedTuple):

@@ -25,6 +25,12 @@ class Gate:
         self._settings = settings
         self._tenants = {tenant.name: tenant for tenant in settings.tenants}
 
+    def may_ask(self, tenant: str, now: float) -> None:
+        """Raise OverLimit where nothing that a tenant asks for now would be served, whatever it is."""
+        wait = self.limits.early(tenant, now)
+        if wait:
+            raise OverLimit(f"tenant {tenant!r} is over its limit", wait)
+
     def admit(self, request: Visit, now: float, *, at_once: bool) -> None:
         """Let a request in, one that is served `at_once` or that has to wait. Raises TurnedAway."""
         if not any(backend.healthy for backend in request.pool.backends):
@@ -43,7 +49,7 @@ class Gate:
         left = bounds.max_waiting - len(room)
         if left <= 0:
             raise RoomFull(f"{len(room)} requests wait already", wait)
-        part = min(self._room_share(request.tenant) * bounds.max_waiting, _KEPT_FREE * left)
+        part = min(self.part_of(request.tenant) * bounds.max_waiting, _KEPT_FREE * left)
         if room.by_tenant.get(request.tenant, 0) >= part:
             raise RoomFull(f"tenant {request.tenant!r} fills its part of the queue", wait)
         if wait is not None and wait > bounds.max_wait * pool.promise:
@@ -52,7 +58,8 @@ class Gate:
         if request.ticket.deadline - request.service < now:
             raise DeadlineMissed("the deadline is out of reach")
 
-    def _room_share(self, tenant: str) -> float:
+    def part_of(self, tenant: str) -> float:
+        """Return the part in (0, 1] of what requests wait in that a tenant may fill."""
         found = self._tenants.get(tenant)
         if found is not None:
             return found.queue_share

@@ -60,6 +60,11 @@ class Limits:
                 spent.take(tokens)
         return wait
 
+    def early(self, tenant: str, now: float) -> float:
+        """Return how long a tenant has to wait for any request at all [s]; 0: not at all."""
+        requests = self._requests.get(tenant)
+        return requests.wait(1.0, now) if requests else 0.0
+
     def correct(self, tenant: str, tokens: float) -> None:
         """Charge what a request took beyond what was expected; negative: give back."""
         spent = self._tokens.get(tenant)

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from sooner import chat
 from sooner.chat import ChatRequest
 from sooner.core import DataError
-from sooner.gateway.admission import claims, forms, places
+from sooner.gateway.admission import abridged, claims, forms, places
+from sooner.gateway.admission.abridged import Abridged
 from sooner.gateway.admission.claims import ONE, Claimed
 from sooner.gateway.admission.forms import BadRequest
 from sooner.gateway.admission.paths import ENDPOINTS, Route
@@ -69,15 +70,19 @@ def read_json(
 
     A model's alias is resolved, and what chooses a place is left out; all else stays as it was written.
     """
-    text = _text(body)
+    short = abridged.abridged(body) if len(body) > abridged.LARGE else None
+    text = _text(body if short is None else short.body)
     parsed = _parsed(text)
-    asked = _asked(parsed, client_scores, deadline_ms, endpoint, kinds)
+    asked = _asked(parsed, client_scores, deadline_ms, endpoint, kinds, short)
     changes = places.chosen(parsed, prioritised=client_scores)
     real = aliases.get(asked.model)
     if real is not None:
         changes["model"] = json.dumps(real)
         asked = asked._replace(model=real)
-    return (places.edited(text, changes).encode() if changes else body), asked
+    if not changes:
+        return body, asked
+    changed = places.edited(text, changes).encode()
+    return (changed if short is None else short.restored(changed, body)), asked
 
 
 def _text(body: bytes) -> str:
@@ -103,14 +108,16 @@ def _parsed(text: str) -> dict[str, Any]:
 
 def _asked(
     parsed: dict[str, Any], client_scores: bool, deadline_ms: str | None, endpoint: Route,
-    kinds: Collection[str],
+    kinds: Collection[str], short: Abridged | None = None,
 ) -> Asked:  # fmt: skip
     model = parsed.get("model", "")
     if not isinstance(model, str):
         raise BadRequest(f"model={cut(model)}, allowed: text")
     claim = claims.read(parsed, endpoint, kinds)
     request = _request(parsed, endpoint, claim)
-    prompt_len = claims.prompt_len(parsed, endpoint, request)
+    prompt_len = claims.prompt_len(parsed, endpoint, request, short.missing if short else None)
+    if short is not None:
+        request = _bare(request, short)
     alike = endpoint.generates and prompt_len <= 2 * request.prompt_len  # the first prompt speaks for all
     said = given.read(parsed.get("vllm_xargs")) if client_scores else given.NOTHING
     if deadline_ms is not None:
@@ -140,6 +147,15 @@ def _request(parsed: dict[str, Any], endpoint: Route, claim: Claimed) -> ChatReq
     if request.signals.max_tokens == claim.limit:
         return request
     return request._replace(signals=request.signals._replace(max_tokens=claim.limit))
+
+
+def _bare(request: ChatRequest, short: Abridged) -> ChatRequest:
+    """Return the request without the marks of what was left out of its texts."""
+    if isinstance(request.prompt, str):
+        return request._replace(prompt=short.bare(request.prompt))
+    if request.tokenized:
+        return request
+    return request._replace(prompt=tuple(turn._replace(text=short.bare(turn.text)) for turn in request.turns))
 
 
 def read_form(

@@ -63,5 +63,11 @@ class KeyRevoked(TurnedAway):
     )  # fmt: skip
 
 
+class NoRoomForBody(TurnedAway):
+    """The bodies that are held take all the memory that they, or their tenant's, may."""
+
+    counter, code = "refused_bytes", "too_many_bytes"
+
+
 class UnknownModel(SoonerError):
     """No engine serves the model."""

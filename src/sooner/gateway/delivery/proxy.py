@@ -15,6 +15,7 @@ from aiohttp import web
 
 from sooner.core import EngineError, UnknownName
 from sooner.gateway.admission import paths, reading
+from sooner.gateway.admission.bodies import Bodies, Held
 from sooner.gateway.admission.forms import BadRequest
 from sooner.gateway.admission.paths import Route
 from sooner.gateway.admission.reading import Asked
@@ -33,7 +34,7 @@ from sooner.gateway.visit import Visit
 logger = logging.getLogger("sooner.gateway")
 
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z")
-_PARSED_ASIDE = 256 * 1024  # bytes; a larger body is parsed in a thread, so that nobody waits for it
+_PARSED_ASIDE = 64 * 1024  # bytes; a larger body is parsed in a thread, so that nobody waits for it
 _ELSEWHERE = frozenset((502, 503, 504))  # an engine that says this may have a healthy sister
 _DEFAULT_CLASS = ClassSettings(name="default")
 
@@ -60,11 +61,13 @@ class Proxy:
         self.dispatcher = dispatcher
         self.delivery = Delivery(settings, dispatcher, finished)
         self.client = self.delivery.client
+        self._bodies = Bodies(settings.limits, dispatcher.gate.part_of)
         self.take(settings)
 
     def take(self, settings: GatewaySettings) -> None:
         """Take settings, at the start and when they were read again."""
         self.settings = settings
+        self._bodies.limits = settings.limits
         self.delivery.take(settings)
         self._kinds = frozenset(one.kind for one in settings.backends)
         self._classes = {one.name: one for one in settings.classes}
@@ -74,20 +77,29 @@ class Proxy:
         counters = self.dispatcher.counters
         counters.add("requests")
         self.delivery.retries.came()
-        try:
-            body, asked = await self._read(request, endpoint)
-            level = self._class_of(request, caller)
-            waiting = self.dispatcher.arrive(
-                self._id(request), caller.tenant, level.level, asked, level.deadline_ms
-            )
-        except (BadRequest, UnknownName) as error:
-            return answers.error(400, str(error), "bad_request")
-        except UnknownModel as error:
-            return answers.error(404, str(error), "model_not_found")
-        except TurnedAway as refused:
-            counters.add(refused.counter)
-            return answers.refusal(refused)
-        waiting.good = caller.good
+        with self._bodies.hold(caller.tenant) as held:
+            try:
+                self.dispatcher.gate.may_ask(caller.tenant, self.dispatcher.clock())
+                body, asked = await self._read(request, endpoint, held)
+                level = self._class_of(request, caller)
+                waiting = self.dispatcher.arrive(
+                    self._id(request), caller.tenant, level.level, asked, level.deadline_ms
+                )
+            except BadRequest as error:
+                return answers.error(error.status, str(error), error.code)
+            except UnknownName as error:
+                return answers.error(400, str(error), "bad_request")
+            except UnknownModel as error:
+                return answers.error(404, str(error), "model_not_found")
+            except TurnedAway as refused:
+                counters.add(refused.counter)
+                return answers.refusal(refused)
+            waiting.good = caller.good
+            return await self._served(request, waiting, body)
+
+    async def _served(self, request: web.BaseRequest, waiting: Visit, body: bytes) -> web.StreamResponse:
+        """Answer a request that has its ticket, whatever becomes of it."""
+        counters = self.dispatcher.counters
         try:
             return await self._answer(request, waiting, body, time.time())
         except asyncio.CancelledError:
@@ -115,17 +127,17 @@ class Proxy:
             if one.cut is not None and not one.good():
                 one.cut(KeyGone("the key was revoked"))
 
-    async def _read(self, request: web.BaseRequest, endpoint: Route) -> tuple[bytes, Asked]:
-        """Return the body, with its model's alias resolved, and what it asks for. Raises BadRequest."""
+    async def _read(self, request: web.BaseRequest, endpoint: Route, held: Held) -> tuple[bytes, Asked]:
+        """Return the body as an engine gets it, and what it asks for. Raises BadRequest, TurnedAway."""
         try:
             async with asyncio.timeout(self.settings.limits.body_time):
-                body = await request.read()
+                body = await self._bodies.read(request, held)
         except TimeoutError as error:
             raise BadRequest(f"no body within {self.settings.limits.body_time:.0f} s") from error
-
-        aliases, deadline_ms = self.settings.aliases, request.headers.get("x-sooner-deadline-ms")
+        deadline_ms = request.headers.get("x-sooner-deadline-ms")
 
         def read() -> tuple[bytes, Asked]:
+            aliases = self.settings.aliases
             if endpoint.form:
                 kind = request.headers.get("Content-Type", "")
                 return reading.read_form(
@@ -137,7 +149,10 @@ class Proxy:
             )  # fmt: skip
             return sent, asked._replace(query=paths.query(request.raw_path))
 
-        return await asyncio.to_thread(read) if len(body) > _PARSED_ASIDE else read()
+        if len(body) <= _PARSED_ASIDE:
+            return read()
+        async with self._bodies.aside:
+            return await asyncio.to_thread(read)
 
     def _class_of(self, request: web.BaseRequest, caller: Caller) -> ClassSettings:
         name = request.headers.get("x-sooner-class")

@@ -1,0 +1,82 @@
+"""A large body made short: what is left parses to the same but for the middles of long strings."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from sooner.gateway.admission import abridged, reading
+from sooner.gateway.admission.abridged import TooManyValues
+from sooner.gateway.admission.paths import ENDPOINTS
+
+ROUTE = ENDPOINTS["/v1/chat/completions"]
+LETTERS = ("a", "é", "中", "😀", "\n", '"', "\\", "\x01", "\ud800", "x" * 500, "\\" * 65, "\\u0041")
+
+
+def text(draw: random.Random, size: int) -> str:
+    parts, length = [], 0
+    while length < size:
+        parts.append(draw.choice(LETTERS) * draw.randrange(1, 40))
+        length += len(parts[-1])
+    return "".join(parts)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_what_is_left_parses_and_can_be_made_whole_again(seed: int) -> None:
+    draw = random.Random(seed)
+    kinds = (10, 10, 1000, 70_000, 200_000)
+    messages = [
+        {"role": "user", "content": text(draw, draw.choice(kinds)), "x": [text(draw, draw.choice(kinds)), 1]}
+        for _ in range(5)
+    ]
+    body = {"model": "alias", "messages": messages, "stream": True, "data": text(draw, 300_000)}
+    data = json.dumps(body, ensure_ascii=draw.random() < 0.5, indent=draw.choice((None, 2)))
+    encoded = data.encode("utf-8", "replace" if "\ud800" in data else "strict")
+    body = json.loads(encoded)
+    short = abridged.abridged(encoded)
+    assert short.cut
+    assert short.restored(short.body, encoded) == encoded
+    left = json.loads(short.body)
+    for before, after in zip(body["messages"], left["messages"], strict=True):
+        content = short.bare(after["content"])
+        assert before["role"] == after["role"]
+        assert len(content) <= len(before["content"])
+        assert before["content"].startswith(content[:1000].rstrip("\ud83d"))
+        assert before["content"].endswith(content[-1000:].lstrip("\ude00")) or len(content) < 40_000
+    sent, asked = reading.read_json(
+        encoded, client_scores=False, deadline_ms=None, endpoint=ROUTE, kinds={"vllm"}, aliases={"alias": "b"}
+    )
+    assert json.loads(sent) == {**body, "model": "b"}
+    assert short.mark not in sent.decode("utf-8")
+    counted = sum(len(one["content"].encode("utf-8", "replace")) for one in body["messages"]) / 4
+    assert asked.prompt_len >= 0.5 * counted
+
+
+def test_a_long_text_counts_whole_and_a_long_picture_as_one() -> None:
+    def prompt_len(content: object) -> int:
+        data = json.dumps({"model": "m", "messages": [{"role": "user", "content": content}]}).encode()
+        _, asked = reading.read_json(
+            data, client_scores=False, deadline_ms=None, endpoint=ROUTE, kinds={"vllm"}, aliases={}
+        )
+        assert all(len(turn.text) < 70_000 for turn in asked.request.turns)
+        return asked.prompt_len
+
+    assert prompt_len("x" * 4_000_000) == pytest.approx(1_000_000, rel=0.01)
+    url = "data:image/png;base64," + "A" * 4_000_000
+    assert prompt_len([{"type": "image_url", "image_url": {"url": url}}]) < 5_000
+
+
+@pytest.mark.parametrize("part", [b"[],", b'{"":0},', b"1000,", b'"",', b'"\\"",', b'{"a":{"b":[]}},'])
+def test_a_body_of_small_values_is_refused_before_it_is_parsed(part: bytes) -> None:
+    body = b'{"messages":[' + part * (30_000_000 // len(part)) + b"0]}"
+    with pytest.raises(TooManyValues):
+        abridged.abridged(body)
+
+
+@pytest.mark.parametrize("tail", [b"\\", b'\\"', b""])
+def test_a_string_that_never_ends_is_for_the_parser_to_refuse(tail: bytes) -> None:
+    body = b'{"model":"' + b"\\" * 600_000 + tail
+    with pytest.raises(reading.BadRequest):
+        reading.read_json(body, client_scores=False, deadline_ms=None, endpoint=ROUTE, kinds=(), aliases={})
