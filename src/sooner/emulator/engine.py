@@ -188,6 +188,12 @@ class Emulator:
         else:
             self._waiting_live -= 1
 
+    def step(self) -> float:
+        """Run one iteration at once, where no task does in real time; return the seconds it stands for."""
+        seconds, step = self._schedule()
+        self._complete(step)
+        return seconds
+
     def _queue(self, sequence: Job) -> None:
         first = sequence.priority if self.by_priority else 0.0
         heapq.heappush(self._waiting, (first, sequence.number, sequence))

@@ -12,13 +12,13 @@ import aiohttp
 
 from sooner.core import ConfigError, EngineError
 from sooner.generate.engines import Answer, Declined, OutOfReach, Told, Unwell
+from sooner.generate.opening import Opening
 from sooner.generate.prompts import ROUTES, Ask
 from sooner.replay.client import Endpoint, events, refuse, session
 
 _LOOK = 0.25  # seconds between two looks at the server's gauges
-_FIRST_WINDOW, _LEAST, _MOST = 16, 2, 8192
-_LONGER = 1.5
 _RUNNING, _WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
+_PREEMPTED = "vllm:num_preemptions_total"
 _STEPS = "vllm:iteration_tokens_total_count"
 _AGAIN = frozenset((408, 409, 425, 429))
 
@@ -33,14 +33,11 @@ class Server:
         self, url: str, model: str | None = None, *, api_key: str | None = None, window: int | None = None,
         stream: bool = False,
     ) -> None:  # fmt: skip
-        if window is not None and window < 1:
-            raise ConfigError(f"window={window}, allowed: at least 1 request")
         self._endpoint = Endpoint(url=url, model=model or "", api_key=api_key)
         self.name = self._endpoint.root
         self.model = model or ""
         self._stream = stream
-        self._fixed = window
-        self._window = float(window or _FIRST_WINDOW)
+        self._opening = Opening(window)
         self._http: aiohttp.ClientSession | None = None
         self._watch: asyncio.Task[None] | None = None
         self._first_step: int | None = None
@@ -49,7 +46,7 @@ class Server:
     @property
     def window(self) -> int:
         """How many requests may be open at once now."""
-        return int(self._window)
+        return self._opening.size
 
     @property
     def steps(self) -> int | None:
@@ -89,21 +86,16 @@ class Server:
             await self._look()
 
     async def _look(self) -> None:
-        """Read the gauges; make the window longer while nothing waits, and shorter where too much does."""
+        """Read the gauges: the steps, and what runs and waits."""
         try:
             gauges = _gauges((await self._get("/metrics")).decode("utf-8", "replace"))
         except (aiohttp.ClientError, TimeoutError):
             return
         if _STEPS in gauges:
             self._last_step = int(gauges[_STEPS])
-        if self._fixed is not None or _RUNNING not in gauges:
-            return
-        running, waiting = gauges[_RUNNING], gauges.get(_WAITING, 0.0)
-        reserve = max(2.0, 0.1 * running)
-        if waiting < 1 and running >= 0.5 * self._window:
-            self._window = min(self._window * _LONGER + 1, _MOST)
-        elif waiting > reserve:
-            self._window = max(self._window - (waiting - reserve), running, _LEAST)
+        if _RUNNING in gauges:
+            waiting, preempted = gauges.get(_WAITING, 0.0), gauges.get(_PREEMPTED, 0.0)
+            self._opening.look(gauges[_RUNNING], waiting, preempted)
 
     async def reply(self, ask: Ask, told: Told | None) -> Answer:
         """Return the whole reply; see `Maker`."""
@@ -165,7 +157,7 @@ def _gauges(text: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for line in text.splitlines():
         name = line.partition("{")[0].partition(" ")[0]
-        if name in (_RUNNING, _WAITING, _STEPS):
+        if name in (_RUNNING, _WAITING, _PREEMPTED, _STEPS):
             with contextlib.suppress(ValueError):
                 found[name] = found.get(name, 0.0) + float(line.rpartition(" ")[2])
     return found

@@ -52,6 +52,7 @@ class OfflineJob:
         self._started: float | None = None
         self._told: dict[str, Any] | None = None
         self._makers: Sequence[Maker] = ()
+        self._first_steps: list[int | None] = []
 
     def __enter__(self) -> OfflineJob:
         return self
@@ -150,6 +151,7 @@ class OfflineJob:
         if self._told is not None:
             return self._told
         self._makers, self._started = makers, time.monotonic()
+        self._first_steps = [maker.steps for maker in makers]
         self.failures.unlink(missing_ok=True)  # what failed is tried anew
 
         def take(sample: int, answer: Answer, fate: Fate) -> None:
@@ -231,11 +233,12 @@ class OfflineJob:
     @property
     def steps(self) -> int | None:
         """Engine steps of this job, None where an engine does not count them."""
-        counts = [maker.steps for maker in self._makers]
-        known = [count for count in counts if count is not None]
-        if self._steps_before is None or len(known) < len(counts):
-            return None
-        return self._steps_before + sum(known)
+        total = self._steps_before
+        for maker, first in zip(self._makers, self._first_steps, strict=True):
+            if total is None or maker.steps is None or first is None:
+                return None
+            total += maker.steps - first
+        return total
 
     def _write_side(self, told: dict[str, Any] | None = None) -> None:
         content = {
