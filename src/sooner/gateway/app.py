@@ -179,7 +179,7 @@ class Gateway:
         """Take note of a request that is over."""
         self.page.finished(record)
         if self._journal is not None:
-            self._journal.add(record)
+            self._journal.add(record, self.dispatcher.policy.name)
 
     # Regular work
 

@@ -43,6 +43,7 @@ REQUESTS = sa.Table(
     sa.Column("tools", sa.Integer),
     sa.Column("structured", sa.Boolean),
     sa.Column("messages", sa.Text),  # JSON; a request has a prompt or messages
+    sa.Column("policy", sa.String(256)),  # the order that held when it ended
 )
 
 KEYS = sa.Table(
@@ -72,6 +73,7 @@ _MIGRATIONS = (
         sa.text("CREATE INDEX IF NOT EXISTS sooner_requests_arrival ON sooner_requests (arrival_time)")
     ),
     lambda connection: _with_columns(connection, "temperature", "tools", "structured", "messages"),
+    lambda connection: _with_columns(connection, "policy"),
 )
 
 

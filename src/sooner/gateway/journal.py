@@ -43,12 +43,12 @@ class Journal:
         self._thread = threading.Thread(target=self._run, name="sooner-journal", daemon=True)
         self._thread.start()
 
-    def add(self, record: Finished) -> None:
-        """Take in a finished request; returns at once."""
+    def add(self, record: Finished, policy: str | None = None) -> None:
+        """Take in a finished request and the order that held; returns at once."""
         if len(self._waiting) >= _MOST_WAITING:
             self._counters.warn("journal_lost", "the journal is far behind; a request is not written")
             return
-        self._waiting.append(_row(record, self._prompts))
+        self._waiting.append({**_row(record, self._prompts), "policy": policy})
 
     def close(self) -> None:
         """Write what is left, if the database takes it, and stop."""
