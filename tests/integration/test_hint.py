@@ -13,6 +13,7 @@ import pytest
 from gateway_rig import chat, run, until
 from hint_rig import Target, ask_any, hinter, process
 
+from sooner.gateway.hints.passage import Passage
 from sooner.gateway.hints.targets import TARGETS
 
 SHORT, LONG = chat("What is 2 + 2?"), chat("Write a long and detailed novel about the sea. " * 20)
@@ -185,6 +186,26 @@ def test_a_shutdown_waits_for_what_is_under_way() -> None:
             assert response.status == 200
             assert response.headers["Connection"] == "close"
             response.release()
+
+    run(test)
+
+
+def test_a_connection_made_for_a_client_that_has_left_is_dropped() -> None:
+    async def test() -> None:
+        ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                ended.set_result(await reader.read())
+            except ConnectionResetError:
+                ended.set_result(b"")
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as target:
+            url = f"http://127.0.0.1:{target.sockets[0].getsockname()[1]}"
+            async with hinter("vllm", url) as server:
+                await server.connect(Passage(server))  # its client's connection is gone, or never was
+                assert await ended == b""
 
     run(test)
 

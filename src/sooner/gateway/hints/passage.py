@@ -136,6 +136,8 @@ class Passage(asyncio.Protocol):
         if self._far is not None and not (generates and self._hinter.waits):
             self._write(head, body, self._hinter.now(body) if generates else None)
             return
+        if self.transport is not None:
+            self.transport.pause_reading()  # what is sent meanwhile waits at the client
         self._task = asyncio.get_running_loop().create_task(self._later(head, body, generates))
         self._task.add_done_callback(self._sent)
 
@@ -145,15 +147,24 @@ class Passage(asyncio.Protocol):
             hint = await self._hinter.later(body) if self._hinter.waits else self._hinter.now(body)
         if self._far is None:
             try:
-                self._far = await self._server.connect(self)
+                await self._server.connect(self)
             except EngineError as error:
                 self._hinter.counters.warn("no_backend", "%s", error)
                 self.refuse(502, str(error), "engine_failed")
                 return
         self._write(head, body, hint)
 
+    def reached(self, far: FarSide) -> None:
+        """Take the connection to the target; it is of no use where the client has left meanwhile."""
+        if self.transport is None:
+            far.abort()
+        else:
+            self._far = far
+
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._task = None
+        if self.transport is not None:
+            self.transport.resume_reading()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._hinter.counters.warn("hook_errors", "a connection failed: %r", error)
             self.close()
@@ -217,6 +228,7 @@ class FarSide(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over the transport."""
         self._transport = cast(asyncio.Transport, transport)
+        self._passage.reached(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Close the client's side: what was cut is seen as cut, what was idle as idle."""

@@ -50,20 +50,20 @@ class HintServer:
         """Say that a client has gone."""
         self._passages.discard(passage)
 
-    async def connect(self, passage: Passage) -> FarSide:
-        """Return a connection to the target: the next address, or one after it. Raises Unreachable."""
+    async def connect(self, passage: Passage) -> None:
+        """Connect a passage to the target: the next address, or one after it. Raises Unreachable."""
         self._first = first = (self._first + 1) % len(self._addresses)
         failed = ""
         for address in self._addresses[first:] + self._addresses[:first]:
             try:
                 async with asyncio.timeout(self.settings.connect):
-                    _, far = await asyncio.get_running_loop().create_connection(
+                    await asyncio.get_running_loop().create_connection(
                         lambda base=address.base: FarSide(passage, self, base),
                         address.host,
                         address.port,
                         ssl=self._tls if address.secure else None,
                     )
-                return far
+                return
             except (OSError, TimeoutError) as error:
                 failed = f"cannot connect to {address.authority}: {error!r}"
         raise Unreachable(failed)
