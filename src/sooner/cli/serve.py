@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +53,10 @@ if TYPE_CHECKING:
 @click.option("--port", type=int, help="Port to listen at; 0 takes a free one.  [default: 8080]")
 @click.option("--keys", help="Database of API keys; see sooner keys.")
 @click.option("--journal", help="Database for finished requests, such as sqlite:///journal.db.")
+@click.option(
+    "--log", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of the log."
+)
+@click.option("--access-log", type=int, help="A line for each finished request, so many a second at most.")
 def serve(
     backends: tuple[str, ...],
     emulate: str | None,
@@ -71,6 +73,8 @@ def serve(
     port: int | None,
     keys: str | None,
     journal: str | None,
+    log: str,
+    access_log: int | None,
 ) -> None:
     """Serve an OpenAI-compatible API in front of engines, shortest expected reply first.
 
@@ -81,12 +85,13 @@ def serve(
     """
     from sooner.emulator.api import EmulatedEngine
     from sooner.emulator.engine import Lengths
+    from sooner.gateway import logs
     from sooner.gateway import serve as server
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.set_up(log)
     read = functools.partial(
         _settings, config_file, backends, policy=policy, ranker=ranker, learn=learn, host=host, port=port,
-        keys=keys, journal=journal,
+        keys=keys, journal=journal, access_log=access_log,
     )  # fmt: skip
     settings = read()
     engine = None

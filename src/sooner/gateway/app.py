@@ -30,6 +30,7 @@ from sooner.gateway.engines.backend import Backend, key_in
 from sooner.gateway.engines.kept_engines import KeptEngines
 from sooner.gateway.engines.window import COUNT_EVERY
 from sooner.gateway.journal import Journal
+from sooner.gateway.logs import AccessLog
 from sooner.gateway.page import why
 from sooner.gateway.page.routes import Page
 from sooner.gateway.settings import GatewaySettings
@@ -59,6 +60,7 @@ class Gateway:
         self._admin_key = key_in(settings.admin_key_file)
         self._door = Door(settings.limits, self.dispatcher.counters)
         here = entrance.local
+        self._access = AccessLog(settings.access_log)
         self.page = Page(self.dispatcher, self._admin_key, open_here=not settings.keys, local=here)
         self.closing = False
         self.url = ""
@@ -178,6 +180,7 @@ class Gateway:
     def _finished(self, record: Finished) -> None:
         """Take note of a request that is over."""
         self.page.finished(record)
+        self._access.add(record)
         if self._journal is not None:
             self._journal.add(record, self.dispatcher.policy.name)
 

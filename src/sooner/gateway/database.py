@@ -99,6 +99,12 @@ class Database:
         self._lock = threading.Lock()
         self._ready = False
 
+    @property
+    def file(self) -> Path | None:
+        """The file that it is in, None where it is in none."""
+        path = self._engine.url.database
+        return Path(path) if self._sqlite and path not in (None, "", ":memory:") else None
+
     def must_exist(self) -> None:
         """Raise DataError where it is a file that is not there, which reading would otherwise make."""
         path = self._engine.url.database

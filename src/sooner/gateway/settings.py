@@ -217,7 +217,8 @@ class GatewaySettings:
     lets requests bring their own numbers. `keys` is the database of keys; empty: no keys, and then only
     clients on this machine are served. `cut_revoked` ends the replies of a key that is revoked, which else
     run to their end. `admin_key_file` opens the admin routes. `aliases` maps a model's
-    name as clients say it to a name that the engines know.
+    name as clients say it to a name that the engines know. `access_log` is how many lines a second are
+    written of finished requests, at most; 0 for none.
     """
 
     host: str = "127.0.0.1"
@@ -234,6 +235,7 @@ class GatewaySettings:
     cut_revoked: bool = False
     admin_key_file: str = ""
     aliases: Mapping[str, str] = field(default_factory=dict)
+    access_log: int = 0
     queue: QueueSettings = field(default_factory=QueueSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     journal: JournalSettings = field(default_factory=JournalSettings)
@@ -248,6 +250,7 @@ class GatewaySettings:
             "gateway",
             ("port", self.port, 0 <= self.port < 65536, "0..65535"),
             ("scorer_timeout", self.scorer_timeout, self.scorer_timeout > 0, "> 0 [s]"),
+            ("access_log", self.access_log, 0 <= self.access_log <= 10_000, "0..10000 [lines a second]"),
         )
         for what, names in (
             ("backend", [one.title for one in self.backends]),
