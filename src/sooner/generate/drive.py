@@ -25,15 +25,19 @@ Take = Callable[[int, Answer, Fate], None]
 """Told of each finished sample, its reply and its fate; it is on disk when this returns."""
 
 
+Partial = Callable[[int, int, str, bool], None]
+"""Told of a dropped sample: its tokens, its text where it was streamed, and whether the goal ended it."""
+
+
 class Drive:
     """One run of a course on some engines. `failed` names the samples that were given up, and why.
 
-    `partial` is told of each sample that was ended early: its tokens, and its text where it was streamed.
+    `partial` is told of each sample that was dropped.
     """
 
     def __init__(
         self, course: Course, makers: Sequence[Maker], ask: Callable[[int], Ask], take: Take, *,
-        partial: Callable[[int, int, str], None] | None = None, patience: float = PATIENCE,
+        partial: Partial | None = None, patience: float = PATIENCE,
         pauses: Sequence[float] = PAUSES,
     ) -> None:  # fmt: skip
         self._course, self._makers, self._ask, self._take = course, list(makers), ask, take
@@ -112,8 +116,9 @@ class Drive:
         except asyncio.CancelledError:
             tokens = int(self._course.running.get(sample, 0))
             self._course.aborted(sample, tokens)
-            if self._partial is not None and sample in self._ended:
-                self._partial(sample, tokens, "".join(self._said.get(sample, ())))
+            if self._partial is not None:
+                text = "".join(self._said.get(sample, ()))
+                self._partial(sample, tokens, text, sample in self._ended)
         except Declined as error:
             self._give_up(sample, str(error))
         except OutOfReach as error:

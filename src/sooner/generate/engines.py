@@ -39,6 +39,7 @@ class Maker(Protocol):
     """An engine, or one of several. Used as an async context."""
 
     name: str
+    model: str
 
     @property
     def window(self) -> int:

@@ -25,6 +25,7 @@ from sooner.generate.store import Lines, check_settings, write_whole
 _SIDE_EVERY = 5.0  # seconds between two writings of the side file
 
 OnSample = Callable[[int, dict[str, Any]], None]
+OnPart = Callable[[int, int, str], None]
 
 
 class OfflineJob:
@@ -140,13 +141,14 @@ class OfflineJob:
         return self.settings.request(self.file.ask(prompt), k)
 
     async def run(
-        self, makers: Sequence[Maker], *, on_sample: OnSample | None = None,
+        self, makers: Sequence[Maker], *, on_sample: OnSample | None = None, on_part: OnPart | None = None,
         look: Callable[[OfflineJob], None] | None = None, **driving: Any,
     ) -> dict[str, Any]:  # fmt: skip
         """Run the job on started engines to its end and return its report.
 
-        `on_sample` is told of each sample kept, once it is on disk; `look` is called once a second. When
-        cancelled, all that finished is on disk and the same job goes on from there.
+        `on_sample` is told of each sample kept, once it is on disk, `on_part` of each dropped one, with its
+        tokens and its text; `look` is called once a second. When cancelled, all that finished is on disk and
+        the same job goes on from there.
         """
         if self._told is not None:
             return self._told
@@ -157,8 +159,13 @@ class OfflineJob:
         def take(sample: int, answer: Answer, fate: Fate) -> None:
             self._take(sample, answer, fate, on_sample)
 
-        partial = self._ended if self.settings.goal.selects else None
-        drive = Drive(self.course, makers, self.ask, take, partial=partial, **driving)
+        def dropped(sample: int, tokens: int, text: str, ended: bool) -> None:
+            if ended:
+                self._ended(sample, tokens, text)
+            if on_part is not None:
+                on_part(sample, tokens, text)
+
+        drive = Drive(self.course, makers, self.ask, take, partial=dropped, **driving)
         left = self.settings.goal.seconds
         loop = asyncio.get_running_loop()
         beside = [loop.create_task(self._out.syncing()), loop.create_task(self._noting(look))]

@@ -20,7 +20,8 @@ ROUTES = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 SETTINGS = frozenset(
     ("max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop",
      "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "response_format", "tools",
-     "tool_choice", "min_tokens", "ignore_eos", "chat_template_kwargs", "reasoning_effort", "logprobs")
+     "tool_choice", "min_tokens", "ignore_eos", "chat_template_kwargs", "reasoning_effort", "logprobs",
+     "continue_final_message", "add_generation_prompt")
 )  # fmt: skip
 """What a line may set of its own request; it wins over the job's."""
 
