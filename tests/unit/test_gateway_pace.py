@@ -15,6 +15,7 @@ from sooner.gateway.admission.reading import Asked
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.kept_engines import KeptEngines
+from sooner.gateway.engines.kinds import cache_tokens
 from sooner.gateway.engines.paces import in_file, mixed, sensible
 from sooner.gateway.engines.prefixes import SentBeginnings, beginnings
 from sooner.gateway.engines.reply_pace import FEWEST, ReplyPace
@@ -109,6 +110,37 @@ def test_a_prompt_goes_where_its_beginning_went_and_its_work_is_the_rest() -> No
         assert there.sent.part(again.asked.beginnings) == 1.0
         there._restarted()
         assert there.sent.part(again.asked.beginnings) == 0.0
+
+    asyncio.run(test())
+
+
+def test_who_waits_with_a_beginning_that_an_engine_gets_is_priced_anew() -> None:
+    async def test() -> None:
+        one = dispatcher({"max_in_flight": 1})
+        learn(one, one.backends[0], SLOW)
+        document = "All work and no play makes a long document. " * 300
+        holder = one.arrive("0", "t", 0, asked(10, "short"), 0.0)
+        backend = await one.slot(holder)
+        tasks = {}
+        for id, text in (("doc", document), ("again", document + "And who?"), ("other", "Another. " * 300)):
+            request = one.arrive(id, "t", 0, asked(2000, text, reply=1.0), 0.0)
+            tasks[id] = request, asyncio.create_task(one.slot(request))
+            await asyncio.sleep(0)
+        whole = tasks["again"][0].ticket.work
+        assert whole == pytest.approx(tasks["other"][0].ticket.work)
+        one.over(holder, backend, 1.0)
+        one.leave(holder)
+        await asyncio.sleep(0)
+        assert tasks["doc"][1].done()  # it came first
+        assert tasks["again"][0].ticket.work < 0.5 * whole
+        assert tasks["other"][0].ticket.work == whole
+        [pool] = one.pools
+        assert pool.room.work == pytest.approx(sum(tasks[id][0].ticket.work for id in ("again", "other")))
+        for request, task in tasks.values():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            one.leave(request)
+        assert not one._alike
 
     asyncio.run(test())
 
@@ -233,6 +265,22 @@ def test_what_was_sent_is_remembered_in_bounds_and_the_oldest_goes() -> None:
     assert 0.0 < sent.part(beginnings(ChatRequest("new " * 500), "m")) < 1.0  # its end does not fit
     sent.forget()
     assert (len(sent._tokens), sent._held) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ('vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="100"} 1.0', 1600.0),
+        ('vllm:cache_config_info{block_size="16",num_gpu_blocks="9",enable_prefix_caching="False"} 1', 0.0),
+        ('vllm:cache_config_info{block_size="16",num_gpu_blocks="None"} 1.0', None),
+        ('vllm:cache_config_info{engine="0",block_size="16",num_gpu_blocks="5"} 1\n'
+         'vllm:cache_config_info{engine="1",block_size="16",num_gpu_blocks="5"} 1', 160.0),
+        ("sglang:max_total_num_tokens 4096.0", 4096.0),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_an_engine_says_how_much_its_cache_holds(text: str, tokens: float | None) -> None:
+    assert cache_tokens(text) == tokens
 
 
 def test_reply_pace_given_learns_its_batch_only() -> None:

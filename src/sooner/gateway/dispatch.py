@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 
 from sooner.gateway import outlook
 from sooner.gateway.admission.gate import Gate
@@ -27,6 +28,8 @@ from sooner.ordering.wire import Ending, LiveReport
 from sooner.policies import Policy
 
 logger = logging.getLogger("sooner.gateway")
+
+_ALIKE = 256  # waiting requests that are priced anew when an engine gets what they begin with
 
 
 class Dispatcher:
@@ -54,6 +57,7 @@ class Dispatcher:
         self._know(self.backends)
         self._pools: dict[tuple[str, ...], Pool] = {}
         self.waiting: dict[str, Visit] = {}  # by request id, until the reply has ended
+        self._alike: dict[int, dict[str, Visit]] = {}  # that had to wait, by their shortest beginning
         self._swept = clock()
         self._loop = asyncio.get_running_loop()
         self._scores = WaitingScores(settings, self.waiting, self.counters)
@@ -139,7 +143,7 @@ class Dispatcher:
         said = asked.given
         if default_ms and said.deadline_ms is None:
             said = said._replace(deadline_ms=default_ms)
-        usual = pool.order.mean_predicted_len
+        usual = pool.order.mean_predicted_len or pool.order.usual_len
         if said.predicted_len is None and asked.claim.total(usual) != usual:
             said = said._replace(predicted_len=asked.claim.total(usual))
         held = max(one.sent.part(asked.beginnings) for one in pool.backends)
@@ -155,7 +159,7 @@ class Dispatcher:
         request = Visit(id, tenant, level, ticket, asked=asked, pool=pool)
         request.expect()
         try:
-            self.gate.admit(request, now, at_once=self._at_once(request, now) is not None)
+            self.gate.admit(request, now, at_once=not len(pool.room) and bool(self._free(request, now)))
         except TurnedAway:
             pool.order.leave(id)
             raise
@@ -206,6 +210,8 @@ class Dispatcher:
         granted: asyncio.Future[Backend] = self._loop.create_future()
         request.granted = granted
         pool.room.push(request, now)
+        if request.asked.beginnings.hashes:
+            self._alike.setdefault(request.asked.beginnings.hashes[0], {})[request.id] = request
         if not request.rank:
             request.rank = len(pool.room)
         if pool.free(now):  # all others that wait were tried on what is free
@@ -221,12 +227,16 @@ class Dispatcher:
     def _at_once(self, request: Visit, now: float) -> Backend | None:
         return None if len(request.pool.room) else self._choose(request, now)
 
-    def _choose(self, request: Visit, now: float) -> Backend | None:
-        """Return the best engine with a free slot; one that failed it, or its tenant, if none else lives."""
+    def _free(self, request: Visit, now: float) -> list[Backend]:
+        """Return the engines with a free slot; those that failed it, or its tenant, if none else lives."""
         alive = [one for one in request.pool.backends if one.accepts(now) and one.name not in request.barred]
         fresh = [backend for backend in alive if backend.name not in request.tried] or alive
         fresh = [one for one in fresh if not one.breaker.avoids(request.tenant, now)] or fresh
-        free = [backend for backend in fresh if backend.in_flight < backend.limit]
+        return [backend for backend in fresh if backend.in_flight < backend.limit]
+
+    def _choose(self, request: Visit, now: float) -> Backend | None:
+        """Return the best of the free engines."""
+        free = self._free(request, now)
         return self.choice.choose(free, request) if free else None
 
     def _start(self, request: Visit, backend: Backend, now: float) -> None:
@@ -238,6 +248,18 @@ class Dispatcher:
         request.load = request.work_at(backend)
         request.computed = 1.0 - backend.sent.part(request.asked.beginnings)
         backend.began(request.load, request.asked.beginnings, request.ticket.prompt_len)
+        if request.computed > 0.0 and request.asked.beginnings.hashes:
+            self._held(request.asked.beginnings.hashes[0], backend)
+
+    def _held(self, beginning: int, backend: Backend) -> None:
+        """Price those anew that wait and begin as what an engine now has; of a crowd the first."""
+        for other in islice(self._alike.get(beginning, {}).values(), _ALIKE):
+            if not other.queued or backend not in other.pool.backends:
+                continue
+            ticket = other.ticket
+            held = round(backend.sent.part(other.asked.beginnings) * ticket.prompt_len)
+            if held > ticket.cached_len and other.pool.order.cached(other.id, held):
+                other.pool.room.moved(other)
 
     def _give_back(self, request: Visit, backend: Backend, served: float) -> None:
         backend.ended(request.load)
@@ -264,6 +286,12 @@ class Dispatcher:
         self.gate.limits.correct(request.tenant, request.served - request.admitted)
         request.pool.order.leave(request.id)
         self.waiting.pop(request.id, None)
+        if request.asked.beginnings.hashes:
+            beginning = request.asked.beginnings.hashes[0]
+            alike = self._alike.get(beginning, {})
+            alike.pop(request.id, None)
+            if not alike:
+                self._alike.pop(beginning, None)
 
     def pump(self) -> None:
         """Hand free slots to those who wait; between pools, to who waited longest."""

@@ -16,7 +16,7 @@ from sooner.core import ConfigError, EngineError
 from sooner.gateway.engines.breaker import Breaker
 from sooner.gateway.engines.connections import Address, Connection, Connections
 from sooner.gateway.engines.http1 import Head
-from sooner.gateway.engines.kinds import KINDS, Quantiles, gauge
+from sooner.gateway.engines.kinds import KINDS, Quantiles, cache_tokens, gauge
 from sooner.gateway.engines.paces import in_file
 from sooner.gateway.engines.prefixes import Beginnings, SentBeginnings
 from sooner.gateway.engines.reply_pace import ReplyPace
@@ -222,6 +222,8 @@ class Backend:
         if self._started is not None and started is not None and started != self._started:
             self._restarted()
         self._started = started
+        if self._checks % _MODELS_EVERY == 0:
+            self.sent.capacity = cache_tokens(text)
         self.kv = (gauge(text, self.kind.kv) if self.kind.kv else None) or 0.0
         self.waiting_inside = gauge(text, self.kind.waiting)
         self.window.counted = self.waiting_inside is not None

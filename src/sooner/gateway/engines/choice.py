@@ -30,6 +30,8 @@ class LeastWork:
 
     def choose(self, free: Sequence[Backend], request: Visit) -> Backend:
         """Return the engine that costs least; of equals the emptiest."""
+        if len(free) == 1:
+            return free[0]
         return min(free, key=lambda one: (one.cost(request.work_at(one)), one.in_flight / one.limit))
 
     def began(self, request: Visit, backend: Backend) -> None:

@@ -116,6 +116,23 @@ def with_priority(body: bytes, priority: int | float) -> bytes:
     return b'%b"priority":%b%b%b' % (body[:at], repr(priority).encode(), comma, body[at:])
 
 
+_VLLM_CACHE = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+
+def cache_tokens(text: str) -> float | None:
+    """Return how many tokens the prefix caches in an engine's metrics hold; None where they do not say."""
+    told = gauge(text, "sglang:max_total_num_tokens")
+    for found in _VLLM_CACHE.finditer(text):
+        said = dict(_LABEL.findall(found[1]))
+        blocks, size = said.get("num_gpu_blocks", ""), said.get("block_size", "")
+        if not (blocks.isdecimal() and size.isdecimal()):
+            return None
+        cached = said.get("enable_prefix_caching") != "False"
+        told = (told or 0.0) + (float(blocks) * float(size) if cached else 0.0)
+    return told
+
+
 def gauge(text: str, name: str) -> float | None:
     """Return the sum of a Prometheus gauge over its labels, or None where it is not there."""
     total: float | None = None

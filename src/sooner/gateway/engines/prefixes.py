@@ -62,6 +62,8 @@ class SentBeginnings:
     def part(self, of: Beginnings) -> float:
         """Return the part of a prompt that the engine should hold, in [0, 1]."""
         known = self._tokens
+        if not of.hashes or of.hashes[0] not in known:  # the ends are forgotten first
+            return 0.0
         for hashed, part in zip(reversed(of.hashes), reversed(of.parts), strict=True):
             if hashed in known:
                 return part

@@ -52,7 +52,7 @@ class Window:
         self._good = 0.0  # the most that ran while none waited there, slowly forgotten
         self._steps: dict[int, float] = {}  # [s] by group of tenants
         self._step_votes = Votes()
-        self.step_time = 0.0  # of the engine under load [s]; 0: unknown
+        self._step = 0.0  # what was said last
         self.counted = False
         self.slots = 0  # how many the engine says it runs at once; 0: it does not say
 
@@ -78,6 +78,12 @@ class Window:
             return self._most
         return max(int(self._limit), int(_BACK * self._good))
 
+    @property
+    def step_time(self) -> float:
+        """How long a step of the engine lasts under load [s]; 0: unknown."""
+        middle = self._step_votes.middle(self._clock())
+        return middle.value if middle is not None else self._step
+
     def restarted(self) -> None:
         """Say that the engine is another: what is usual there has to be seen again."""
         self._first_bytes.forget()
@@ -88,10 +94,8 @@ class Window:
         of = group(tenant)
         known = self._steps.get(of, 0.0)
         self._steps[of] = known = known + (0.1 if known else 1.0) * (seconds - known)
-        now = self._clock()
-        self._step_votes.say(of, known, now)
-        middle = self._step_votes.middle(now)
-        self.step_time = middle.value if middle is not None else known
+        self._step_votes.say(of, known, self._clock())
+        self._step = known
 
     def engine(self, waiting: float, in_flight: int, hungry: bool) -> None:
         """Take in the engine's own count of waiting requests, new ones aside; `hungry`: more wait here."""
