@@ -296,10 +296,13 @@ class Learner:
             pending.known and model.settled > _SETTLED and model.drift.add(error, pending.raw - pending.level)
         )
         if moved:
-            state = "on again" if self.switch.on and model.switch.on else "off, arrival order stands in"
-            logger.warning("the learned order of a model is %s: %s", state, model.watch.now)
+            now = model.watch.now if model.watch.now.n else self.watch.now
+            if self.switch.on and model.switch.on:
+                logger.warning("the learned order is back: %s", now.told)
+            else:
+                logger.warning("the learned order is off, requests go by arrival: %s", now.told)
         if alarm:
-            logger.warning("replies have changed; what was learned before counts for %.0f %%", 100 * KEPT)
+            logger.warning("replies are not as they were (alarm %d): the order is learned anew", self.alarms)
             model.epoch += 1
             model.settled = 0
             model.watch.clear()

@@ -33,6 +33,14 @@ class LiveStanding(NamedTuple):
     gain: float
     gain_error: float
 
+    @property
+    def told(self) -> str:
+        """The same in words."""
+        return (
+            f"in the last {self.n} replies it has Kendall's tau {self.tau:.2f} (error {self.tau_error:.2f}) "
+            f"and takes away {self.gain:.1%} of the wait in a backlog (error {self.gain_error:.1%})"
+        )
+
 
 NOTHING = LiveStanding(0, math.nan, math.inf, math.nan, math.inf)
 
