@@ -6,6 +6,7 @@ import gc
 import weakref
 
 import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -150,3 +151,15 @@ def test_places_are_read_anew_once_after_each_tick_and_frozen_between() -> None:
     queue.remove_requests(items)
     queue.tick()
     assert not list(queue)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=200), st.integers(0, 50))
+def test_the_first_few_are_those_that_iterating_gives(steps: list[tuple[int, bool]], most: int) -> None:
+    places: dict[int, Place] = {}
+    queue: RankedQueue[int] = RankedQueue(places.__getitem__)
+    for n, (key, leaves) in enumerate(steps):
+        places[n] = (1, float(key), float(n), n)
+        queue.add_request(n)
+        if leaves and len(queue) > 1:
+            queue.remove_request(n // 2)
+    assert queue.first(most) == list(queue)[:most]

@@ -114,13 +114,15 @@ def test_what_was_refused_in_the_hour_is_told_and_no_more() -> None:
 
 
 def test_strangers_cannot_make_it_grow() -> None:
-    recent = Recent(dict.fromkeys(COUNTERS, 0))
+    now = [0.0]
+    recent = Recent(dict.fromkeys(COUNTERS, 0), lambda: now[0])
     for n in range(MOST_TENANTS + 50):
         recent.add(finished(f"t{n}"))
     assert len(recent.window().tenants) == MOST_TENANTS + 1
     assert recent.window().tenants[OTHERS].requests == 50
     for _ in range(KEPT):
         recent.add(finished())
+    now[0] += 11.0
     assert recent.window().requests == KEPT
 
 

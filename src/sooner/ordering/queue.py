@@ -137,6 +137,22 @@ class RankedQueue(Generic[Item]):
         """Iterate from the last to the first; O(n log n)."""
         return reversed(list(self))
 
+    def first(self, most: int) -> list[Item]:
+        """Return the first few in order, down the heap from its top: O(most log most), however many wait."""
+        if not self._entries:
+            return []
+        self.peek_request()  # reads places anew where that is due
+        found: list[Item] = []
+        near: list[tuple[_Entry, int]] = [(self._heap[0], 0)]
+        while near and len(found) < most:
+            entry, at = heapq.heappop(near)
+            if entry[_ITEM] is not None:
+                found.append(entry[_ITEM])
+            for child in (2 * at + 1, 2 * at + 2):
+                if child < len(self._heap):
+                    heapq.heappush(near, (self._heap[child], child))
+        return found
+
     def requests(self) -> list[Item]:
         """Return what is queued in no order, whatever state the heap is in."""
         return list(self._entries)

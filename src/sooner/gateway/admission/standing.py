@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import heapq
 from collections.abc import Hashable, Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -68,7 +67,7 @@ def before(levels: Mapping[int, Mapping[str, RankedQueue[_Guest]]], request: _Gu
 def first(
     levels: Mapping[int, Mapping[str, RankedQueue[_Guest]]], shares: Shares, most: int
 ) -> list[tuple[int, _Guest]]:
-    """Return about the next to start, at most so many, and their positions: tenants in turn; O(n)."""
+    """Return about the next to start, at most so many, and their positions: tenants in turn."""
     found: list[tuple[int, _Guest]] = []
     ahead = 0
     for level in sorted(levels):
@@ -78,14 +77,10 @@ def first(
         while upto[-1] < min(most, sum(sizes)):
             upto.append(upto[-1] + len(sizes) - bisect.bisect_left(sizes, len(upto)))
         for queue in queues:
-            own = heapq.nsmallest(len(upto) - 1, queue.requests(), key=_place)
+            own = queue.first(len(upto) - 1)
             found += [(ahead + upto[n], request) for n, request in enumerate(own, 1)]
         ahead += sum(sizes)
         if len(found) >= most:
             break
     found.sort(key=lambda one: (one[0], shares[one[1].tenant], one[1].ticket.arrival_time))
     return [(place, request) for place, (_, request) in enumerate(found[:most], 1)]
-
-
-def _place(request: Stands) -> Place:
-    return request.place

@@ -25,6 +25,7 @@ MOST_TENANTS = 500
 OTHERS = "(others)"
 _WHEN, _WAIT, _TTFT, _TOTAL, _REPLY, _PREDICTED, _TENANT, _WHOLE, _COST = range(9)
 _GROUPS = 4
+_CHEAP, _EVERY = 2000, 10.0
 
 
 class Spread(NamedTuple):
@@ -85,6 +86,8 @@ class Recent:
         self._began = clock()
         self._ring = np.full((KEPT, 9), math.nan)
         self._added = 0
+        self._seen: HourSeen | None = None
+        self._at = 0.0
         self._tenants: dict[str, int] = {}
         self._refused: deque[tuple[float, dict[str, int]]] = deque([(self._began, self._now_refused())], 61)
 
@@ -116,8 +119,13 @@ class Recent:
         return {name: n for name, n in self._counts.items() if name.startswith("refused_")}
 
     def window(self) -> HourSeen:
-        """Return the numbers of the last hour; a few milliseconds for a full ring."""
+        """Return the numbers of the last hour; where many make them dear, they are up to ten seconds old."""
         now = self._clock()
+        if self._seen is None or self._added < _CHEAP or now - self._at >= _EVERY:
+            self._seen, self._at = self._reckoned(now), now
+        return self._seen
+
+    def _reckoned(self, now: float) -> HourSeen:
         rows = self._ring[: min(self._added, KEPT)]
         rows = rows[rows[:, _WHEN] >= now - HOUR]
         length = min(now - self._began, HOUR)
