@@ -1,6 +1,7 @@
 """Whose queue executes the order: the header or field it reads, in its own unit and direction.
 
-Each rule was read in its target's source, at the commit that is named; of these only vLLM was run here.
+Each rule was read in its target's source, at the commit that is named; none of these clusters was run here
+(vLLM's header is, by `sooner.vllm.middleware`).
 `tests/property/test_hint_targets.py` has each target's own comparison, written again from that source.
 """
 
