@@ -6,7 +6,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,32 @@ def _words_to_stderr() -> Iterator[None]:
         os.close(data)
 
 
+@contextmanager
+def _outlook(job: Any) -> Iterator[Callable[[Any], None]]:
+    """Say how far a job is on stderr: on a terminal in one line, else every 15 s."""
+    from sooner.generate.outlook import Forecast
+
+    seconds = job.settings.goal.seconds
+    forecast = Forecast(job.course, None if seconds is None else seconds - job.elapsed)
+    live, began, told = sys.stderr.isatty(), time.monotonic(), 0.0
+
+    def look(job: Any) -> None:
+        nonlocal told
+        now = time.monotonic() - began
+        words = str(forecast.look(now))
+        if live:
+            click.echo(f"\r\033[K{words}", err=True, nl=False)
+        elif now - told >= 15:
+            told = now
+            say(words)
+
+    try:
+        yield look
+    finally:
+        if live:
+            click.echo("", err=True)
+
+
 def _settings(engine: str | None) -> dict[str, Any]:
     from sooner.core import ConfigError
 
@@ -182,10 +209,8 @@ async def _run(job: Any, makers: list[Any]) -> dict[str, Any]:
         with progress_bar("reading and ranking") as progress:
             job.prepare(makers[0].model, progress)
         say(f"{len(job.file)} prompts, goal {job.settings.goal}: {job.course.kept} samples are there already")
-        with progress_bar("generating") as progress:
-            report: dict[str, Any] = await job.run(
-                makers, look=lambda job: progress(job.course.kept, job.course.wanted or 0)
-            )
+        with _outlook(job) as look:
+            report: dict[str, Any] = await job.run(makers, look=look)
         return report
     finally:
         for maker in started:
