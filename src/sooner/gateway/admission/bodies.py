@@ -17,6 +17,7 @@ from sooner.gateway.admission.refusals import NoRoomForBody
 from sooner.gateway.settings import LimitSettings
 
 _WINDOW = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # of zlib
+_COPIED = 1024 * 1024  # bytes; more are put together in a thread, which then lets others run
 _ASIDE = 16 * 1024  # bytes; more are inflated in a thread
 
 
@@ -82,7 +83,7 @@ class Bodies:
                 raise TooLarge(f"the body is larger than {most} bytes")
             held.add(len(data))
             pieces.append(data)
-        body = b"".join(pieces)
+        body = b"".join(pieces) if size <= _COPIED else await asyncio.to_thread(b"".join, pieces)
         return await self._inflated(body, coding, held) if coding in _WINDOW else body
 
     async def _inflated(self, body: bytes, coding: str, held: Held) -> bytes:

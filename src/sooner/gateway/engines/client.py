@@ -17,6 +17,8 @@ from sooner.gateway.settings import LimitSettings
 
 logger = logging.getLogger("sooner.gateway")
 
+_APART = 256 * 1024  # bytes of a body above which it is sent without being copied behind its head
+
 
 class Call(NamedTuple):
     """A request as engines get it: header lines without those that are an engine's own, and the body.
@@ -75,7 +77,8 @@ class EngineClient:
     async def _exchange(self, backend: Backend, call: Call, body: bytes) -> Sent:
         """Send once, and once more where an idle connection turned out to be closed. Raises EngineError."""
         fresh: Cut | None = None  # what the idle connection ended with
-        whole = _request(call, backend, body)
+        apart = body if len(body) > _APART else b""
+        whole = _head(call, backend, len(body)) + (b"" if apart else body)
         while True:
             now = time.monotonic()
             try:
@@ -86,7 +89,7 @@ class EngineClient:
             began, beside = time.monotonic(), backend.in_flight
             self._active[connection] = False
             try:
-                connection.begin(whole, call.method, chunks=call.chunks)
+                connection.begin(whole, call.method, chunks=call.chunks, body=apart)
                 head = await connection.head
                 self._active[connection] = True
                 if head.status < 400:  # a refusal is no reply that was made
@@ -128,9 +131,9 @@ class EngineClient:
                 connection.expire(f"nothing came for {allowed:.0f} s")
 
 
-def _request(call: Call, backend: Backend, body: bytes) -> bytes:
-    """Return a whole request to an engine."""
+def _head(call: Call, backend: Backend, size: int) -> bytes:
+    """Return the head of a request to an engine, whose body has `size` bytes."""
     line = f"{call.method} {backend.address.base}{call.target} HTTP/1.1\r\n".encode()
-    sized = body or call.method not in ("GET", "HEAD", "DELETE")
-    size = b"Content-Length: %d\r\n" % len(body) if sized else b""
-    return b"".join((line, backend.head, call.headers, size, b"\r\n", body))
+    sized = size or call.method not in ("GET", "HEAD", "DELETE")
+    length = b"Content-Length: %d\r\n" % size if sized else b""
+    return b"".join((line, backend.head, call.headers, length, b"\r\n"))

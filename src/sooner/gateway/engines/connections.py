@@ -120,8 +120,11 @@ class Connection(asyncio.Protocol):
         self.last_time = 0.0
         self.keep_alive = False
 
-    def begin(self, request: bytes, method: str, *, chunks: bool) -> None:
-        """Send a whole request; `chunks` says whether the reply's chunks are handed on as such."""
+    def begin(self, request: bytes, method: str, *, chunks: bool, body: bytes = b"") -> None:
+        """Send a whole request; `chunks` says whether the reply's chunks are handed on as such.
+
+        A large `body` comes apart from the rest, so that it need not be copied.
+        """
         assert self.transport is not None  # only a made connection is handed out
         self._reset(method, chunks)
         self.head: asyncio.Future[Head] = self._loop.create_future()
@@ -131,6 +134,8 @@ class Connection(asyncio.Protocol):
         self._busy = True
         self.last_time = self._loop.time()
         self.transport.write(request)
+        if body:
+            self.transport.write(body)
 
     @property
     def clean(self) -> bool:
