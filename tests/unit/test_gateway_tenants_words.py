@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from sooner.gateway.delivery.uncut import HOLDS, Uncut
 from sooner.gateway.engines.breaker import Breaker
 from sooner.gateway.engines.takes_priority import LONGEST, PAUSE, TakesPriority
 from sooner.gateway.engines.votes import FRESH, GROUPS, Vote, Votes, group
@@ -189,3 +190,25 @@ def test_a_crowd_that_went_out_together_is_one_word() -> None:
         takes.answered("ann", n * 0.001, 1.0, refused=True)
     assert not takes.sends("ann", 1.0)
     assert takes.sends("ann", 1.0 + PAUSE)
+
+
+def test_one_tenants_reply_that_reasons_cuts_nobody_elses_off_and_holds_for_minutes() -> None:
+    uncut = Uncut()
+    uncut.add("m", "ann", 0.0)
+    assert uncut.has("m", "ann", 1.0)
+    assert not uncut.has("m", "bob", 1.0)
+    assert not uncut.has("other", "ann", 1.0)
+    assert not uncut.has("m", "ann", HOLDS)
+    uncut.add("m", "ann", HOLDS)
+    uncut.add("m", "bob", HOLDS + 1.0)
+    assert uncut.has("m", "cem", HOLDS + 2.0)
+    for n in range(3000):
+        uncut.add(str(n), "ann", HOLDS + 3.0)
+    assert len(uncut._words) <= 1024
+
+
+def test_slots_that_an_engine_says_stay_within_the_bounds_that_are_set() -> None:
+    window = Window(0, 2, 8)
+    for slots, limit in ((1, 2), (4, 4), (100, 8)):
+        window.slots = slots
+        assert window.limit == window.potential == limit

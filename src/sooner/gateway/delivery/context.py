@@ -16,6 +16,7 @@ from sooner.gateway.admission.refusals import KeyRevoked
 from sooner.gateway.delivery import relay
 from sooner.gateway.delivery.backlog import Backlog
 from sooner.gateway.delivery.retries import Retries
+from sooner.gateway.delivery.uncut import Uncut
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.client import Call, EngineClient, Sent
@@ -55,7 +56,7 @@ class Delivery:
         self.backlog = Backlog(settings.limits)
         self.retries = Retries(dispatcher, settings.limits)
         self.telemetry = Telemetry()
-        self.uncut: set[str] = set()  # models whose replies cannot be continued
+        self.uncut = Uncut()
         self._finished = finished
 
     def take(self, settings: GatewaySettings) -> None:

@@ -34,7 +34,9 @@ def chosen(delivery: Delivery, request: web.BaseRequest, waiting: Visit, body: b
     """Return how a request is cut; None where slices are off, or it or an engine cannot be continued."""
     if not delivery.settings.slices.tokens or request.version < (1, 1) or len(body) > _LONGEST_BODY:
         return None
-    if waiting.asked.model in delivery.uncut or not all(one.kind.continues for one in waiting.pool.backends):
+    if not all(one.kind.continues for one in waiting.pool.backends):
+        return None
+    if delivery.uncut.has(waiting.asked.model, waiting.tenant, time.monotonic()):
         return None
     return plan(waiting.asked.endpoint.path, body)
 
@@ -94,7 +96,8 @@ class Slicer:
         except Whole as why:
             self._waiting.slice = 0
             if isinstance(why, Reasons):
-                self._delivery.uncut.add(self._waiting.asked.model)
+                waiting = self._waiting
+                self._delivery.uncut.add(waiting.asked.model, waiting.tenant, time.monotonic())
             raise
         finally:
             if self._drainer is not None:

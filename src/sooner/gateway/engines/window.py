@@ -59,9 +59,10 @@ class Window:
     @property
     def limit(self) -> int:
         """The bound now."""
-        known = self._fixed or self.slots
-        if known:
-            return known
+        if self._fixed:
+            return self._fixed
+        if self.slots:
+            return min(max(self.slots, self._least), self._most)
         return self._low if self._low_until is not None else int(self._limit)
 
     @property
