@@ -51,7 +51,7 @@ async def behind_one(gateway: Gateway, one: EmulatedEngine, http: aiohttp.Client
     await until(lambda: len(one.seen) == 1 and all(request.scored for request in running), 60)
     tasks = []
     for n, size in enumerate(sizes):
-        tasks.append(asyncio.create_task(ask(http, chat("x" * size, max_tokens=3))))
+        tasks.append(asyncio.create_task(ask(http, chat("x" * size, max_tokens=40))))
         await until(lambda n=n: gateway.dispatcher.queued == n + 1)
         await asyncio.sleep(pause)
     await until(lambda: gateway.dispatcher.counters.counts["scored"] >= len(sizes), 60)
