@@ -160,3 +160,28 @@ def test_the_estimator_finds_the_form_it_assumes() -> None:
         times.add(n, length, m, true(n, length, m) * float(np.exp(0.05 * rng.standard_normal())))
     for n, length, m in ((1, 100, 128), (32, 1000, 128), (60, 50, 64)):
         assert times.seconds(n, length, m) == pytest.approx(true(n, length, m), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("path", "limits"),
+    [
+        ("/v1/completions", {"max_completion_tokens": 1}),
+        ("/v1/completions", {"max_completion_tokens": 1, "max_tokens": 4000}),
+        (CHAT, {"max_completion_tokens": 1, "max_tokens": 4000}),
+        (CHAT, {"max_tokens": "4000"}),
+    ],
+)
+def test_a_limit_that_is_not_the_only_one_is_for_the_engine_to_read(
+    path: str, limits: dict[str, Any]
+) -> None:
+    body = {"model": "m", "prompt": "x", "messages": [{"role": "user", "content": "x"}], **limits}
+    del body["messages" if path != CHAT else "prompt"]
+    assert plan(path, json.dumps(body).encode()) is None
+
+
+def test_a_slice_is_utf_8_whatever_was_asked() -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "a \ud800 é"}]}
+    chosen = plan(CHAT, json.dumps(body).encode())
+    assert chosen is not None
+    sent = Stitch(chosen).next_slice(8)
+    assert json.loads(sent.decode("utf-8"))["messages"] == body["messages"]

@@ -14,6 +14,7 @@ from sooner.chat import CHAT_LIMITS
 from sooner.core import EngineError, SoonerError
 
 _PATHS = {"/v1/chat/completions": True, "/v1/completions": False}
+_COMPLETION_LIMITS = ("max_tokens",)  # engines read no other there
 _DEFAULT_LIMIT = 16  # of completions; chats end by themselves
 _SAFE = frozenset(
     ("model", "messages", "prompt", "stream", "stream_options", "temperature", "top_p", "top_k", "min_p",
@@ -61,7 +62,10 @@ def plan(path: str, body: bytes) -> Plan | None:
     if any(name not in _SAFE and _NEUTRAL.get(name, _NEUTRAL) != value for name, value in given.items()):
         return None
     options = given.get("stream_options", {})
-    limit = next((given[name] for name in CHAT_LIMITS if name in given), None if chat else _DEFAULT_LIMIT)
+    said = [name for name in CHAT_LIMITS if name in given]
+    if len(said) > 1 or (said and said[0] not in (CHAT_LIMITS if chat else _COMPLETION_LIMITS)):
+        return None  # which of them counts is for the engine to say
+    limit = given[said[0]] if said else None if chat else _DEFAULT_LIMIT
     prompt = given.get("messages" if chat else "prompt")
     right = isinstance(prompt, list) and bool(prompt) if chat else isinstance(prompt, str)
     simple = isinstance(options, dict) and set(options) <= {"include_usage"}
@@ -116,7 +120,7 @@ class Stitch:
             body["stream_options"] = {"include_usage": True}
         if self.text:
             self._continue(body)
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        return json.dumps(body, separators=(",", ":")).encode("ascii")  # a lone surrogate stays an escape
 
     def _continue(self, body: dict[str, Any]) -> None:
         if not self._plan.chat:
