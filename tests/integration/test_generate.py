@@ -131,6 +131,33 @@ def test_what_was_begun_otherwise_is_refused_with_what_differs(tmp_path: Path) -
         run(test)
 
 
+def test_an_earlier_epoch_orders_the_next_and_lines_go_back_in_order(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with engine(max_num_seqs=4, lengths=Lengths("lognormal:20,1.0")).serving() as one:
+            await serve(job(tmp_path), one.url)
+            servers = [Server(one.url, window=4)]
+            await servers[0].start()
+            try:
+                with job(tmp_path, name="next.jsonl") as made:
+                    made.prepare(servers[0].model, history=tmp_path / "out.jsonl")
+                    order: list[int] = []
+                    await made.run(servers, on_sample=lambda sample, line: order.append(line["output_len"]))
+                    made.in_order()
+            finally:
+                await servers[0].close()
+            assert sum(order[: N // 2]) > 2 * sum(
+                order[N // 2 :]
+            )  # the longest first, without a word of theirs
+            with (
+                pytest.raises(ValueError, match="history_sha256 was"),
+                job(tmp_path, name="next.jsonl") as made,
+            ):
+                made.prepare(servers[0].model)
+
+    run(test)
+    assert [line["id"] for line in read(tmp_path / "next.jsonl")] == [f"q{i}" for i in range(N)]
+
+
 def test_an_openai_batch_goes_in_and_comes_out(tmp_path: Path) -> None:
     lines = [
         {"custom_id": f"c{i}", "method": "POST", "url": "/v1/chat/completions",

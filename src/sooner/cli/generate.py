@@ -52,6 +52,11 @@ from sooner.cli.options import SEED, progress_bar, say
     "--control", default=0.05, show_default=True,
     help="Share of prompts that --first and --budget run to their end whatever comes: the truth.",
 )  # fmt: skip
+@click.option(
+    "--history", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="What an earlier epoch wrote: its lengths count in place of the ranker's word.",
+)  # fmt: skip
+@click.option("--in-order", is_flag=True, help="At the end, put OUT in the order of PROMPTS.")
 @click.option("--restart", is_flag=True, help="Begin anew: what OUT holds is thrown away.")
 @click.option("--api", type=click.Choice(["chat", "completions"]), default="chat", show_default=True)
 @click.option(
@@ -83,6 +88,8 @@ def generate(
     order: str,
     balanced: bool,
     control: float,
+    history: Path | None,
+    in_order: bool,
     restart: bool,
     api: str,
     api_key_file: Path | None,
@@ -134,7 +141,9 @@ def generate(
         key = api_key_file.read_text(encoding="utf-8").strip() if api_key_file else None
         makers = [Server(url, served_model, api_key=key, window=window, stream=goal.selects) for url in urls]
     with job, _words_to_stderr() if model else nullcontext():
-        report = asyncio.run(_run(job, makers))
+        report = asyncio.run(_run(job, makers, history))
+        if in_order:
+            job.in_order()
     if report["failed"]:
         say(f"{report['failed']} samples failed; they are named in {job.failures}")
     if html:
@@ -200,14 +209,14 @@ def _settings(engine: str | None) -> dict[str, Any]:
     return settings
 
 
-async def _run(job: Any, makers: list[Any]) -> dict[str, Any]:
+async def _run(job: Any, makers: list[Any], history: Path | None) -> dict[str, Any]:
     started: list[Any] = []
     try:
         for maker in makers:
             started.append(maker)
             await maker.start()
         with progress_bar("reading and ranking") as progress:
-            job.prepare(makers[0].model, progress)
+            job.prepare(makers[0].model, progress, history)
         say(f"{len(job.file)} prompts, goal {job.settings.goal}: {job.course.kept} samples are there already")
         with _outlook(job) as look:
             report: dict[str, Any] = await job.run(makers, look=look)

@@ -20,7 +20,7 @@ from sooner.generate.engines import Answer, Maker
 from sooner.generate.expecting import Expectation
 from sooner.generate.prompts import Ask, PromptFile
 from sooner.generate.settings import JobSettings
-from sooner.generate.store import Lines, check_settings, write_whole
+from sooner.generate.store import Lines, check_settings, put_in_order, write_whole
 
 _SIDE_EVERY = 5.0  # seconds between two writings of the side file
 
@@ -74,29 +74,56 @@ class OfflineJob:
             path.unlink(missing_ok=True)
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def prepare(self, model: str, progress: Callable[[int, int], None] | None = None) -> None:
+    def prepare(
+        self, model: str, progress: Callable[[int, int], None] | None = None, history: Path | None = None
+    ) -> None:
         """Read and rank the prompts, and take in what an earlier run finished.
 
-        Raises DataError or ConfigError where that cannot be gone on with.
+        `history` is what an earlier epoch wrote: its lengths count in place of the ranker's word. Raises
+        DataError or ConfigError where that cannot be gone on with.
         """
         settings = self.settings
         if self.out.exists() and not self.side.exists() and self.out.stat().st_size:
             raise DataError(f"{str(self.out)!r} is no job's file; allowed: another --out, or --restart")
         kept = self.work / "ranked.npz"
         known = ranking.rank(self.file, settings.ranker, settings.max_tokens, kept, progress)
+        told = known.told.astype(np.float64)
         self.facts = settings.facts(self.file.digest, model)
+        if history is not None:
+            self.facts["history_sha256"] = self._learn_from(history, told)
         side = check_settings(self.side, self.facts)
         self.known = known
         prompt_len = known.prompt_len.astype(np.float64)
-        self.expecting = Expectation(
-            known.told.astype(np.float64), prompt_len, known.groups, known.limits.astype(np.float64)
-        )
+        self.expecting = Expectation(told, prompt_len, known.groups, known.limits.astype(np.float64))
         self._foretold = self.expecting.mean
         self.course = Course(
             settings.goal, self.expecting, prompt_len, samples=settings.samples, order=settings.order,
             seed=settings.seed,
         )  # fmt: skip
         self._resume(side)
+
+    def _learn_from(self, history: Path, told: bias.Column) -> str:
+        """Put an earlier epoch's mean lengths where the ranker's word stands; return its digest."""
+        digest = ranking.digest(history)
+        index = self.file.index_of()
+        total, count = np.zeros(told.shape[0]), np.zeros(told.shape[0])
+        for number, line in Lines(history).read():
+            try:
+                name, _, length = lines.read(line, "custom_id" in line)
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(f"{history}:{number}: not a line of a job: {error!r}") from error
+            prompt = index.find(name)
+            if prompt is not None:
+                total[prompt] += np.log1p(length)
+                count[prompt] += 1
+        known = count > 0
+        told[known] = np.expm1(total[known] / count[known])
+        return digest
+
+    def in_order(self) -> None:
+        """Put the finished samples in the order of the prompts, once the job has ended."""
+        index = self.file.index_of()
+        put_in_order(self.out, lambda line: self._place(line, index, str(self.out))[0])
 
     def _resume(self, side: dict[str, Any]) -> None:
         self._elapsed_before = float(side.get("elapsed_s", 0.0))

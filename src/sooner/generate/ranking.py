@@ -50,7 +50,7 @@ def rank(
 
     Raises DataError or RankerFileError.
     """
-    mark = f"1 {ranker_name} {max_tokens} {file.api} {_digest(file.path)}"
+    mark = f"1 {ranker_name} {max_tokens} {file.api} {digest(file.path)}"
     known = _kept(file, kept, mark)
     if known is not None:
         return known
@@ -135,7 +135,8 @@ def _kept(file: PromptFile, path: Path, mark: str) -> Known | None:
     return known
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Return what stands for a file's content. Raises DataError where it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
