@@ -52,9 +52,11 @@ def list_(database: str, as_json: bool) -> None:
     from sooner.gateway.admission.keys import KeyBook
     from sooner.gateway.database import Database
 
+    book = KeyBook(Database(database))
+    book.must_exist()
     rows = [
         {"id": key.id, "tenant": key.tenant, "created": _date(key.created), "revoked": _date(key.revoked)}
-        for key in KeyBook(Database(database)).all()
+        for key in book.all()
     ]
     if as_json or not sys.stdout.isatty():
         click.echo(json.dumps(rows))
@@ -74,7 +76,9 @@ def revoke(database: str, id: str) -> None:
     from sooner.gateway.admission.keys import KeyBook
     from sooner.gateway.database import Database
 
-    KeyBook(Database(database)).revoke(id)
+    book = KeyBook(Database(database))
+    book.must_exist()
+    book.revoke(id)
 
 
 def _date(at: float | None) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import hmac
 import logging
 import time
@@ -33,6 +32,7 @@ from sooner.gateway.journal import Journal
 from sooner.gateway.logs import AccessLog
 from sooner.gateway.page import why
 from sooner.gateway.page.routes import Page
+from sooner.gateway.reload import renewed
 from sooner.gateway.settings import GatewaySettings
 
 logger = logging.getLogger("sooner.gateway")
@@ -41,8 +41,6 @@ _TICK = 0.25  # seconds between two looks at deadlines and stalled replies
 _KEEP_ALIVE = 75.0  # seconds that a connection may be idle between two requests
 _KEYS_EVERY = 5.0  # seconds until a new key is good, and a revoked one is not
 _ORDERED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
-_FIXED = ("host", "port", "policy", "parameters", "ranker", "learn", "learned", "state", "scorer_timeout",
-          "keys", "journal")  # fmt: skip
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -91,9 +89,8 @@ class Gateway:
         add("GET", "/metrics", self._public(self._metrics))
         add("GET", "/sooner/v1/openapi.json", self._public(_openapi))
         self.page.add(app.router, self._public)
-        if self._admin_key:
-            add("GET", "/sooner/v1/admin/backends", self._admin(self._list))
-            add("POST", "/sooner/v1/admin/backends/{name}/{what:drain|resume}", self._admin(self._turn))
+        add("GET", "/sooner/v1/admin/backends", self._admin(self._list))
+        add("POST", "/sooner/v1/admin/backends/{name}/{what:drain|resume}", self._admin(self._turn))
         return app
 
     @asynccontextmanager
@@ -115,8 +112,10 @@ class Gateway:
         if runner.server is not None:
             self._door.watch(runner.server)
         try:
+            if self._journal is not None:
+                await asyncio.to_thread(self._journal.open)
             if self.keys is not None:
-                await asyncio.to_thread(self.keys.read)
+                await asyncio.to_thread(self.keys.open)
                 self._tasks.append(asyncio.create_task(self._read_keys(self.keys), name="gateway-keys"))
             await self._check_all()
             self._tasks.append(asyncio.create_task(self._tick(runner), name="gateway-tick"))
@@ -156,26 +155,25 @@ class Gateway:
             self.keys.close()
 
     def reload(self, read: Callable[[], GatewaySettings]) -> None:
-        """Take new engines, classes, tenants and bounds; what runs goes on where it is.
+        """Take new engines, classes, tenants and bounds, and what their files hold now; what runs goes on.
 
-        Host, port, policy, ranker, keys and journal stay until the next start. Settings that are
-        wrong are logged and not taken.
+        Host, port, policy, ranker, keys and journal stay until the next start, and the log says which of
+        them were other ones. Settings that are wrong are logged and not taken.
         """
         try:
-            new = read()
-            kept = {(one.settings, one.name): one for one in self.dispatcher.backends if not one.retired}
-            backends = [kept.get((one, one.title)) or Backend(one, new.limits) for one in new.backends]
+            new = renewed(read, self.settings, self.dispatcher.backends)
         except SoonerError as error:
             logger.error("the new settings are wrong and were not taken: %s", error)
             return
-        fixed = {name: getattr(self.settings, name) for name in _FIXED}
-        self.settings = dataclasses.replace(new, **fixed)
+        new.take()
+        self.settings, self._admin_key = new.settings, new.admin_key
+        self._door.patience = new.settings.limits.head_time
         for task in self._checks:
             task.cancel()
-        self.dispatcher.take(self.settings, backends)
+        self.dispatcher.take(self.settings, new.backends)
         self.proxy.take(self.settings)
         self._checks = [asyncio.create_task(self._check(one)) for one in self.dispatcher.backends]
-        logger.info("new settings: %d engines", len(backends))
+        logger.info("new settings: %d engines", len(new.backends))
 
     def _finished(self, record: Finished) -> None:
         """Take note of a request that is over."""
@@ -322,6 +320,8 @@ class Gateway:
 
         async def guarded(request: web.Request) -> web.StreamResponse:
             self._door.asked(request)
+            if not self._admin_key:
+                raise web.HTTPNotFound
             given = bearer(request.headers.get("Authorization"))
             if not hmac.compare_digest(given.encode(), self._admin_key.encode()):
                 return answers.error(401, "not the admin key", "invalid_api_key", kind="authentication_error")

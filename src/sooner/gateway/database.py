@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,11 +106,16 @@ class Database:
         path = self._engine.url.database
         return Path(path) if self._sqlite and path not in (None, "", ":memory:") else None
 
-    def must_exist(self) -> None:
+    def must_exist(self, allowed: str = "a file that a gateway has written") -> None:
         """Raise DataError where it is a file that is not there, which reading would otherwise make."""
         path = self._engine.url.database
         if self._vanished():
-            raise DataError(f"no database {path!r}; allowed: a file that a gateway has written")
+            raise DataError(f"no database {path!r}; allowed: {allowed}")
+
+    def open(self) -> None:
+        """Bring it to the present version. Raises Unavailable, and ConfigError where it is a newer one's."""
+        with self.begin():
+            return
 
     @contextmanager
     def begin(self) -> Iterator[sa.Connection]:
@@ -124,6 +130,8 @@ class Database:
                     self._ready = True
             with self._engine.begin() as connection:
                 yield connection
+        except OSError as error:
+            raise Unavailable(f"database {self._engine.url.render_as_string()}: {error}") from error
         except sa.exc.SQLAlchemyError as error:
             reason = str(error.args[0] if error.args else error)[:300]
             raise Unavailable(f"database {self._engine.url.render_as_string()}: {reason}") from error
@@ -136,8 +144,14 @@ class Database:
         """Close its connections."""
         self._engine.dispose()
 
+    def _make_private(self) -> None:
+        """Make its file, which may hold what people asked, so that no other user can read it."""
+        if self._vanished():
+            os.close(os.open(str(self._engine.url.database), os.O_CREAT | os.O_RDWR, 0o600))
+
     def _migrate(self) -> None:
         if self._sqlite:
+            self._make_private()
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         with self._engine.begin() as connection:

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import sqlalchemy as sa
 
 from sooner.chat import ChatRequest
+from sooner.core import ConfigError
 from sooner.gateway.database import REQUESTS, Database, Unavailable
 from sooner.gateway.delivery.context import Finished
 from sooner.ordering.counters import Counters
@@ -50,6 +51,13 @@ class Journal:
             return
         self._waiting.append({**_row(record, self._prompts), "policy": policy})
 
+    def open(self) -> None:
+        """Open the database; one that cannot be reached now may come. Raises ConfigError: a newer version."""
+        try:
+            self._database.open()
+        except Unavailable as error:
+            self._counters.warn("journal_failures", "requests wait to be written: %s", error)
+
     def close(self) -> None:
         """Write what is left, if the database takes it, and stop."""
         self._stop.set()
@@ -73,7 +81,7 @@ class Journal:
                     connection.execute(REQUESTS.insert(), batch)
                     if self._batches % _TRIM_EVERY == 0:
                         self._trim(connection)
-            except Unavailable as error:
+            except (Unavailable, ConfigError) as error:  # gone, or of a newer version
                 self._counters.warn("journal_failures", "requests wait to be written: %s", error)
                 return False
             except Exception as error:  # a row that no database takes must not hold up those behind it

@@ -24,7 +24,7 @@ class Door:
     """
 
     def __init__(self, limits: LimitSettings, counters: Counters) -> None:
-        self._patience = limits.head_time
+        self.patience = limits.head_time
         self._most = min(limits.strangers, _descriptors() // 2)
         self._counters = counters
         self._asked: set[web.RequestHandler] = set()
@@ -71,7 +71,7 @@ class Door:
         self._asked = {one for one in live if one in self._asked}
         self._silent = {one: self._silent.get(one, now) for one in live if one not in self._asked}
         for handler, since in self._silent.items():
-            if now - since > self._patience:
+            if now - since > self.patience:
                 handler.force_close()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
 import secrets
 import time
@@ -18,6 +19,8 @@ import sqlalchemy as sa
 
 from sooner.core import ConfigError
 from sooner.gateway.database import KEYS, Database
+
+logger = logging.getLogger("sooner.gateway")
 
 _KEY = re.compile(r"sk-sooner-([0-9a-f]{12})-[A-Za-z0-9_-]{43}\Z")
 _TENANT = re.compile(r"[A-Za-z0-9_.@-]{1,64}\Z")
@@ -63,6 +66,17 @@ class KeyBook:
         with self._database.begin() as connection:
             if connection.execute(change).rowcount != 1:
                 raise ConfigError(f"no good key has the id {id!r}; sooner keys list shows them")
+
+    def open(self) -> None:
+        """Read the keys there are. Raises DataError where the database is a file that is not there."""
+        self.must_exist()
+        self.read()
+        if not self._good:
+            logger.warning("the database of keys holds none that is good; sooner keys add makes one")
+
+    def must_exist(self) -> None:
+        """Raise DataError where the database is a file that is not there."""
+        self._database.must_exist("a file that sooner keys add has made")
 
     def close(self) -> None:
         """Close the database; the keys that were read stay good."""

@@ -6,15 +6,16 @@ import asyncio
 import itertools
 import json
 import logging
+import ssl
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sooner.core import ConfigError, EngineError
 from sooner.gateway.engines.breaker import Breaker
-from sooner.gateway.engines.connections import Address, Connection, Connections
+from sooner.gateway.engines.connections import Address, Connection, Connections, trusting
 from sooner.gateway.engines.http1 import Head
 from sooner.gateway.engines.kinds import KINDS, Quantiles, cache_tokens, gauge
 from sooner.gateway.engines.paces import in_file
@@ -35,6 +36,13 @@ _MISSED = 3  # checks without an answer until an engine that answered before cou
 
 class NoAnswer(EngineError):
     """A health check came to no end in its time: the engine is gone, or very busy."""
+
+
+class Secrets(NamedTuple):
+    """What is in an engine's files: its key, and how its certificate is checked."""
+
+    key: str
+    tls: ssl.SSLContext | None
 
 
 class Backend:
@@ -79,6 +87,17 @@ class Backend:
         pace = ReplyPace(given)
         pace.odd += given is None
         return pace
+
+    def read_secrets(self) -> Secrets:
+        """Return what the files hold that its settings name. Raises ConfigError."""
+        tls = trusting(self.settings.ca_file) if self.address.secure else None
+        return Secrets(key_in(self.settings.key_file), tls)
+
+    def take(self, limits: LimitSettings, secrets: Secrets) -> None:
+        """Take bounds, a key and authorities that were read again."""
+        self._key = secrets.key
+        self.head = self._head()
+        self.connections.take(limits.connect, secrets.tls)
 
     def _head(self) -> bytes:
         """The header lines every request to it carries."""

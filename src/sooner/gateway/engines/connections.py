@@ -326,7 +326,14 @@ class Connections:
         self.address = address
         self._timeout = connect_timeout
         self._idle: list[Connection] = []
-        self._tls = _trusting(ca_file) if address.secure else None
+        self._tls = trusting(ca_file) if address.secure else None
+
+    def take(self, connect_timeout: float, tls: ssl.SSLContext | None) -> None:
+        """Take what was read again; connections that were trusted by another authority are not reused."""
+        self._timeout = connect_timeout
+        if tls is not None:
+            self._tls = tls
+            self.close()
 
     async def get(self, *, fresh: bool = False) -> Connection:
         """Return a connection that no one uses. Raises Unreachable."""
@@ -372,7 +379,7 @@ class Connections:
         self._idle.clear()
 
 
-def _trusting(ca_file: str) -> ssl.SSLContext:
+def trusting(ca_file: str) -> ssl.SSLContext:
     """Return how engines' certificates are checked: by the system's authorities, or by those in a file."""
     try:
         return ssl.create_default_context(cafile=ca_file or None)
