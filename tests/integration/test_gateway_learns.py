@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import logging
 import os
 import signal
@@ -16,6 +18,9 @@ from gateway_rig import chat, client, engine, rig, run, until
 
 from sooner.emulator.engine import Lengths
 from sooner.gateway.app import Gateway
+from sooner.gateway.database import Database
+from sooner.gateway.journal import export
+from sooner.gateway.settings import JournalSettings
 from sooner.learning import Learner
 from sooner.learning.memory import LearnedFile
 
@@ -76,7 +81,8 @@ def test_it_learns_from_what_it_serves_and_kill_9_of_the_scorer_forgets_nothing(
     async def test() -> None:
         fast = engine(lengths=ByApplication(), max_num_seqs=4)
         options = {"learn": True, "learned": str(kept), "backend": {"max_in_flight": 4}}
-        async with rig([fast], **options) as gateway, client(gateway) as http:
+        journal = JournalSettings(url=f"sqlite:///{tmp_path}/journal.db")
+        async with rig([fast], journal=journal, **options) as gateway, client(gateway) as http:
             while seen(gateway) < 200:
                 await burst(http, 12)
             short, long = await burst(http, 12)
@@ -100,6 +106,12 @@ def test_it_learns_from_what_it_serves_and_kill_9_of_the_scorer_forgets_nothing(
             text = "\n".join([*found, caplog.text])
             assert not [name for name in names if name in text]
         assert not [name for name in names if name.encode() in kept.read_bytes()]
+        out = io.StringIO()
+        export(Database(journal.url), out, text=False)
+        rows = [json.loads(line) for line in out.getvalue().splitlines()]
+        assert len({row["sender"] for row in rows if row["sender"]}) == 2
+        assert len({row["template"] for row in rows if row["template"]}) == 2
+        assert not [name for name in names if name in out.getvalue()]
 
     run(test, 180)
 

@@ -59,7 +59,7 @@ def test_a_journal_of_each_version_is_brought_up_and_read(version: int, tmp_path
     assert export(database, out) == (30, 0)
     assert json.loads(out.getvalue().splitlines()[0])["prompt"] == "p"
     with database.begin() as connection:
-        assert connection.execute(sa.select(sa.func.max(VERSION.c.version))).scalar() == 4
+        assert connection.execute(sa.select(sa.func.max(VERSION.c.version))).scalar() == 5
         known = {column["name"] for column in sa.inspect(connection).get_columns(REQUESTS.name)}
         assert known == {column.name for column in REQUESTS.c}
         row = dict(connection.execute(sa.select(REQUESTS)).mappings().first() or {})

@@ -43,6 +43,8 @@ REQUESTS = sa.Table(
     sa.Column("temperature", sa.Float),
     sa.Column("tools", sa.Integer),
     sa.Column("structured", sa.Boolean),
+    sa.Column("sender", sa.String(16)),  # hashes of who sent it and of its template
+    sa.Column("template", sa.String(16)),
     sa.Column("messages", sa.Text),  # JSON; a request has a prompt or messages
     sa.Column("policy", sa.String(256)),  # the order that held when it ended
 )
@@ -75,6 +77,7 @@ _MIGRATIONS = (
     ),
     lambda connection: _with_columns(connection, "temperature", "tools", "structured", "messages"),
     lambda connection: _with_columns(connection, "policy"),
+    lambda connection: _with_columns(connection, "sender", "template"),
 )
 
 

@@ -176,13 +176,18 @@ class Dispatcher:
             other.ahead * len(mine.intersection(other.backends)) / len(mine) for other in self._pools.values()
         )
 
-    def ended(self, request: Visit, output_len: int, status: int, *, cut: bool) -> None:
-        """Let the learner know of a reply that is over; `cut` at a limit, or by whatever `status` says."""
+    def ended(self, request: Visit, output_len: int, status: int, *, cut: bool) -> tuple[str, str]:
+        """Let the learner know of a reply that is over; `cut` at a limit, or by whatever `status` says.
+
+        Returns the hashes of the request's sender and template.
+        """
         request.told = True
+        groups = self._scores.groups(request.id)
         if request.asked.endpoint.generates and (status == 0 or 200 <= status < 300):
             self._scores.ended(request.id, output_len, _ending(status, cut=cut))
         else:
             self._scores.ended(request.id, 0, Ending.ABORTED)
+        return groups
 
     def replied(self, backend: Backend, computed: int, first_byte: float, gap: float, beside: float) -> None:
         """Learn an engine's pace from a streamed reply: seconds, seconds a token, and requests with it.

@@ -117,6 +117,8 @@ def _row(record: Finished, prompts: bool) -> dict[str, Any]:
         "temperature": said.temperature,
         "tools": said.tools,
         "structured": said.structured,
+        "sender": record.sender or None,
+        "template": record.template or None,
         "score": record.score,
         "predicted_len": record.predicted_len,
         **(_asked(record.asked.request) if prompts else {"prompt": None, "messages": None}),

@@ -40,6 +40,10 @@ class WaitingScores:
         if self._scorer is not None and asked.request.readable and asked.given.score is None:
             self._scorer.submit(request.id, asked.request, request.tenant)
 
+    def groups(self, id: str) -> tuple[str, str]:
+        """Return the hashes of a request's sender and template, "" where there is none."""
+        return ("", "") if self._scorer is None else self._scorer.groups(id)
+
     def ended(self, id: str, length: int, ending: Ending) -> None:
         """Let the learner know how long a reply is, and how it ended; returns at once."""
         if self._scorer is not None:

@@ -134,6 +134,17 @@ class ScorerClient:
             if self._asleep:
                 self._ring()
 
+    def groups(self, id: str) -> tuple[str, str]:
+        """Return the hashes of a request's sender and template as text, "" where there is none.
+
+        They are known from its answer until its end is told.
+        """
+        placed = None if self._endings is None else self._endings.placed(id)
+        if placed is None:
+            return "", ""
+        sender, template = placed.identity.sender, placed.identity.template
+        return f"{sender:016x}" if sender else "", f"{template:016x}" if template else ""
+
     @property
     def reports(self) -> Mapping[tuple[wire.Scope, int], wire.LiveReport]:
         """How the order stands, as the scorer last told; empty before, or where it does not learn."""

@@ -70,6 +70,11 @@ class Endings:
         asked.placed = placed
         return b"" if asked.ended is None else self._frame(asked.ended)
 
+    def placed(self, id: str) -> wire.Placed | None:
+        """Return what a request was taken for, None while that is not known. Any thread may ask."""
+        asked = self._asked.get(id)
+        return None if asked is None else asked.placed
+
     def frames(self) -> bytes:
         """Return the frames of what was told since."""
         frames = []

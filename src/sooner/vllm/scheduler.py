@@ -335,14 +335,13 @@ class RankOrder:
                 del self._first_tokens[id]
 
     def _leave(self, request: Any) -> None:
-        if self.scores is not None:
-            self.scores.ended(request)
+        groups = ("", "") if self.scores is None else self.scores.ended(request)
         ticket = self.order.leave(request.request_id)
         if ticket is None or self._trace is None:
             return
         if self._first_tokens.pop(request.request_id, None) is not None and request.num_output_tokens:
             ticket.first_token_step = self.order.step
-        self._trace.finished(request, ticket, self.order.step)
+        self._trace.finished(request, ticket, self.order.step, groups)
 
     def _gauges(self) -> dict[str, float]:
         running, waiting = self._host.get_request_counts()

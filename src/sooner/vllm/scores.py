@@ -57,9 +57,11 @@ class EngineScores:
                 request.request_id, ChatRequest(prompt, said._replace(model=model, sender=sender))
             )
 
-    def ended(self, request: Any) -> None:
-        """Tell how long a reply is and how it ended."""
+    def ended(self, request: Any) -> tuple[str, str]:
+        """Tell how long a reply is and how it ended; return the hashes of its sender and template."""
+        groups = self.client.groups(request.request_id)
         self.client.ended(request.request_id, request.num_output_tokens, compat.ending(request))
+        return groups
 
     def sweep(self, now: float, running: Iterable[Any], expected: Callable[[str], float]) -> None:
         """Every few seconds, tell of the long replies that still run: the others are known by then."""

@@ -20,8 +20,8 @@ class EngineTrace:
     `arrival_step`, `first_scheduled_step`, `first_token_step`, `finish_step` (-1: never; steps count
     from 1, and an arrival carries the number of steps run before it), `preemptions`,
     `prompt_tokens`, `cached_tokens`, `output_tokens`, `score`, `predicted_len`, `work` [s], `key`,
-    `scored`, `status`. A step's line holds `step`, `time` [s], `running`, `waiting`,
-    and what it computes: `prefill` [tokens], `decoding` [requests], `context` [tokens]. A pace's line holds
+    `scored`, `status`, `sender` and `template` (hashes). A step's line holds `step`, `time` [s], `running`,
+    `waiting`, and what it computes: `prefill` [tokens], `decoding` [requests], `context` [tokens]. A pace's line holds
     `step`, `time` and the numbers of `sooner.work.Pace`; there is one each time another was learned.
     `path` + ".engine" is JSON, the order and the engine's limits, as `sooner whatif` asks for them.
     """
@@ -39,8 +39,8 @@ class EngineTrace:
         """Write a finished request."""
         self._requests.write(json.dumps(line) + "\n")
 
-    def finished(self, request: Any, ticket: Ticket, step: int) -> None:
-        """Write a request of vLLM's that ended in `step`, and where it stood."""
+    def finished(self, request: Any, ticket: Ticket, step: int, groups: tuple[str, str] = ("", "")) -> None:
+        """Write a request of vLLM's that ended in `step`, and where it stood; `groups` are hashes."""
         self.request(
             {
                 "request_id": request.request_id,
@@ -60,6 +60,8 @@ class EngineTrace:
                 "key": ticket.key,
                 "scored": ticket.scored,
                 "status": request.status.name,
+                "sender": groups[0],
+                "template": groups[1],
             }
         )
 

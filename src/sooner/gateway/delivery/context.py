@@ -42,6 +42,8 @@ class Finished(NamedTuple):
     status: int
     score: float | None
     predicted_len: float | None
+    sender: str = ""  # hashes of the groups that it was learned in
+    template: str = ""
 
 
 class Delivery:
@@ -118,7 +120,7 @@ class Delivery:
     ) -> None:  # fmt: skip
         """Take note of a reply that is over; `came` and `arrival` are both when it came, in two clocks."""
         ticket = waiting.ticket
-        self.dispatcher.ended(waiting, used.output_len, status, cut=used.cut)
+        groups = self.dispatcher.ended(waiting, used.output_len, status, cut=used.cut)
         total = time.monotonic() - came
         self.telemetry.wait.add(wait)
         self.telemetry.first_byte.add(sent.first_byte)
@@ -128,6 +130,7 @@ class Delivery:
                 waiting.id, waiting.tenant, waiting.asked, sent.backend.name, arrival, wait, sent.first_byte,
                 total, used.prompt_len or 0, used.output_len, used.counted, status,
                 ticket.score if waiting.scored else None, ticket.predicted_len if waiting.scored else None,
+                *groups,
             )
         )  # fmt: skip
 
