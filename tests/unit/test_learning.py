@@ -232,3 +232,16 @@ def test_a_live_queue_teaches_what_all_the_truth_would(limited: bool) -> None:
     naive = np.log1p(end[: n - slots]).mean()
     assert not limited or abs(naive - wanted) > 3 * abs(found - wanted)
     assert live.alarms == 0
+
+
+def test_a_limit_that_is_met_again_and_again_does_not_teach_that_replies_are_short() -> None:
+    """Cut at 20 tokens a reply says "at least 20", by a law that knows nothing of the limit."""
+    rng, learner, who = np.random.default_rng(9), Learner(), Identity(sender=1)
+    for row in range(500):
+        learner.predict(row, who)
+        learner.finished(row, round(60 * float(np.exp(0.2 * rng.standard_normal()))))
+    before = learner.root.mean(5.0)
+    for row in range(500, 700):
+        learner.predict(row, who, limit=20)
+        learner.finished(row, 20.0, whole=False)
+    assert learner.root.mean(5.0) == pytest.approx(before, abs=0.05)

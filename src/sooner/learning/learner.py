@@ -67,8 +67,8 @@ class Pending:
     """A request under way: the groups it is of, what was predicted, and what it was last taken in as."""
 
     __slots__ = (
-        "counts", "groups", "known", "level", "model", "raw", "row", "sender", "shadow", "taken", "text",
-        "word",
+        "counts", "groups", "known", "level", "mean", "model", "raw", "row", "sender", "shadow", "taken",
+        "text", "word",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +80,7 @@ class Pending:
         self.level = level  # of all, when it came
         self.row = row
         self.raw = level
+        self.mean = level  # the same, were there no limit
         self.text = 0.0  # what of `raw` is the text's
         self.word: float | None = None  # what a ranker said, in its own scale
         self.sender = 0
@@ -168,6 +169,7 @@ class Learner:
             sure = self.seen / (self.seen + _BELIEF)
             base = pending.level if text.predicted_len is None else self.text_mean
             pending.raw = sure * pending.raw + (1.0 - sure) * (base + said)
+        pending.mean = pending.raw
         if limit is not None:
             pending.raw = min(pending.raw, math.log1p(limit))
         pending.shadow = shadow
@@ -186,7 +188,7 @@ class Learner:
         """Say that a reply is still going on at `length` tokens."""
         pending = self._pending.get(key)
         if pending is not None:
-            self._take(pending, beyond(math.log1p(length), pending.raw, math.sqrt(self.variance)).mean)
+            self._take(pending, beyond(math.log1p(length), pending.mean, math.sqrt(self.variance)).mean)
 
     def finished(self, key: object, length: float, *, whole: bool = True) -> Learned:
         """Take in a reply of `length` tokens; not `whole` where it was cut at a limit or aborted."""
@@ -195,11 +197,11 @@ class Learner:
             return Learned()
         sd = math.sqrt(self.variance)
         value = math.log1p(length)
-        square = (value - pending.raw) ** 2
+        square = (value - pending.mean) ** 2
         if whole and pending.model.settled < _SETTLED:  # it was predicted from little: what is known by now?
             square = min(square, (value - pending.text - _mean(pending.groups)) ** 2)
         elif not whole:
-            value, square = beyond(value, pending.raw, sd)
+            value, square = beyond(value, pending.mean, sd)
         self._take(pending, value)
         self.regression.add(pending.row, value - pending.level)
         if pending.word is not None:
@@ -207,7 +209,7 @@ class Learner:
             self.text_mean += (pending.word - self.text_mean) / min(self._texts, _MEMORY)
         self.seen += 1
         self.variance += (square - self.variance) / min(self.seen + _BELIEF, _MEMORY)
-        return self._judged(pending, (value - pending.raw) / sd, math.expm1(min(value, 30.0)))
+        return self._judged(pending, (value - pending.mean) / sd, math.expm1(min(value, 30.0)))
 
     def knows(self, key: object) -> bool:
         """Return whether a request is under way."""

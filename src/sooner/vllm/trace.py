@@ -21,8 +21,9 @@ class EngineTrace:
     from 1, and an arrival carries the number of steps run before it), `preemptions`,
     `prompt_tokens`, `cached_tokens`, `output_tokens`, `score`, `predicted_len`, `work` [s], `key`,
     `scored`, `status`, `sender` and `template` (hashes). A step's line holds `step`, `time` [s], `running`,
-    `waiting`, and what it computes: `prefill` [tokens], `decoding` [requests], `context` [tokens]. A pace's line holds
-    `step`, `time` and the numbers of `sooner.work.Pace`; there is one each time another was learned.
+    `waiting`, and what it computes: `prefill` [tokens], `decoding` [requests], `context` [tokens]. A pace's
+    line holds `step`, `time` and the numbers of `sooner.work.Pace`; there is one each time another was
+    learned.
     `path` + ".engine" is JSON, the order and the engine's limits, as `sooner whatif` asks for them.
     """
 
