@@ -155,6 +155,7 @@ def state(text: str) -> dict[str, Any]:
     waiting = {"position": 1, "id": text, "tenant": text, "waited_s": 1.0, "eta_s": None}
     tenant = {"name": text, "waiting": 1, "requests": 1, "share": 1.0, "fair_share": None}
     hour = {"length_s": 1.0, "requests": 1, "cut": 0, "per_second": 1.0, "tokens_per_second": 1.0}
+    taus = {"tau": 0.5, "tau_error": 0.1}
     turns = [{"when": 0.0, "on": False, "by": text}]
     return {
         "at": 0.0,
@@ -170,6 +171,9 @@ def state(text: str) -> dict[str, Any]:
         "total": {"requests": 1, "finished": 1, "client_gone": 0, "upstream_errors": 0},
         "tenants": {"rows": [{**tenant, "mean_wait_s": None}], "more": 3},
         "truth": {"judged": 3, "tau": None, "ratio": None, "groups": []},
+        "learned": [
+            {"of": "sender", "group": text, "on": True, "seen": 9, "alarms": 0, "gain": None, **taus}
+        ],
     }
 
 

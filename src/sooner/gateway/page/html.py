@@ -64,6 +64,7 @@ def sections(state: Mapping[str, Any]) -> dict[str, str]:
         "hour": _hour(state["hour"]),
         "tenants": _tenants(state["tenants"]),
         "truth": _truth(state["truth"]),
+        "learned": _learned(state["learned"]),
     }
 
 
@@ -206,6 +207,24 @@ def _truth(truth: Mapping[str, Any]) -> str:
         )
         + _table("Predicted and real", ("By prediction", "Predicted tokens", "Real tokens", "Replies"), rows)
     )
+
+
+def _learned(standings: Sequence[Mapping[str, Any]]) -> str:
+    if not standings:
+        return "<h2>Learned order</h2><p>Nothing is learned yet, or learning is off.</p>"
+    rows = [
+        (
+            html.escape(one["of"]) + ("" if one["of"] == "all" else f" {html.escape(one['group'][:8])}"),
+            _on(one["on"]),
+            UNKNOWN if one["tau"] is None else f"{one['tau']:.2f} ± {one['tau_error'] or 0.0:.2f}",
+            share(one["gain"]),
+            count(one["seen"]),
+            count(one["alarms"]),
+        )
+        for one in standings
+    ]
+    head = ("Of", "Order", "Kendall's tau", "Expected gain", "Replies", "Drift alarms")
+    return "<h2>Learned order, by model and sender</h2>" + _table("Learned order", head, rows)
 
 
 def _tiles(*tiles: tuple[str, str, str]) -> str:

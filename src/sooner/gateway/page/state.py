@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.page import why
 from sooner.gateway.page.recent import OTHERS, Recent
 from sooner.gateway.switch import OrderSwitch
+from sooner.ordering.wire import LiveReport
 
 ROWS = 40
 """Waiting requests, tenants and engines that are shown."""
@@ -48,6 +50,21 @@ def state(dispatcher: Dispatcher, recent: Recent, switch: OrderSwitch) -> dict[s
             "ratio": hour.truth.ratio,
             "groups": [group._asdict() for group in hour.truth.groups],
         },
+        "learned": [_standing(one) for one in dispatcher.standings[:ROWS]],
+    }
+
+
+def _standing(one: LiveReport) -> dict[str, Any]:
+    """Return how the learned order stands, of all, of a model or of a sender."""
+    found = one.standing
+    measures = {"tau": found.tau, "tau_error": found.tau_error, "gain": found.gain}
+    return {
+        "of": one.scope.name.lower(),
+        "group": f"{one.hash:016x}",
+        "on": one.on,
+        "seen": one.seen,
+        "alarms": one.alarms,
+        **{name: value if math.isfinite(value) else None for name, value in measures.items()},
     }
 
 
