@@ -40,6 +40,12 @@ class InProcess:
         """Engine steps so far."""
         return None if self._engine is None else self._engine.steps
 
+    @property
+    def stepped(self) -> SteppedEngine:
+        """The engine itself, once it was started."""
+        assert self._engine is not None
+        return self._engine
+
     async def start(self) -> None:
         """Load the model. Raises ConfigError, EngineError or MissingExtra."""
         from sooner.vllm.offline import SteppedEngine
@@ -48,8 +54,7 @@ class InProcess:
 
     async def reply(self, ask: Ask, told: Told | None) -> Answer:
         """Return the whole reply; see `Maker`."""
-        assert self._engine is not None
-        engine, loop = self._engine, asyncio.get_running_loop()
+        engine, loop = self.stepped, asyncio.get_running_loop()
         done: asyncio.Future[WholeReply] = loop.create_future()
 
         def arrived(tokens: int, text: str, ended: WholeReply | Exception | None) -> None:

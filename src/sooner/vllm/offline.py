@@ -44,12 +44,12 @@ class SteppedEngine:
         Raises ConfigError or EngineError where vLLM refuses.
         """
         try:
-            self._llm = LLM(model=model, **settings)
+            self.llm = LLM(model=model, **settings)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"vLLM refuses {model!r} with {dict(settings)}: {error}") from error
         except (OSError, RuntimeError) as error:
             raise EngineError(f"vLLM cannot load {model!r}: {error}") from error
-        self._engine: Any = self._llm.llm_engine
+        self._engine: Any = self.llm.llm_engine
         config = self._engine.vllm_config
         self.max_num_seqs: int = config.scheduler_config.max_num_seqs
         self.max_model_len: int = config.model_config.max_model_len
@@ -63,7 +63,7 @@ class SteppedEngine:
 
     def tokens(self, body: Mapping[str, Any]) -> list[int]:
         """Return the prompt of a chat or a completion as token ids. Raises ConfigError."""
-        tokenizer: Any = self._llm.get_tokenizer()
+        tokenizer: Any = self.llm.get_tokenizer()
         if "messages" not in body:
             return list(tokenizer.encode(body["prompt"]))
         more = {**(body.get("chat_template_kwargs") or {})}
@@ -89,7 +89,7 @@ class SteppedEngine:
         for name in ("response_format", "logprobs", "tool_choice"):
             if body.get(name):
                 raise ConfigError(f"{name}={body[name]!r}, allowed in process: none; a server does this")
-        params = self._llm.get_default_sampling_params().clone()
+        params = self.llm.get_default_sampling_params().clone()
         limit = body.get("max_completion_tokens", body.get("max_tokens"))
         room = self.max_model_len - prompt_len
         if room < 1:
