@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from click.testing import CliRunner
 from gateway_rig import engine, run
 
 from sooner.cli import root
+from sooner.core import EngineError
 from sooner.emulator.engine import Lengths
 from sooner.generate.goals import Goal
 from sooner.generate.http import Server
@@ -100,7 +102,7 @@ def test_the_first_n_are_exactly_n_and_controls_stand_beside(tmp_path: Path) -> 
     assert generation.verdict(report_of(tmp_path)) in page
 
 
-def test_a_broken_connection_and_a_503_are_sent_again_and_a_400_is_named(tmp_path: Path) -> None:
+def test_what_the_engine_declines_is_named_with_its_words(tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text(
         '{"id": "good", "prompt": "a"}\n{"id": "bad", "prompt": "b", "max_tokens": 0}\n'
     )
@@ -112,6 +114,45 @@ def test_a_broken_connection_and_a_503_are_sent_again_and_a_400_is_named(tmp_pat
             assert (report["kept"], report["failed"]) == (1, 1)
             assert read(made.failures)[0]["id"] == "bad"
             assert "400" in read(made.failures)[0]["error"]
+
+    run(test)
+
+
+def test_an_engine_that_goes_and_comes_back_loses_no_sample(tmp_path: Path) -> None:
+    async def test() -> None:
+        came = asyncio.Event()
+        seen: list[int] = []
+
+        def on_sample(sample: int, line: dict[str, Any]) -> None:
+            seen.append(sample)
+            if len(seen) == 20:
+                came.set()
+
+        first = engine(max_num_seqs=4, model="m")
+        async with first.serving() as one:
+            running = asyncio.create_task(serve(job(tmp_path), one.url, on_sample=on_sample))
+            await came.wait()
+        port = int(first.url.rpartition(":")[2])
+        async with engine(model="m").serving(port=port):
+            report = await running
+        assert (report["kept"], report["failed"]) == (N, 0)
+        assert sorted(seen) == list(range(N))
+
+    run(test)
+
+
+def test_a_job_without_any_engine_says_how_to_go_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        came = asyncio.Event()
+        first = engine(max_num_seqs=4, model="m")
+        async with first.serving() as one:
+            made = serve(job(tmp_path), one.url, on_sample=lambda *_: came.set(), patience=0.0)
+            running = asyncio.create_task(made)
+            await came.wait()
+        with pytest.raises(EngineError, match="the same command goes on from here"):
+            await running
+        async with engine(model="m").serving() as two:
+            assert (await serve(job(tmp_path), two.url))["kept"] == N
 
     run(test)
 
