@@ -172,6 +172,7 @@ class Gateway:
             task.cancel()
         self.dispatcher.take(self.settings, new.backends)
         self.proxy.take(self.settings)
+        self._door.take(self.settings.limits)
         self._checks = [asyncio.create_task(self._check(one)) for one in self.dispatcher.backends]
         logger.info("new settings: %d engines", len(new.backends))
 

@@ -32,6 +32,11 @@ class Door:
         self._strangers: dict[web.RequestHandler, None] = {}  # in the order they came
         self._looked = 0.0
 
+    def take(self, limits: LimitSettings) -> None:
+        """Take bounds, at the start and when they were read again."""
+        self._patience = limits.head_time
+        self._most = min(limits.strangers, _descriptors() // 2)
+
     def watch(self, server: web.Server) -> None:
         """Be told of every connection of a server."""
         made, lost = server.connection_made, server.connection_lost
