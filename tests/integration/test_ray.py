@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from gateway_rig import rig, run
+from ray_app import ENGINE
 from serving import write_tiny_model
 
 MISSING = [name for name in ("ray", "vllm") if importlib.util.find_spec(name) is None]
@@ -141,3 +142,35 @@ def test_the_gateway_knows_ray(served: tuple[str, Path]) -> None:
                     assert (await response.json())["usage"]["completion_tokens"] == 3
 
     run(test, 60)
+
+
+def test_an_offline_job_whose_driver_is_killed_has_every_row_once(tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    rows = [{"id": f"row{i}", "prompt": f"word{i}", "max_tokens": 8 + i} for i in range(64)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = write_tiny_model(tmp_path / "model")
+    command = [
+        sys.executable, "-m", "sooner", "generate", str(prompts), "--out", str(out), "--ray",
+        "--model", str(model),
+        "--engine", json.dumps(ENGINE), "--api", "completions",
+        "--ranker", "none", "--window", "4", "--json",
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="ray") as short:
+        own = environment(tmp_path, short)
+        with (tmp_path / "log").open("w") as log:
+            first = subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=log)
+        try:
+            until = time.monotonic() + 400
+            while time.monotonic() < until and first.poll() is None:
+                if len(lines(out)) >= 8:
+                    break
+                time.sleep(0.2)
+        finally:
+            first.kill()
+            first.wait()
+        begun = len(lines(out))
+        assert 8 <= begun < 64, (tmp_path / "log").read_text()[-2000:]
+        done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(line["id"] for line in lines(out)) == sorted(row["id"] for row in rows)
+    assert json.loads(done.stdout)["kept"] == 64

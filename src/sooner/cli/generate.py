@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,11 @@ from sooner.cli.options import SEED, progress_bar, say
 )
 @click.option("--model", help="Load this model with vLLM in this process, in place of a server.")
 @click.option("--engine", help="Settings of vllm.LLM for --model, as JSON, such as '{\"max_num_seqs\": 64}'.")
+@click.option(
+    "--ray", "cluster", is_flag=False, flag_value="local", metavar="[ADDRESS]",
+    help="Serve --model on a Ray cluster: an address, auto for this machine's, or nothing to start one here.",
+)  # fmt: skip
+@click.option("--replicas", default=1, type=click.IntRange(min=1), show_default=True, help="With --ray.")
 @click.option("--served-model", help="The model's name as the servers know it, where they have several.")
 @click.option("--all", "everything", is_flag=True, help="Keep all, ended soonest (default).")
 @click.option("--sample", type=click.IntRange(min=1), help="Draw N at random and run those: unbiased.")
@@ -78,6 +83,8 @@ def generate(
     urls: tuple[str, ...],
     model: str | None,
     engine: str | None,
+    cluster: str | None,
+    replicas: int,
     served_model: str | None,
     everything: bool,
     sample: int | None,
@@ -119,6 +126,8 @@ def generate(
     named = [name for name, value in chosen.items() if value is not None]
     if len(named) > 1:
         raise ConfigError(f"--{' and --'.join(named)} together, allowed: one goal")
+    if cluster is not None and not model:
+        raise ConfigError("--ray without --model, allowed: with the model that the cluster is to serve")
     if bool(urls) == bool(model):
         raise ConfigError(f"{'both' if urls else 'neither'} --url and --model, allowed: one of them")
     kind = named[0] if named else "all"
@@ -131,19 +140,31 @@ def generate(
     if restart:
         job.forget()
     makers: list[Any]
-    if model:
-        from sooner.generate.inprocess import InProcess
+    with ExitStack() as stack:
+        if cluster is not None:
+            from sooner.generate.http import Server
+            from sooner.ray.application import application
 
-        makers = [InProcess(model, _settings(engine), stream=goal.selects)]
-    else:
-        from sooner.generate.http import Server
+            with _words_to_stderr():
+                there = stack.enter_context(
+                    application(str(model), _settings(engine), address=cluster, replicas=replicas)
+                )
+            makers = [Server(there.url, there.model, window=window or there.window, stream=goal.selects)]
+        elif model:
+            from sooner.generate.inprocess import InProcess
 
-        key = api_key_file.read_text(encoding="utf-8").strip() if api_key_file else None
-        makers = [Server(url, served_model, api_key=key, window=window, stream=goal.selects) for url in urls]
-    with job, _words_to_stderr() if model else nullcontext():
-        report = asyncio.run(_run(job, makers, history))
-        if in_order:
-            job.in_order()
+            makers = [InProcess(model, _settings(engine), stream=goal.selects)]
+        else:
+            from sooner.generate.http import Server
+
+            key = api_key_file.read_text(encoding="utf-8").strip() if api_key_file else None
+            makers = [
+                Server(url, served_model, api_key=key, window=window, stream=goal.selects) for url in urls
+            ]
+        with job, _words_to_stderr() if model else nullcontext():
+            report = asyncio.run(_run(job, makers, history))
+            if in_order:
+                job.in_order()
     if report["failed"]:
         say(f"{report['failed']} samples failed; they are named in {job.failures}")
     if html:
