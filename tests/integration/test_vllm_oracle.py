@@ -1,7 +1,8 @@
 """vLLM's own scheduler as the oracle: the same random load through it and through ours differs in order only.
 
-Each seed is a small load with aborts, adapters, grammars that compile, pauses, full KV memory, scores that
-come late, and all of it at once. In both every request ends with the same tokens, and nothing is left behind.
+Each seed is a small load with aborts, adapters, grammars that compile, pauses, full KV memory, KV from afar,
+streaming sessions, scores that come late, and all of it at once. In both every request ends with the same
+tokens, and nothing is left behind. Ours ends also where vLLM's own does not.
 """
 
 from __future__ import annotations
@@ -29,7 +30,17 @@ pytestmark = [
 
 SEEDS = 2_000
 BATCHES = 20
-SHAPES = [(slots, blocks, late) for slots in (1, 2, 4) for blocks in (8, 12, 200) for late in (False, True)]
+MORE = 4
+"""Tokens of the reply to each further input of a session."""
+REDONE = ("second_looks", "rank_preemptions", "kv_preemptions", "kv_released")
+"""Counters of what is computed once more."""
+SHAPES = [
+    (slots, blocks, late, remote)
+    for slots in (1, 2, 4)
+    for blocks in (8, 12, 200)
+    for late in (False, True)
+    for remote in (False, True)
+]
 ORDERS = [
     name
     for name in policies.names()
@@ -50,6 +61,8 @@ class Job:
     abort_at: int
     told: float | None
     scored_after: int
+    loads: int  # steps until its prompt's KV is here from elsewhere; 0: it is computed
+    inputs: int  # how often more input follows, as in a streaming session
 
 
 @dataclass
@@ -70,17 +83,21 @@ class Load:
         adapters = rng.random() < 0.4
         load.max_loras = rng.randint(1, 2) if adapters else 0
         for i in range(rng.randint(2, 12)):
+            inputs = rng.randint(1, 3) if rng.random() < 0.15 else 0
+            room = longest - 15 if inputs else longest  # a session's further turns must fit as well
             load.jobs.append(
                 Job(
                     id=str(i),
                     step=rng.choice((0, 0, 0, 1, 3, 8, 20)),
-                    prompt_len=rng.randint(1, longest),
-                    output_len=rng.randint(1, longest),
+                    prompt_len=rng.randint(1, room),
+                    output_len=rng.randint(1, rng.choice((6, 20, room))),
                     lora=rng.randint(0, 3) if adapters else 0,
                     grammar_at=rng.randint(1, 30) if rng.random() < 0.2 else -1,
                     abort_at=rng.randint(1, 30) if rng.random() < 0.1 else -1,
                     told=rng.choice((None, rng.uniform(1, 100))),
                     scored_after=rng.randint(0, 12),
+                    loads=rng.choice((0, 1, 5, 15)),
+                    inputs=inputs,
                 )
             )
         if rng.random() < 0.3:
@@ -100,17 +117,24 @@ class Load:
         return load
 
 
+class Stuck(Exception):
+    """Nothing runs and nothing will."""
+
+
 def served(load: Load, scheduler: Any, ours: bool) -> tuple[harness.Runner, int]:
-    """Serve a load; return the runner and the steps it took."""
+    """Serve a load; return the runner and the steps it took. Raises Stuck."""
     if load.max_loras:
         scheduler.lora_config = SimpleNamespace(max_loras=load.max_loras)
     runner = harness.Runner(scheduler, 2 if scheduler.vllm_config.scheduler_config.async_scheduling else 1)
+    if runner.connector is not None:
+        runner.connector.remote = {job.id: job.loads for job in load.jobs if job.loads}
+    inputs = {job.id: job.inputs for job in load.jobs}
     free = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
     compiling: dict[str, Any] = {}
     last = max(max(job.step, job.grammar_at, job.abort_at) for job in load.jobs)
     last = max([last, *load.pauses])
-    step = 0
-    while step <= last or scheduler.has_unfinished_requests() or runner.busy:
+    step = idle = 0
+    while step <= last or scheduler.requests or runner.busy:
         for job in load.jobs:
             if job.step == step:
                 runner.add([made(job, compiling)])
@@ -122,9 +146,15 @@ def served(load: Load, scheduler: Any, ours: bool) -> tuple[harness.Runner, int]
                 scheduler._arrived.append((job.id, Prediction(float(job.output_len), float(job.output_len))))
         if step in load.pauses and hasattr(scheduler, "set_pause_state"):
             scheduler.set_pause_state(type(scheduler._pause_state)[load.pauses[step]])
+        for id, left in inputs.items():
+            if left >= 0 and runner.awaits_input(id):
+                runner.add([more(id, last=left == 0)])
+                inputs[id] = left - 1
         runner.once()
         step += 1
-        assert step < 3_000, f"seed {load.seed} does not come to an end"
+        idle = 0 if scheduler.running or runner.busy or step <= last else idle + 1
+        if idle > 60 or step > 3_000:
+            raise Stuck(f"seed {load.seed}: {len(scheduler.requests)} requests wait for ever")
     assert not scheduler.requests
     assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == free
     return runner, step
@@ -137,6 +167,7 @@ def made(job: Job, compiling: dict[str, Any]) -> Any:
         arrival_time=float(job.step),
         prompt_len=job.prompt_len,
         xargs=None if job.told is None else {"sooner_predicted_len": job.told},
+        resumable=job.inputs > 0,
     )
     if job.lora:
         request.lora_request = SimpleNamespace(
@@ -149,6 +180,11 @@ def made(job: Job, compiling: dict[str, Any]) -> Any:
     return request
 
 
+def more(id: str, *, last: bool) -> Any:
+    """The next input of a streaming session, or the word that there is none."""
+    return harness.request(id, MORE, arrival_time=30.0, prompt_len=5, resumable=not last)
+
+
 def compiled(request: Any) -> None:
     """The grammar of a request is there; without a model nothing walks it."""
     request.structured_output_request = None
@@ -157,35 +193,45 @@ def compiled(request: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int, bool], Any]:
+def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int, bool, bool], Any]:
     model = harness.tiny_model(tmp_path_factory.mktemp("oracle"))
     return {
-        shape: harness.vllm_config(model, slots=shape[0], blocks=shape[1], asynchronous=shape[2])
+        shape: harness.vllm_config(
+            model, slots=shape[0], blocks=shape[1], asynchronous=shape[2], connector=shape[3]
+        )
         for shape in SHAPES
     }
 
 
+def compared(config: Any, load: Load, shape: Any) -> bool:
+    """Serve a load with both; return False where vLLM's own never ends: ours does, with every token."""
+    told = f"seed {load.seed}, {shape}, {load.sooner}"
+    whole = {job.id: job.output_len + MORE * job.inputs for job in load.jobs if job.abort_at < 0}
+    config.additional_config = {"sooner": {"ranker": "", "learn": False, "state": "", **load.sooner}}
+    scheduler = harness.scheduler(Scheduler, config)
+    ours, our_steps = served(load, scheduler, ours=True)
+    assert {id: ours.tokens[id] for id in whole} == whole, told
+    assert not scheduler.order.tickets, told
+    counts = scheduler.counters.counts
+    assert (counts["hook_errors"], counts["policy_errors"], counts["bypassed"]) == (0, 0, 0), told
+    scheduler.shutdown()
+    config.additional_config = {"sooner": {"ranker": "", "learn": False, "state": ""}}
+    try:
+        stock, stock_steps = served(load, harness.builtin(config), ours=False)
+    except Stuck:  # what waits holds all of the memory between it
+        return False
+    assert {id: stock.tokens[id] for id in whole} == whole, told
+    redone = sum(counts[name] for name in REDONE)
+    assert our_steps <= 2 * stock_steps + 20 + 10 * redone, told
+    return True
+
+
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_loads_differ_from_vllms_own_in_order_only(configs: dict[Any, Any], batch: int) -> None:
-    for seed in range(batch, SEEDS, BATCHES):
-        shape = SHAPES[seed % len(SHAPES)]
-        config, load = configs[shape], Load.of(seed, shape[1])
-        config.additional_config = {"sooner": {"ranker": "", "learn": False, "state": ""}}
-        stock, stock_steps = served(load, harness.builtin(config), ours=False)
-        config.additional_config = {"sooner": {"ranker": "", "learn": False, "state": "", **load.sooner}}
-        scheduler = harness.scheduler(Scheduler, config)
-        ours, our_steps = served(load, scheduler, ours=True)
-        told = f"seed {seed}, {shape}, {load.sooner}"
-        whole = [job.id for job in load.jobs if job.abort_at < 0]
-        lengths = {job.id: job.output_len for job in load.jobs}
-        for runner in (stock, ours):
-            assert {id: runner.tokens[id] for id in whole} == {id: lengths[id] for id in whole}, told
-        assert not scheduler.order.tickets, told
-        counts = scheduler.counters.counts
-        assert (counts["hook_errors"], counts["policy_errors"], counts["bypassed"]) == (0, 0, 0), told
-        redone = counts["second_looks"] + counts["rank_preemptions"] + counts["kv_preemptions"]
-        assert our_steps <= 2 * stock_steps + 20 + 10 * redone, told
-        scheduler.shutdown()
+    seeds = range(batch, SEEDS, BATCHES)
+    shapes = {seed: SHAPES[seed % len(SHAPES)] for seed in seeds}
+    same = [compared(configs[shape], Load.of(seed, shape[1]), shape) for seed, shape in shapes.items()]
+    assert same.count(False) <= len(same) / 20  # with KV from afar or sessions, and hardly any memory
 
 
 def test_the_loads_contain_what_they_promise() -> None:

@@ -318,7 +318,7 @@ def test_after_stepping_aside_the_order_is_that_of_arrival(bench: Bench) -> None
 def test_where_nothing_runs_for_long_vllms_own_order_is_put_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
-    monkeypatch.setattr("sooner.vllm.scheduler._STALLED", 0.0)
+    monkeypatch.setattr("sooner.vllm.stall.STALLED", 0.0)
     scheduler = bench.ours({"policy": "ltr"}, blocks=20)
     runner = harness.Runner(scheduler)
     pool = scheduler.kv_cache_manager.block_pool

@@ -13,14 +13,25 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # what vLLM and torch use while they are imported
     import torch
     import torch.utils.mkldnn  # it warns, and is otherwise imported in the middle of a test
-    from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
+    from vllm.config import (
+        CacheConfig,
+        DeviceConfig,
+        KVTransferConfig,
+        ModelConfig,
+        SchedulerConfig,
+        VllmConfig,
+    )
+    from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+        KVConnectorBase_V1,
+        KVConnectorMetadata,
+    )
     from vllm.sampling_params import SamplingParams
     from vllm.utils.hashing import sha256
     from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-    from vllm.v1.outputs import ModelRunnerOutput
+    from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
     from vllm.v1.request import Request, RequestStatus
     from vllm.v1.structured_output import StructuredOutputManager
 
@@ -59,8 +70,9 @@ def vllm_config(
     asynchronous: bool = False,
     policy: str = "fcfs",
     caching: bool = False,
+    connector: bool = False,
 ) -> VllmConfig:
-    """Return an engine's configuration; `sooner` are the plugin's settings."""
+    """Return an engine's configuration; `sooner` are the plugin's settings, `connector` is `Delayed`."""
     cache = CacheConfig(block_size=BLOCK, enable_prefix_caching=caching)
     cache.num_gpu_blocks = blocks
     config = VllmConfig(
@@ -75,6 +87,11 @@ def vllm_config(
             async_scheduling=asynchronous,
         ),
         device_config=DeviceConfig(device="cpu"),
+        kv_transfer_config=KVTransferConfig(
+            kv_connector="Delayed", kv_role="kv_both", kv_connector_module_path=__name__
+        )
+        if connector
+        else None,
         additional_config={"sooner": {"ranker": "", "learn": False, "state": "", **(sooner or {})}},
     )
     config.scheduler_config.async_scheduling = asynchronous  # the CPU platform switches it off
@@ -112,8 +129,12 @@ def request(
     xargs: Mapping[str, Any] | None = None,
     offset: int = 0,
     hashed: bool = False,
+    resumable: bool = False,
 ) -> Request:
-    """Return a request that ends after exactly `output_len` tokens; `hashed` for the prefix cache."""
+    """Return a request that ends after exactly `output_len` tokens; `hashed` for the prefix cache.
+
+    `resumable` begins a streaming session, or goes on with it; without it an input of one is its last.
+    """
     sampling = SamplingParams(
         ignore_eos=True, max_tokens=output_len, extra_args=dict(xargs) if xargs else None
     )
@@ -125,7 +146,57 @@ def request(
         arrival_time=arrival_time,
         priority=priority,
         block_hasher=get_request_block_hasher(BLOCK, sha256) if hashed else None,
+        **({"resumable": True} if resumable else {}),
     )
+
+
+class Delayed(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is not type-checked
+    """A KV connector whose loads take steps; `remote`: whose prompts are elsewhere, and for how many steps.
+
+    `loading` holds the step in which each load is there. Scheduler's side only.
+    """
+
+    def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any = None) -> None:
+        super().__init__(vllm_config, role, kv_cache_config)
+        self.remote: dict[str, int] = {}
+        self.loading: dict[str, int] = {}
+        self.step = 0
+
+    def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int, bool]:
+        """Return how many tokens of a prompt are elsewhere: all whole blocks but the last token."""
+        if request.request_id not in self.remote or num_computed_tokens:
+            return 0, False
+        found = (request.num_prompt_tokens - 1) // BLOCK * BLOCK
+        return found, found > 0
+
+    def update_state_after_alloc(self, request: Request, blocks: Any, num_external_tokens: int) -> None:
+        """Begin a load."""
+        if num_external_tokens:
+            self.loading[request.request_id] = self.step + self.remote[request.request_id]
+
+    def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
+        """Return nothing: there is no worker."""
+        return KVConnectorMetadata()
+
+    def loaded(self) -> set[str]:
+        """Go on by a step; return whose loads are there now."""
+        self.step += 1
+        done = {id for id, due in self.loading.items() if due <= self.step}
+        for id in done:
+            del self.loading[id]
+        return done
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        """Do nothing, as the three below: there is no worker."""
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """Do nothing."""
+
+    def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
+        """Do nothing."""
+
+    def wait_for_save(self) -> None:
+        """Do nothing."""
 
 
 class Runner:
@@ -143,11 +214,19 @@ class Runner:
         self.finished: dict[str, int] = {}
         self._depth = depth
         self._flying: list[Any] = []
+        found = getattr(scheduler, "connector", None)
+        self.connector: Delayed | None = found if isinstance(found, Delayed) else None
 
     @property
     def busy(self) -> bool:
-        """Whether steps are in flight."""
-        return bool(self._flying)
+        """Whether steps or loads are in flight."""
+        flying = any(sampled for _, sampled in self._flying)
+        return flying or bool(self.connector and self.connector.loading)
+
+    def awaits_input(self, id: str) -> bool:
+        """Whether a streaming session answered all that it was asked."""
+        request = self.scheduler.requests.get(id)
+        return request is not None and request.status.name == "WAITING_FOR_STREAMING_REQ"
 
     def add(self, requests: Iterable[Request]) -> None:
         """Hand requests to the scheduler."""
@@ -157,7 +236,7 @@ class Runner:
     def run(self, steps: int | None = None) -> Runner:
         """Run a number of steps, or until nothing is left."""
         while steps is None or steps > 0:
-            if not self.scheduler.has_unfinished_requests() and not self._flying:
+            if not self.scheduler.has_unfinished_requests() and not self.busy:
                 break
             self.once()
             steps = None if steps is None else steps - 1
@@ -182,7 +261,7 @@ class Runner:
         for data in output.scheduled_new_reqs:
             self.tokens.setdefault(data.req_id, 0)
         sampled = {id: not self.scheduler.requests[id].is_prefill_chunk for id in output.num_scheduled_tokens}
-        if sampled:
+        if sampled or self.connector:
             self._flying.append((output, sampled))
         if self._flying and (len(self._flying) >= self._depth or not sampled):
             self._deliver(*self._flying.pop(0))
@@ -196,6 +275,9 @@ class Runner:
             logprobs=None,
             prompt_logprobs_dict={},
             pooler_output=[],
+            kv_connector_output=KVConnectorOutput(finished_recving=self.connector.loaded())
+            if self.connector
+            else None,
         )
         for outputs in self.scheduler.update_from_output(output, result).values():
             for one in outputs.outputs:

@@ -78,7 +78,7 @@ def can_preempt(scheduler: Any, request: Any) -> bool:
 
     A streaming session that stops while its last step is in flight would be taken for finished.
     """
-    if getattr(request, "resumable", False):
+    if is_session(request):
         return False
     check = getattr(scheduler, "_request_blocks_can_be_freed", None)
     return is_running(request) and (check is None or bool(check(request)))
@@ -86,7 +86,65 @@ def can_preempt(scheduler: Any, request: Any) -> bool:
 
 def is_free(scheduler: Any, request: Any) -> bool:
     """Return whether a waiting request waits for a slot or memory only, as far as can be told."""
-    return request.status.name in ("WAITING", "PREEMPTED") and not _paused(scheduler)
+    if _paused(scheduler):
+        return False
+    ready = request.status.name in ("WAITING", "PREEMPTED") or _grammar_is_there(request)
+    return ready or (_is_remote(request) and request.request_id in _loaded(scheduler))
+
+
+def is_loading(scheduler: Any, queues: Sequence[RankedQueue[Any]]) -> bool:
+    """Return whether KV of a waiting request is on its way from afar."""
+    waiting = (request for queue in queues for request in queue.requests())
+    return any(_is_remote(request) and request.request_id not in _loaded(scheduler) for request in waiting)
+
+
+def _is_remote(request: Any) -> bool:
+    return bool(request.status.name == "WAITING_FOR_REMOTE_KVS")
+
+
+def _loaded(scheduler: Any) -> set[str]:
+    """Whose KV is here from afar; vLLM looks at them when they are first only."""
+    found: set[str] = getattr(scheduler, "finished_recving_kv_req_ids", set())
+    return found
+
+
+def is_session(request: Any) -> bool:
+    """Return whether more input may follow, as in a streaming session."""
+    return bool(getattr(request, "resumable", False))
+
+
+def held_blocks(scheduler: Any, request: Any) -> int:
+    """Return how many blocks of KV memory a request holds."""
+    return sum(len(group) for group in scheduler.kv_cache_manager.get_blocks(request.request_id).blocks)
+
+
+def needed_blocks(scheduler: Any, request: Any) -> int:
+    """Return how many blocks a request takes with all tokens it has, without any cache."""
+    groups = len(scheduler.kv_cache_manager.kv_cache_config.kv_cache_groups)
+    return int(-(-request.num_tokens // scheduler.block_size) * groups)
+
+
+def free_blocks(scheduler: Any) -> int:
+    """Return how many blocks of KV memory are free."""
+    return int(scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
+
+
+def can_release(scheduler: Any, request: Any) -> bool:
+    """Return whether the memory of a waiting request may be freed: nobody writes to it or counts on it."""
+    check = getattr(scheduler, "_request_blocks_can_be_freed", None)
+    ready = request.status.name in ("WAITING", "PREEMPTED")
+    return ready and (check is None or bool(check(request)))
+
+
+def free_memory(scheduler: Any, request: Any, queues: Sequence[RankedQueue[Any]]) -> None:
+    """Free the memory of a waiting request, which is then computed from its beginning."""
+    getattr(scheduler, "_free_request_blocks", scheduler.kv_cache_manager.free)(request)
+    scheduler.encoder_cache_manager.free(request)
+    getattr(scheduler, "_inflight_prefills", set()).discard(request)
+    request.num_computed_tokens = 0
+    for queue in queues:
+        queue.remove_request(request)
+    scheduler.waiting.add_request(request)
 
 
 def _paused(scheduler: Any) -> bool:
@@ -133,9 +191,8 @@ def _lora_fits(scheduler: Any, request: Any) -> bool:
 def _prompt_fits(scheduler: Any, request: Any) -> bool:
     """Whether the whole prompt fits into free KV blocks, without those of a victim and without any cache."""
     manager = scheduler.kv_cache_manager
-    needed = -(-request.num_tokens // scheduler.block_size) + 1
     groups = len(manager.kv_cache_config.kv_cache_groups)
-    return bool(manager.block_pool.get_num_free_blocks() >= needed * groups)
+    return free_blocks(scheduler) >= needed_blocks(scheduler, request) + groups
 
 
 def preempt(scheduler: Any, request: Any, now: float) -> None:

@@ -40,6 +40,7 @@ COUNTERS = {
     "bypassed": "Times the plugin stepped aside for good; vLLM then serves in order of arrival",
     "paused_steps": "Steps that took too long to say anything of the engine's pace",
     "kv_preemptions": "Running requests preempted because the KV cache was full",
+    "kv_released": "Waiting requests that gave their KV memory back, for nothing could run beside it",
 }
 GAUGES = {
     "waiting": "Requests in the queue",

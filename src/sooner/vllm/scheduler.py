@@ -25,15 +25,13 @@ from sooner.vllm import compat, scores, settings
 from sooner.vllm.counters import PluginCounters, Publisher
 from sooner.vllm.displacement import Displacement
 from sooner.vllm.scores import EngineScores
+from sooner.vllm.stall import FIRST, Stall
 from sooner.vllm.trace import EngineTrace
 
 logger = logging.getLogger("vllm.plugins.sooner")
 
 _CHECKED = 32
 """Steps for which what the prefix cache held of the first in the queue is believed."""
-
-_STALLED = 30.0
-"""Seconds in which nothing ran while one waited for memory only: then vLLM's own order is put back."""
 
 _Result = TypeVar("_Result")
 
@@ -70,7 +68,7 @@ class RankOrder:
         self._timer = StepTimer(learner, ahead=compat.wants_async(config))
         self.order.set_pace(learner.pace)
 
-        self._ran_at = time.monotonic()
+        self._stall = Stall(host, self._place, self.counters)
         self._caching = compat.caches_prefixes(host) and "work" in policy.reads
         self._head_checked: tuple[str, int] = ("", 0)
         self._unsorted = False
@@ -294,20 +292,17 @@ class RankOrder:
     def _after_step(self, output: Any) -> None:
         host = self._host
         ran = compat.steps_tokens(output)
-        now = time.monotonic()
         if ran:
             self.order.step += 1
             done = (*compat.shape(host, output), compat.context_tokens(host))
             self._timer.did(*done)
-            self._ran_at = now
             if self.scores is not None:
-                self.scores.sweep(now, host.running, self._expected)
+                self._safely(self.scores.sweep, time.monotonic(), host.running, self._expected)
         else:
             self._timer.idle()
-            if not any(self._queues):
-                self._ran_at = now
-            elif now - self._ran_at > _STALLED:
-                self._leave_a_stall(now)
+        why = self._safely(self._stall.after_step, ran, self._queues)
+        if why:
+            self._bypass(why, {request.request_id for request in host.running})
         for queue in self._queues:
             for request in queue.take_popped():
                 if compat.is_running(request):
@@ -319,13 +314,6 @@ class RankOrder:
         if self._kept is not None:
             self._kept.tick(self.order)
 
-    def _leave_a_stall(self, now: float) -> None:
-        """Step aside where nothing runs and one waits for memory only: vLLM's own order may find a way."""
-        self._ran_at = now
-        if any(compat.is_free(self._host, request) for queue in self._queues for request in queue.requests()):
-            running = {request.request_id for request in self._host.running}
-            self._bypass(f"nothing ran for {_STALLED:.0f} s while requests waited", running)
-
     def _note_first_tokens(self) -> None:
         requests = self._host.requests
         for id, ticket in list(self._first_tokens.items()):
@@ -335,7 +323,7 @@ class RankOrder:
                 del self._first_tokens[id]
 
     def _leave(self, request: Any) -> None:
-        groups = ("", "") if self.scores is None else self.scores.ended(request)
+        groups = (self._safely(self.scores.ended, request) if self.scores else None) or ("", "")
         ticket = self.order.leave(request.request_id)
         if ticket is None or self._trace is None:
             return
@@ -353,7 +341,10 @@ class RankOrder:
         return 0.0 if ticket is None else ticket.predicted_len
 
     def _place(self, request: Any) -> Place:
-        ticket = self.order.tickets.get(request.request_id)
+        id = request.request_id
+        if id == self._stall.first:
+            return FIRST
+        ticket = self.order.tickets.get(id)
         return ticket.place if ticket is not None else (1, 0.0, request.arrival_time, 0)
 
     def _places(self, requests: list[Any]) -> list[Place]:
