@@ -92,3 +92,34 @@ def test_a_small_one_does_not_wait_for_a_large_one_that_waits_for_a_session(runn
         runner.add(asked(id, 1))
     until(runner, lambda: not runner.scheduler.requests)
     assert runner.tokens == {"a": 4, "b": 4, "large": 4, "small": 4}
+
+
+def test_a_session_whose_memory_was_taken_in_flight_keeps_its_place_and_its_context(
+    runner: harness.Runner, asynchronous: bool
+) -> None:
+    scheduler = runner.scheduler
+    runner.add(asked("a", 4, more=True))
+    until(runner, lambda: runner.tokens["a"] == 7)  # its last token is in flight
+    session = scheduler.requests["a"]
+    scheduler.running.remove(session)
+    scheduler._preempt_request(session, 0.0)  # as vLLM does where memory is full
+    until(runner, lambda: runner.tokens["a"] == 8 and runner.awaits_input("a"))
+    context = list(session.all_token_ids)
+    runner.add(asked("a", 5, more=True))
+    assert list(session.all_token_ids)[: len(context) - 1] == context[:-1]  # vLLM leaves the last sampled out
+    assert session.num_tokens == len(context) - 1 + 5 == session.num_prompt_tokens
+    until(runner, lambda: runner.tokens["a"] == 12 and runner.awaits_input("a"))
+    for id in ("a", "b"):
+        runner.add(asked(id, 1))
+    until(runner, lambda: not scheduler.requests)
+
+
+def test_a_session_waits_anew_from_its_next_input_on(runner: harness.Runner) -> None:
+    scheduler = runner.scheduler
+    runner.add([harness.request("a", 4, prompt_len=2, arrival_time=50.0, resumable=True)])
+    ticket = scheduler.order.tickets["a"]
+    assert (ticket.arrival_time, ticket.prompt_len) == (50.0, scheduler.requests["a"].num_prompt_tokens)
+    until(runner, lambda: runner.awaits_input("a"))
+    for id in ("a", "b"):
+        runner.add(asked(id, 1))
+    until(runner, lambda: not scheduler.requests)

@@ -113,6 +113,11 @@ def is_session(request: Any) -> bool:
     return bool(getattr(request, "resumable", False))
 
 
+def is_placed(scheduler: Any, request: Any) -> bool:
+    """Return whether a request runs or is in one of the queues."""
+    return request in scheduler.running or any(request in getattr(scheduler, name, ()) for name in _QUEUES)
+
+
 def held_blocks(scheduler: Any, request: Any) -> int:
     """Return how many blocks of KV memory a request holds."""
     return sum(len(group) for group in scheduler.kv_cache_manager.get_blocks(request.request_id).blocks)

@@ -25,6 +25,7 @@ from sooner.vllm import compat, scores, settings
 from sooner.vllm.counters import PluginCounters, Publisher
 from sooner.vllm.displacement import Displacement
 from sooner.vllm.scores import EngineScores
+from sooner.vllm.sessions import Sessions
 from sooner.vllm.stall import FIRST, Stall
 from sooner.vllm.trace import EngineTrace
 
@@ -75,6 +76,7 @@ class RankOrder:
         self._resetting = False
         self._arrived: deque[tuple[str, Prediction]] = deque()
         self._first_tokens: dict[str, Ticket] = {}
+        self._sessions = Sessions(host, self.order)
         self._trace: EngineTrace | None = None
         if self.settings.trace:
             self._trace = EngineTrace(compat.of_engine(Path(self.settings.trace), config), policy, config)
@@ -91,10 +93,7 @@ class RankOrder:
 
     def add_request(self, request: Any) -> None:
         """Give a new request its place, then enqueue it; its score follows."""
-        try:
-            self._arrive(request)
-        except Exception as error:
-            self._failed("arrive", error)
+        self._safely(self._arrive, request)
         self._vllm_add(request)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
@@ -161,11 +160,21 @@ class RankOrder:
         self._queues = []
 
     def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
-        """Note first tokens for the trace."""
+        """Note first tokens for the trace; queue again whom vLLM lost."""
         outputs = self._vllm.update_from_output(*args, **kwargs)
         if self._first_tokens:
             self._safely(self._note_first_tokens)
+        if self._sessions and not self._bypassed:
+            self._safely(self._sessions.queue_lost)
         return outputs
+
+    def _update_request_as_session(self, session: Any, update: Any) -> None:
+        """Take in the next input of a streaming session: from then on it waits anew."""
+        without_memory = self._safely(self._sessions.keep_context, session)
+        self._vllm._update_request_as_session(session, update)
+        if without_memory:
+            session.num_computed_tokens = 0
+        self._safely(self._sessions.wait_anew, session, self._queues)
 
     def shutdown(self) -> None:
         """Stop the scorer and close the trace."""
@@ -197,6 +206,7 @@ class RankOrder:
             self._timer.idle()
         if id in self._host.requests:  # the next input of a streaming session
             return
+        self._sessions.arrive(request)
         self.counters.add("requests")
         said = given.NOTHING
         extra = getattr(request.sampling_params, "extra_args", None)
@@ -210,8 +220,7 @@ class RankOrder:
             id, request.arrival_time, request.num_prompt_tokens, said, cached_len=cached
         )
         if self._trace is not None:
-            tag = extra.get("sooner_tag", "") if extra else ""
-            ticket.tag = str(tag)[:200]
+            ticket.tag = str(extra.get("sooner_tag", "") if extra else "")[:200]
             self._first_tokens[id] = ticket
         if said.score is not None:
             self.counters.add("client_scored")
@@ -315,15 +324,15 @@ class RankOrder:
             self._kept.tick(self.order)
 
     def _note_first_tokens(self) -> None:
-        requests = self._host.requests
         for id, ticket in list(self._first_tokens.items()):
-            request = requests.get(id)
+            request = self._host.requests.get(id)
             if ticket.first_scheduled_step >= 0 and request is not None and request.num_output_tokens:
                 ticket.first_token_step = self.order.step
                 del self._first_tokens[id]
 
     def _leave(self, request: Any) -> None:
         groups = (self._safely(self.scores.ended, request) if self.scores else None) or ("", "")
+        self._sessions.leave(request.request_id)
         ticket = self.order.leave(request.request_id)
         if ticket is None or self._trace is None:
             return
