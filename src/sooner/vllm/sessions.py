@@ -45,7 +45,7 @@ class Sessions:
 
         vLLM keeps those that are computed, which would be none.
         """
-        lost = session.num_computed_tokens == 0 and session.num_output_tokens > 0
+        lost = bool(session.num_computed_tokens == 0 and session.num_output_tokens > 0)
         if lost:
             session.num_computed_tokens = session.num_tokens - 1
         return lost
