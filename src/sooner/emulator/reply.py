@@ -95,9 +95,19 @@ class ReplyFrames:
     def closing(self) -> bytes:
         """Return what comes after the last token."""
         if self._api == "responses":
-            done = {"type": "response.completed", "sequence_number": 5,
-                    "response": self._response("completed", self._text())}  # fmt: skip
-            return _event(done, named=True)
+            whole = self._response("completed", self._text())
+            [item] = whole["output"]
+            [part] = item["content"]
+            place = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+            events: tuple[dict[str, Any], ...] = (
+                {"type": "response.output_text.done", **place, "text": part["text"], "logprobs": []},
+                {"type": "response.content_part.done", **place, "part": part},
+                {"type": "response.output_item.done", "output_index": 0, "item": item},
+                {"type": "response.completed", "response": whole},
+            )
+            return b"".join(
+                _event({"sequence_number": n, **event}, named=True) for n, event in enumerate(events, 5)
+            )
         last = self._chunk("", self._reason)
         if self._api == "chat":
             last["choices"][0]["delta"] = {}

@@ -7,7 +7,7 @@ import contextlib
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from importlib import resources
 
@@ -21,7 +21,7 @@ from sooner.gateway.admission.keys import KeyBook, bearer, presented
 from sooner.gateway.admission.paths import UnknownPath
 from sooner.gateway.counts import COUNTERS
 from sooner.gateway.database import Database
-from sooner.gateway.delivery import answers, entrance
+from sooner.gateway.delivery import answers, courtesy, entrance
 from sooner.gateway.delivery.context import Finished
 from sooner.gateway.delivery.proxy import Caller, Proxy, always
 from sooner.gateway.dispatch import Dispatcher
@@ -76,22 +76,28 @@ class Gateway:
 
     def app(self) -> web.Application:
         """Return the routes as an application."""
-        app = web.Application(middlewares=[entrance.one_path(self._guarded(self._engine))])
+        entered = entrance.one_path(self._guarded(self._engine))
+        app = web.Application(middlewares=[courtesy.courtesy(self._origins), entered])
+        courtesy.add(app, self._origins)
         add = app.router.add_route
         for path in _ORDERED:
             add("POST", path, self._guarded(self._engine))
-        add("GET", "/v1/models", self._guarded(self._models))
+        for method in ("GET", "HEAD"):
+            add(method, "/v1/models", self._guarded(self._models))
+            add(method, "/health", self._public(self._health))
+            add(method, "/ready", self._public(self._ready))
+            add(method, "/metrics", self._public(self._metrics))
         add("GET", "/v1/models/{id:(?s:.+)}", self._guarded(self._model))
         add("GET", "/sooner/v1/requests/{id}", self._guarded(self._request))
         add("*", "/v1/{rest:(?s:.*)}", self._guarded(self._engine))
-        add("GET", "/health", self._public(self._health))
-        add("GET", "/ready", self._public(self._ready))
-        add("GET", "/metrics", self._public(self._metrics))
         add("GET", "/sooner/v1/openapi.json", self._public(_openapi))
         self.page.add(app.router, self._public)
         add("GET", "/sooner/v1/admin/backends", self._admin(self._list))
         add("POST", "/sooner/v1/admin/backends/{name}/{what:drain|resume}", self._admin(self._turn))
         return app
+
+    def _origins(self) -> Collection[str]:
+        return self.settings.cors_origins
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Gateway]:
@@ -261,7 +267,7 @@ class Gateway:
                 )
         else:
             named = ["//" + request.headers.get("Host", ""), *request.headers.getall("Origin", [])]
-            if not all(entrance.local(url) for url in named):
+            if not all(entrance.local(url) or url in self.settings.cors_origins for url in named):
                 return answers.error(403, "without keys only this machine is served", "forbidden")
             tenant, good = request.headers.get("x-sooner-tenant", "default")[:64], always
         known = next((one for one in self.settings.tenants if one.name == tenant), None)

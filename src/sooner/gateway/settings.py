@@ -216,7 +216,8 @@ class GatewaySettings:
     for port 0), "" for none; `state` is the same for what is learned of engines and waits. `client_scores`
     lets requests bring their own numbers. `keys` is the database of keys; empty: no keys, and then only
     clients on this machine are served. `cut_revoked` ends the replies of a key that is revoked, which else
-    run to their end. `admin_key_file` opens the admin routes. `aliases` maps a model's
+    run to their end. `admin_key_file` opens the admin routes. `cors_origins` are those
+    whose web pages may ask, such as "https://chat.example.org"; "*": all. `aliases` maps a model's
     name as clients say it to a name that the engines know. `access_log` is how many lines a second are
     written of finished requests, at most; 0 for none.
     """
@@ -233,6 +234,7 @@ class GatewaySettings:
     client_scores: bool = False
     keys: str = ""
     cut_revoked: bool = False
+    cors_origins: tuple[str, ...] = ()
     admin_key_file: str = ""
     aliases: Mapping[str, str] = field(default_factory=dict)
     access_log: int = 0
@@ -265,6 +267,10 @@ class GatewaySettings:
             for name in tenant.classes:
                 if name not in known:
                     raise UnknownName(f"class of tenant {tenant.name!r}:", name, known)
+        if not self.keys and "*" in self.cors_origins:
+            raise ConfigError(
+                "cors_origins '*' without keys would let every web page ask, allowed: origins by name"
+            )
         if not self.keys and not _loopback(self.host):
             raise ConfigError(
                 f"host {self.host!r} without keys would serve anyone who reaches it; "
