@@ -83,35 +83,36 @@ def test_two_applications_are_told_apart_and_kill_9_of_the_scorer_forgets_nothin
     rng = np.random.default_rng(0)
 
     def length(app: int) -> int:
-        return round((5, 50)[app] * float(np.exp(0.2 * rng.standard_normal())))
+        return round((3, 24)[app] * float(np.exp(0.2 * rng.standard_normal())))
 
     with ThreadPoolExecutor(12) as pool:
         for _ in range(6):
-            apps = [0, 1] * 14
+            apps = [0, 1] * 13
             list(pool.map(served.ask, apps, [length(app) for app in apps]))
-        eventually(lambda: served.kept.exists() and LearnedFile(served.kept).read(Learner()).seen >= 168)
+        eventually(lambda: served.kept.exists() and LearnedFile(served.kept).read(Learner()).seen >= 156)
 
         before = len(served.lines())
-        list(pool.map(served.ask, [0, 1] * 6, [5, 50] * 6))
+        list(pool.map(served.ask, [0, 1] * 6, [3, 24] * 6))
         told = {app: [one["predicted_len"] for one in served.lines()[before:] if one["tag"] == str(app)
                       and one["scored"]] for app in range(2)}  # fmt: skip
-        assert 2 < np.median(told[0]) < 12
-        assert 25 < np.median(told[1]) < 100
-        eventually(lambda: served.metric("ranker_tau") > 0.2)
+        assert 1 < np.median(told[0]) < 10
+        assert 3 * np.median(told[0]) < np.median(told[1]) < 150
+        while served.metric("ranker_tau") < 0.2:  # the first, who were told nothing, leave the window
+            list(pool.map(served.ask, [0, 1] * 13, [length(app) for app in [0, 1] * 13]))
         assert served.metric("drift_alarms_total") == 0
 
         for pid in scorers():
             os.kill(pid, signal.SIGKILL)
         eventually(lambda: served.metric("scorer_restarts_total") >= 1)
-        eventually(lambda: newly_told(served, 0) < 12)
-        assert newly_told(served, 1) > 25
+        eventually(lambda: newly_told(served, 0) < 10)
+        assert newly_told(served, 1) > 10
     assert not any(name.encode() in served.kept.read_bytes() for name in NAMES)
 
 
 def newly_told(served: LearningServer, app: int) -> float:
     """Return what is expected of a request that comes now; infinite where no score came in time."""
     tag = f"probe {time.monotonic()}"
-    served.ask(app, (5, 50)[app], tag)
+    served.ask(app, (3, 24)[app], tag)
     eventually(lambda: any(line["tag"] == tag for line in served.lines()))
     line = next(line for line in served.lines() if line["tag"] == tag)
     return float(line["predicted_len"]) if line["scored"] else float("inf")
