@@ -61,6 +61,8 @@ def test_balanced_keeps_as_many_of_each_tenth() -> None:
     play(chosen, true)
     kept = chosen.stage == Stage.KEPT
     assert np.bincount(chosen.tenth[kept]).tolist() == [10] * 10
+    told_price = np.sort(told).reshape(10, -1)[:, :10].sum() / np.sort(told)[:100].sum()
+    assert chosen.price == pytest.approx(told_price, rel=0.25)
     plain = course(Goal(kind="first", n=100), told)
     play(plain, true)
     assert abs(true[kept].mean() / true.mean() - 1) < abs(

@@ -239,6 +239,8 @@ async def _run(job: Any, makers: list[Any], history: Path | None) -> dict[str, A
         with progress_bar("reading and ranking") as progress:
             job.prepare(makers[0].model, progress, history)
         say(f"{len(job.file)} prompts, goal {job.settings.goal}: {job.course.kept} samples are there already")
+        if job.course.price is not None:
+            say(f"balanced: about {job.course.price:.1f} times the tokens of the shortest")
         with _outlook(job) as look:
             report: dict[str, Any] = await job.run(makers, look=look)
         return report

@@ -79,6 +79,7 @@ class Course:
         self._paid_control = self._paid = 0.0
         self.tenth = _tenths(expecting.tokens)
         self._quota = self._quotas()
+        self.price = self._price()
         self._next_refit = _REFIT_LEAST
         self._queue: Iterator[int] = iter(())
         self._sort()
@@ -224,6 +225,15 @@ class Course:
             quota[open] += more
             left -= int(more.sum())
         return quota
+
+    def _price(self) -> float | None:
+        """Return the tokens that balanced quotas are expected to take, over those of the shortest samples."""
+        if not (self.goal.balanced and self.goal.n):
+            return None
+        tokens = np.repeat(np.sort(self.expecting.tokens.astype(np.float64)), self.samples)
+        tenth = np.sort(np.repeat(self.tenth, self.samples))
+        balanced = sum(float(tokens[tenth == at][: self._quota[at]].sum()) for at in range(TENTHS))
+        return balanced / max(float(tokens[: self.goal.n].sum()), 1e-9)
 
     def _leave_out(self, prompts: NDArray[np.int64]) -> None:
         self.stage.reshape(-1, self.samples)[prompts] = Stage.LEFT_OUT

@@ -338,5 +338,6 @@ class OfflineJob:
             "steps": self.steps,
             "goal_steps": self._goal_steps,
             "tokens_discarded": int(thrown.sum()),
+            **({} if course.price is None else {"balanced_price": round(course.price, 2)}),
             **(account or dict.fromkeys(bias.HEADLINE)),
         }

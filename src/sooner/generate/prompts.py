@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sooner.chat import ChatRequest, of_body
 from sooner.core import DataError
+from sooner.workloads import decoding
 from sooner.workloads.jsonl import parsed
 
 ROUTES = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
@@ -122,6 +123,8 @@ class PromptFile:
         """
         offsets, ids = _Growing(np.int64), _Growing(np.uint64)
         digest, offset = hashlib.sha256(), 0
+        if decoding.head(self.path, 2) in (b"\x1f\x8b", b"BZ", b"PK", b"PA"):
+            raise DataError(f"{str(self.path)!r} is packed or parquet, allowed: plain JSON lines")
         try:
             with self.path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
