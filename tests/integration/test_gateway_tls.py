@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 import trustme
 from aiohttp import web
@@ -85,3 +86,29 @@ def test_a_ca_file_that_is_none_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ca_file"):
         run(test)
     assert BackendSettings(url="https://127.0.0.1:1").ca_file == ""
+
+
+def test_clients_are_served_by_https(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(cert)
+    issued.private_key_pem.write_to_path(key)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    async def test() -> None:
+        async with rig([engine()], tls_cert=str(cert), tls_key=str(key)) as gateway:
+            assert gateway.url.startswith("https://")
+            connector = aiohttp.TCPConnector(ssl=trusting)
+            async with aiohttp.ClientSession(gateway.url, connector=connector) as http:
+                for stream in (False, True):
+                    async with http.post("/v1/chat/completions", json=chat(stream=stream)) as response:
+                        assert response.status == 200
+                        told = await response.read()
+                    assert b'"usage"' in told if not stream else events(told)[-1] == "[DONE]"
+        with pytest.raises(ConfigError, match="tls_cert"):
+            async with rig([engine()], tls_cert=str(tmp_path / "none.pem")):
+                pytest.fail("it serves")
+
+    run(test)

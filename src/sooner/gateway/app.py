@@ -26,6 +26,7 @@ from sooner.gateway.delivery.context import Finished
 from sooner.gateway.delivery.proxy import Caller, Proxy, always
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend, key_in
+from sooner.gateway.engines.certificates import served_as
 from sooner.gateway.engines.kept_engines import KeptEngines
 from sooner.gateway.engines.window import COUNT_EVERY
 from sooner.gateway.journal import Journal
@@ -126,10 +127,12 @@ class Gateway:
             await self._check_all()
             self._tasks.append(asyncio.create_task(self._tick(runner), name="gateway-tick"))
             self._checks = [asyncio.create_task(self._check(one)) for one in self.dispatcher.backends]
-            site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=4096)
+            tls = served_as(self.settings.tls_cert, self.settings.tls_key)
+            site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=4096, ssl_context=tls)
             await site.start()
             host, port = runner.addresses[0][:2]
-            self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            self.url = f"{'https' if tls else 'http'}://{at}"
             yield self
             await site.stop()
             await self._drain()

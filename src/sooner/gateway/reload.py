@@ -14,7 +14,7 @@ from sooner.gateway.settings import GatewaySettings
 logger = logging.getLogger("sooner.gateway")
 
 _FIXED = ("host", "port", "policy", "parameters", "ranker", "learn", "learned", "state", "scorer_timeout",
-          "keys", "journal")  # fmt: skip
+          "keys", "journal", "tls_cert", "tls_key")  # fmt: skip
 _FIXED_LIMITS = ("max_body", "max_header", "strangers")
 
 

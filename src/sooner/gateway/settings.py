@@ -216,10 +216,10 @@ class GatewaySettings:
     for port 0), "" for none; `state` is the same for what is learned of engines and waits. `client_scores`
     lets requests bring their own numbers. `keys` is the database of keys; empty: no keys, and then only
     clients on this machine are served. `cut_revoked` ends the replies of a key that is revoked, which else
-    run to their end. `admin_key_file` opens the admin routes. `cors_origins` are those
-    whose web pages may ask, such as "https://chat.example.org"; "*": all. `aliases` maps a model's
-    name as clients say it to a name that the engines know. `access_log` is how many lines a second are
-    written of finished requests, at most; 0 for none.
+    run to their end. `admin_key_file` opens the admin routes. With `tls_cert` and `tls_key` clients are
+    served by https. `cors_origins` are those whose web pages may ask, such as "https://chat.example.org";
+    "*": all. `aliases` maps a model's name as clients say it to one that engines know. `access_log` is
+    how many lines a second are written of finished requests, at most; 0 for none.
     """
 
     host: str = "127.0.0.1"
@@ -234,6 +234,8 @@ class GatewaySettings:
     client_scores: bool = False
     keys: str = ""
     cut_revoked: bool = False
+    tls_cert: str = ""
+    tls_key: str = ""
     cors_origins: tuple[str, ...] = ()
     admin_key_file: str = ""
     aliases: Mapping[str, str] = field(default_factory=dict)

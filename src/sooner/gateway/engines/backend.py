@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from sooner.core import ConfigError, EngineError
 from sooner.gateway.engines.breaker import Breaker
-from sooner.gateway.engines.connections import Address, Connection, Connections, trusting
+from sooner.gateway.engines.certificates import trusting
+from sooner.gateway.engines.connections import Address, Connection, Connections
 from sooner.gateway.engines.http1 import Head
 from sooner.gateway.engines.kinds import KINDS, Quantiles, cache_tokens, gauge
 from sooner.gateway.engines.paces import in_file

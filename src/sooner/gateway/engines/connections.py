@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import ClassVar, NamedTuple, cast
 
 from sooner.core import ConfigError, EngineError, SoonerError
+from sooner.gateway.engines.certificates import trusting
 from sooner.gateway.engines.http1 import MAX_HEAD, Framing, Garbage, Head, framing, read_head
 
 _HIGH_WATER = 256 * 1024  # bytes waiting for a slow reader before the engine is made to wait too
@@ -377,14 +378,6 @@ class Connections:
         for one in self._idle:
             one.abort()
         self._idle.clear()
-
-
-def trusting(ca_file: str) -> ssl.SSLContext:
-    """Return how engines' certificates are checked: by the system's authorities, or by those in a file."""
-    try:
-        return ssl.create_default_context(cafile=ca_file or None)
-    except OSError as error:
-        raise ConfigError(f"ca_file {ca_file!r}: {error}; allowed: a file of certificates in PEM") from error
 
 
 def _seen(future: asyncio.Future[Head] | asyncio.Future[None]) -> None:
