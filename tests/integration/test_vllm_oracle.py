@@ -84,6 +84,9 @@ class Load:
         load.max_loras = rng.randint(1, 2) if adapters else 0
         for i in range(rng.randint(2, 12)):
             inputs = rng.randint(1, 3) if rng.random() < 0.15 else 0
+            inputs = (
+                inputs if compat.loses_sessions() else 0
+            )  # older versions count a session's tokens otherwise
             room = longest - 15 if inputs else longest  # a session's further turns must fit as well
             load.jobs.append(
                 Job(

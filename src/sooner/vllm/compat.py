@@ -28,6 +28,9 @@ FLOOR, CEILING = (0, 18), (0, 33)
 DISPLACES = (0, 27)
 """From here on vLLM's own bookkeeping lets a request be preempted before `schedule`."""
 
+LOSES_SESSIONS = (0, 31)
+"""From here on what vLLM does with a session that is preempted in flight was read, and is mended."""
+
 
 def release() -> str:
     """Return what vLLM calls its version."""
@@ -116,6 +119,12 @@ def is_session(request: Any) -> bool:
 def is_placed(scheduler: Any, request: Any) -> bool:
     """Return whether a request runs or is in one of the queues."""
     return request in scheduler.running or any(request in getattr(scheduler, name, ()) for name in _QUEUES)
+
+
+def loses_sessions() -> bool:
+    """Return whether this version loses sessions in a way that was read."""
+    found = version()
+    return found is not None and LOSES_SESSIONS <= found <= CEILING
 
 
 def held_blocks(scheduler: Any, request: Any) -> int:

@@ -19,6 +19,7 @@ class Sessions:
     def __init__(self, host: Any, order: Order) -> None:
         self._host = host
         self._order = order
+        self._mends = compat.loses_sessions()
         self._ids: set[str] = set()
 
     def __bool__(self) -> bool:
@@ -26,7 +27,7 @@ class Sessions:
 
     def arrive(self, request: Any) -> None:
         """Note a request that may go on as a session."""
-        if compat.is_session(request):
+        if self._mends and compat.is_session(request):
             self._ids.add(request.request_id)
 
     def leave(self, id: str) -> None:
@@ -45,7 +46,8 @@ class Sessions:
 
         vLLM keeps those that are computed, which would be none.
         """
-        lost = bool(session.num_computed_tokens == 0 and session.num_output_tokens > 0)
+        known = session.request_id in self._ids
+        lost = bool(known and session.num_computed_tokens == 0 and session.num_output_tokens > 0)
         if lost:
             session.num_computed_tokens = session.num_tokens - 1
         return lost
