@@ -27,7 +27,7 @@ demo-quick: .venv/engine.stamp
 	$(BIN)/sooner demo --quick --out runs/demo-quick
 
 test: .venv/engine.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/engine.stamp
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
