@@ -27,7 +27,10 @@ demo-quick: .venv/engine.stamp
 	$(BIN)/sooner demo --quick --out runs/demo-quick
 
 test: .venv/engine.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@failed=0; \
+	$(BIN)/python -m pytest -m engine || failed=1; \
+	$(BIN)/python -m pytest -m "not engine" -n 2 --dist loadfile || failed=1; \
+	exit $$failed
 
 check: .venv/engine.stamp
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check

@@ -55,13 +55,13 @@ def test_collected_lengths_come_again_in_a_replay(plain_server: str, tmp_path: P
 
 
 def test_forced_lengths_and_priorities_hold(plain_server: str) -> None:
-    """While four long requests take every slot, eight arrive; the four of best priority run first."""
-    blockers = [dataclasses.replace(prompt, output_len=600, fields={"rank": 0}) for prompt in workload(4)]
+    """While long requests take all four slots, eight arrive; the four of best priority run first."""
+    blockers = [dataclasses.replace(prompt, output_len=600, fields={"rank": 0}) for prompt in workload(16)]
     prompts = [*blockers, *workload(8)]
     records = asyncio.run(
         replay(
             prompts,
-            np.r_[np.zeros(4), np.full(8, 0.5)],
+            np.r_[np.zeros(16), np.full(8, 0.5)],
             Endpoint(url=plain_server, model="tiny"),
             Sampling(),
             force_len=True,
@@ -71,7 +71,7 @@ def test_forced_lengths_and_priorities_hold(plain_server: str) -> None:
     assert [record.output_len for record in records] == [prompt.output_len for prompt in prompts]
     done = completed(records)
     first = np.asarray(done.first_token_time)
-    assert first[8:].max() <= first[4:8].min()  # the later of the eight have the smaller rank
+    assert first[20:].max() <= first[16:20].min()  # the later of the eight have the smaller rank
     assert (first <= np.asarray(done.finish_time)).all()
     assert np.asarray(done.truncated).sum() == 0
 

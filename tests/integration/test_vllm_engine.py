@@ -77,7 +77,10 @@ def test_requests_are_scored_and_counted(served: Served) -> None:
 
 def test_short_ones_overtake_long_ones(served: Served) -> None:
     with ThreadPoolExecutor(40) as pool:
-        blockers = [pool.submit(post, served.url, prompt="word1", max_tokens=1000) for _ in range(2)]
+        ahead = {"sooner_predicted_len": 1}  # two run at once, so that all others are there in time
+        blockers = [
+            pool.submit(post, served.url, prompt="word1", max_tokens=1000, vllm_xargs=ahead) for _ in range(8)
+        ]
         time.sleep(0.5)
         waiting = [
             pool.submit(

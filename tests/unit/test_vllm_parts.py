@@ -6,6 +6,8 @@ import asyncio
 import json
 import math
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -132,14 +134,18 @@ def test_gauges_that_cannot_be_read_are_counted_and_the_next_ones_written(tmp_pa
     assert families["sooner_hook_errors"].samples[0].value >= 1
 
 
-def test_the_plugin_registers_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prometheus_client import REGISTRY
-
-    monkeypatch.setenv(plugin.VARIABLE, str(tmp_path / "metrics"))
-    plugin.register()
-    plugin.register()
-    assert os.environ[plugin.VARIABLE] == str(tmp_path / "metrics")
-    assert REGISTRY.get_sample_value("sooner_requests_total", {"engine": "0"}) is None
+def test_the_plugin_registers_once(tmp_path: Path) -> None:
+    code = (
+        "import os; from prometheus_client import REGISTRY; from sooner.vllm import plugin\n"
+        "plugin.register(); plugin.register()\n"
+        "found = REGISTRY.get_sample_value('sooner_requests_total', {'engine': '0'})\n"
+        "print(os.environ[plugin.VARIABLE], found)"
+    )  # in a process of its own: a test that runs vLLM here may have registered one for good
+    environment = {**os.environ, plugin.VARIABLE: str(tmp_path / "metrics")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert done.stdout.split() == [str(tmp_path / "metrics"), "None"]
 
 
 class Inner:
