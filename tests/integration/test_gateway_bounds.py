@@ -72,6 +72,7 @@ def test_another_coding_is_a_415_in_json(coding: str) -> None:
 @pytest.mark.parametrize(
     "packed",
     [b"nonsense", gzip.compress(b"{}")[:-4], gzip.compress(b"{}") + b"more", gzip.compress(b"{}") * 2],
+    ids=["none", "cut", "more", "twice"],
 )
 def test_a_broken_packed_body_is_refused(packed: bytes) -> None:
     async def test() -> None:
