@@ -100,7 +100,7 @@ def main() -> None:
             trees = [options.other.resolve(), HERE]
             found = {tree: PARTS[part](tree) for tree in (trees if turn % 2 else trees[::-1])}
             for name, value in found[HERE].items():
-                if name in found[trees[0]]:
+                if found[trees[0]].get(name):  # 0 where a part has no process of its own
                     ratios.setdefault(name, []).append(value / found[trees[0]][name])
             print(f"{part}: round {turn + 1} of {options.rounds}", file=sys.stderr)
         report[part] = {name: _spread(values) for name, values in ratios.items()}
