@@ -71,10 +71,10 @@ def test_it_scores_and_shares_survives_and_restarts(caller: Caller, tmp_path: Pa
 
 
 def test_a_ranker_that_cannot_be_loaded_delays_nobody(tmp_path: Path) -> None:
-    caller = Caller(tmp_path / "scorer.sock", ranker=str(tmp_path / "none"), timeout=0.3)
+    caller = Caller(tmp_path / "scorer.sock", ranker=str(tmp_path / "none"), timeout=3.0)
     started = time.monotonic()
     caller.client.submit("0", ChatRequest("text"))
-    assert time.monotonic() - started < 0.1
+    assert time.monotonic() - started < 2.0
     caller.until(lambda: caller.counters.counts["scorer_timeouts"] == 1)
     caller.client.close()
     assert caller.answers == {}
