@@ -234,7 +234,9 @@ def test_too_much_is_refused() -> None:
 
 def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     async def test() -> None:
-        one = engine(lengths=Lengths("20"), iteration_s=0.02)  # slow, so that what a busy machine adds is little
+        one = engine(
+            lengths=Lengths("20"), iteration_s=0.02
+        )  # slow, so that what a busy machine adds is little
         queue = QueueSettings(max_waiting=4)
         async with rig([one], backend={"max_in_flight": 1}, queue=queue) as gateway, client(gateway) as http:
             async with http.post("/v1/chat/completions", json=chat()) as response:

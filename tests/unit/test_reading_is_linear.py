@@ -114,7 +114,9 @@ def check_linear(read: Callable[[str], object], text: str) -> None:
         return
     quarter = spent(read, text[-len(text) // 4 :], 3)
     taken = min(taken, spent(read, text))
-    assert taken < GROWTH * quarter, f"{taken:.1f} s, a quarter {quarter:.2f} s: {text[:40]!r} again and again"
+    assert taken < GROWTH * quarter, (
+        f"{taken:.1f} s, a quarter {quarter:.2f} s: {text[:40]!r} again and again"
+    )
 
 
 PATTERNS = dict(patterns())

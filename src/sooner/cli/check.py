@@ -34,6 +34,6 @@ def check(config_file: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in found]))
     else:
-        for one in found:
-            click.echo(f"{one.state:8} {one.what}: {one.words}")
-    raise click.exceptions.Exit(int(any(one.state == checks.ERROR for one in found)))
+        for finding in found:
+            click.echo(f"{finding.state:8} {finding.what}: {finding.words}")
+    raise click.exceptions.Exit(int(any(finding.state == checks.ERROR for finding in found)))

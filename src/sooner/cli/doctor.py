@@ -94,7 +94,7 @@ def _cache() -> Iterator[Row]:
     from sooner import config
 
     folder = config.cache_folder()
-    above = next(one for one in (folder, *folder.parents) if one.exists())
+    above = next(parent for parent in (folder, *folder.parents) if parent.exists())
     good = os.access(above, os.W_OK)
     told = f"{folder} {'can' if good else 'cannot'} be written to"
     yield "cache folder", "ok" if good else "error", told

@@ -87,7 +87,7 @@ def hint(
             "late_s": [late.least, late.most],
         }))  # fmt: skip
         return
-    run(server.serve(settings, lambda one: click.echo(f"hinting {target} at {one.url}/v1", err=True)))
+    run(server.serve(settings, lambda hinter: click.echo(f"hinting {target} at {hinter.url}/v1", err=True)))
 
 
 def _parameter(text: str) -> tuple[str, float]:

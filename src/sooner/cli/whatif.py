@@ -88,7 +88,7 @@ def shown(answer: Counterfactual, record: ServedTraffic, source: str) -> dict[st
                 "max_num_seqs", "max_num_batched_tokens", "num_blocks",
             )
         },
-        "replay": {name: one._asdict() for name, one in answer.fidelity.items()},
+        "replay": {name: checked._asdict() for name, checked in answer.fidelity.items()},
         "orders": [
             {
                 "policy": other.policy,
@@ -100,7 +100,7 @@ def shown(answer: Counterfactual, record: ServedTraffic, source: str) -> dict[st
             }
             for other in answer.others
         ],
-        "lost": [one._asdict() for one in answer.losses],
+        "lost": [loss._asdict() for loss in answer.losses],
         "lost_margin_s": answer.margin,
         "sentence": sentence(answer),
     }  # fmt: skip
@@ -131,10 +131,10 @@ def _print(answer: Counterfactual, record: ServedTraffic) -> None:
         ("tenant", "requests", "lost", "mean extra [s]", "worst [s]", "all its requests [s]"),
         [
             (
-                _plain(one.tenant), str(one.requests), str(one.lost), f"{one.mean_extra:.3f}",
-                f"{one.worst_extra:.3f}", f"{one.mean_change:+.3f}",
+                _plain(loss.tenant), str(loss.requests), str(loss.lost), f"{loss.mean_extra:.3f}",
+                f"{loss.worst_extra:.3f}", f"{loss.mean_change:+.3f}",
             )
-            for one in answer.losses[:SHOWN]
+            for loss in answer.losses[:SHOWN]
         ],
     )  # fmt: skip
     if len(answer.losses) > SHOWN:

@@ -192,10 +192,10 @@ def _unframed(frame: bytes) -> bytes:
 def _prompt(body: Mapping[str, Any]) -> tuple[str, int]:
     """Return the text of a request and its length, four letters to a token. Raises Refused."""
     given = body.get("messages", body.get("prompt", body.get("input")))
-    if isinstance(given, list) and given and all(type(one) is int for one in given):
+    if isinstance(given, list) and given and all(type(token) is int for token in given):
         return " ".join(map(str, given)), len(given)
-    if isinstance(given, list) and given and all(isinstance(one, Mapping) for one in given):
-        texts = [content_text(one.get("content")) for one in given]
+    if isinstance(given, list) and given and all(isinstance(message, Mapping) for message in given):
+        texts = [content_text(message.get("content")) for message in given]
         prompt = texts[-1]
         return prompt, max(1, round(sum(map(estimate_tokens, texts))))
     if isinstance(given, list) and len(given) == 1 and isinstance(given[0], str):

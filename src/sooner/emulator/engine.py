@@ -247,8 +247,8 @@ class Emulator:
         return a + b * prefill + c * decoding + d * context, step
 
     def _to_prefill(self) -> Sequence[Job]:
-        found = [one for one in self.running if one.to_prefill > 1]
-        room = self.cost.max_num_batched_tokens - sum(one.to_prefill for one in found)
+        found = [sequence for sequence in self.running if sequence.to_prefill > 1]
+        room = self.cost.max_num_batched_tokens - sum(sequence.to_prefill for sequence in found)
         while self._waiting and room > 0 and len(self.running) < self.cost.max_num_seqs:
             sequence = self._waiting[0][2]
             if not sequence.gone:

@@ -50,7 +50,7 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
-        backends = [Backend(one, settings.limits) for one in settings.backends]
+        backends = [Backend(chosen, settings.limits) for chosen in settings.backends]
         kept = KeptEngines(settings.state_file)
         self.dispatcher = Dispatcher(settings, backends, kept=kept)
         self.proxy = Proxy(settings, self.dispatcher, self._finished)
@@ -126,7 +126,7 @@ class Gateway:
                 self._tasks.append(asyncio.create_task(self._read_keys(self.keys), name="gateway-keys"))
             await self._check_all()
             self._tasks.append(asyncio.create_task(self._tick(runner), name="gateway-tick"))
-            self._checks = [asyncio.create_task(self._check(one)) for one in self.dispatcher.backends]
+            self._checks = [asyncio.create_task(self._check(backend)) for backend in self.dispatcher.backends]
             tls = served_as(self.settings.tls_cert, self.settings.tls_key)
             site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=4096, ssl_context=tls)
             await site.start()
@@ -182,7 +182,7 @@ class Gateway:
         self.dispatcher.take(self.settings, new.backends)
         self.proxy.take(self.settings)
         self._door.take(self.settings.limits)
-        self._checks = [asyncio.create_task(self._check(one)) for one in self.dispatcher.backends]
+        self._checks = [asyncio.create_task(self._check(backend)) for backend in self.dispatcher.backends]
         logger.info("new settings: %d engines", len(new.backends))
 
     def _finished(self, record: Finished) -> None:
@@ -219,7 +219,7 @@ class Gateway:
                 self.dispatcher.counters.warn("hook_errors", "the keys cannot be read: %s", error)
 
     async def _check_all(self) -> None:
-        await asyncio.gather(*(one.check(hungry=False) for one in self.dispatcher.backends))
+        await asyncio.gather(*(backend.check(hungry=False) for backend in self.dispatcher.backends))
 
     async def _check(self, backend: Backend) -> None:
         while not (backend.retired and not backend.in_flight):
@@ -273,7 +273,7 @@ class Gateway:
             if not all(entrance.local(url) or url in self.settings.cors_origins for url in named):
                 return answers.error(403, "without keys only this machine is served", "forbidden")
             tenant, good = request.headers.get("x-sooner-tenant", "default")[:64], always
-        known = next((one for one in self.settings.tenants if one.name == tenant), None)
+        known = next((entry for entry in self.settings.tenants if entry.name == tenant), None)
         return Caller(tenant, known.classes if known else (), good)
 
     async def _engine(self, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -342,16 +342,19 @@ class Gateway:
     async def _list(self, request: web.Request) -> web.StreamResponse:
         now = time.monotonic()
         return answers.as_json([
-            {"name": one.name, "kind": one.settings.kind, "open": one.accepts(now), "draining": one.draining,
-             "in_flight": one.in_flight, "limit": one.limit, "outstanding_seconds": round(one.outstanding, 3),
-             "waiting_inside": one.waiting_inside, "models": sorted(one.cards)}
-            for one in self.dispatcher.backends
+            {"name": backend.name, "kind": backend.settings.kind, "open": backend.accepts(now),
+             "draining": backend.draining, "in_flight": backend.in_flight, "limit": backend.limit,
+             "outstanding_seconds": round(backend.outstanding, 3),
+             "waiting_inside": backend.waiting_inside, "models": sorted(backend.cards)}
+            for backend in self.dispatcher.backends
         ])  # fmt: skip
 
     async def _turn(self, request: web.Request) -> web.StreamResponse:
         """Stop sending to an engine, or send to it again; what runs there goes on."""
         name = request.match_info["name"]
-        found = [one for one in self.dispatcher.backends if one.name == name and not one.retired]
+        found = [
+            backend for backend in self.dispatcher.backends if backend.name == name and not backend.retired
+        ]
         if not found:
             return answers.error(404, f"unknown backend {name[:80]!r}", "backend_not_found")
         found[0].draining = request.match_info["what"] == "drain"
@@ -363,7 +366,7 @@ class Gateway:
 
     async def _ready(self, request: web.Request) -> web.Response:
         now = time.monotonic()
-        ready = not self.closing and any(one.accepts(now) for one in self.dispatcher.backends)
+        ready = not self.closing and any(backend.accepts(now) for backend in self.dispatcher.backends)
         return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:

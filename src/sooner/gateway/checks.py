@@ -30,14 +30,14 @@ class Finding(NamedTuple):
 
 async def check(settings: GatewaySettings) -> list[Finding]:
     """Look at all that settings name; nothing is served, and nothing is made."""
-    backends = [Backend(one, settings.limits) for one in settings.backends]
+    backends = [Backend(chosen, settings.limits) for chosen in settings.backends]
     try:
-        await asyncio.gather(*(one.check(hungry=False) for one in backends))
-        found = [finding for one in backends for finding in _backend(one)]
+        await asyncio.gather(*(backend.check(hungry=False) for backend in backends))
+        found = [finding for backend in backends for finding in _backend(backend)]
         found += _aliases(settings, backends)
     finally:
-        for one in backends:
-            one.close()
+        for backend in backends:
+            backend.close()
     if not backends:
         found.append(Finding("backends", ERROR, "none is named, allowed: at least one [[backend]]"))
     for look in (_port, _keys, _admin_key, _journal, _ranker):
@@ -50,25 +50,29 @@ def _list(look: object, settings: GatewaySettings) -> list[Finding]:
     return list(look(settings))
 
 
-def _backend(one: Backend) -> Iterator[Finding]:
-    what = f"backend {one.name}"
-    if not one.healthy:
-        yield Finding(what, ERROR, f"{one.settings.url} does not answer at {one.kind.health}")
+def _backend(backend: Backend) -> Iterator[Finding]:
+    what = f"backend {backend.name}"
+    if not backend.healthy:
+        yield Finding(what, ERROR, f"{backend.settings.url} does not answer at {backend.kind.health}")
         return
-    names = sorted(one.cards)
+    names = sorted(backend.cards)
     yield Finding(what, OK, f"answers; models: {', '.join(names[:10]) or 'none listed'}")
-    for name in one.settings.models:
-        if one.cards and name not in one.cards:
+    for name in backend.settings.models:
+        if backend.cards and name not in backend.cards:
             yield Finding(what, ERROR, f"model {name!r} is not among its models: {', '.join(names[:10])}")
-    if one.settings.hand_on and one.kind.priority is None:
-        yield Finding(what, WARNING, f"kind {one.settings.kind!r} takes no priority: order is kept here only")
-    if one.kind.waiting and one.waiting_inside is None:
-        yield Finding(what, WARNING, f"/metrics has no {one.kind.waiting}: its bound is found from latency")
+    if backend.settings.hand_on and backend.kind.priority is None:
+        yield Finding(
+            what, WARNING, f"kind {backend.settings.kind!r} takes no priority: order is kept here only"
+        )
+    if backend.kind.waiting and backend.waiting_inside is None:
+        yield Finding(
+            what, WARNING, f"/metrics has no {backend.kind.waiting}: its bound is found from latency"
+        )
 
 
 def _aliases(settings: GatewaySettings, backends: Sequence[Backend]) -> Iterator[Finding]:
-    known = {name for one in backends for name in one.offers}
-    if not known or not all(one.healthy for one in backends):
+    known = {name for backend in backends for name in backend.offers}
+    if not known or not all(backend.healthy for backend in backends):
         return
     for alias, name in settings.aliases.items():
         if name not in known:
@@ -103,9 +107,9 @@ def _keys(settings: GatewaySettings) -> Iterator[Finding]:
         return
     tenants = {key.tenant for key in good}
     yield Finding("keys", OK if good else WARNING, f"{len(good)} good keys of {len(tenants)} tenants")
-    for one in settings.tenants:
-        if one.name not in tenants:
-            yield Finding(f"tenant {one.name}", WARNING, "is named in the settings and has no good key")
+    for named in settings.tenants:
+        if named.name not in tenants:
+            yield Finding(f"tenant {named.name}", WARNING, "is named in the settings and has no good key")
 
 
 def _admin_key(settings: GatewaySettings) -> Iterator[Finding]:

@@ -80,19 +80,21 @@ class Dispatcher:
         self.gate.take(settings)
         self.shares.take({tenant.name: tenant.weight for tenant in settings.tenants})
         self.settings = settings
-        self._know([one for one in backends if one not in self.backends])
+        self._know([backend for backend in backends if backend not in self.backends])
         self.backends = [*backends, *gone]
         for pool in self._pools.values():
             pool.room.take(settings.queue)
             pool.backends = [
-                one for one in self.backends if one.serves(pool.model) and pool.path in one.kind.paths
+                backend
+                for backend in self.backends
+                if backend.serves(pool.model) and pool.path in backend.kind.paths
             ]
         self.pump()
 
     def _know(self, backends: Iterable[Backend]) -> None:
         """Give new engines what is remembered of them."""
         self._kept.paces(backends)
-        self.counters.add("odd_paces", sum(one.pace.odd for one in backends))
+        self.counters.add("odd_paces", sum(backend.pace.odd for backend in backends))
 
     def keep(self) -> None:
         """Keep what was learned for the next start; called a few times a second, it does so once a minute."""
@@ -146,7 +148,7 @@ class Dispatcher:
         usual = pool.order.mean_predicted_len or pool.order.usual_len
         if said.predicted_len is None and asked.claim.total(usual) != usual:
             said = said._replace(predicted_len=asked.claim.total(usual))
-        held = max(one.sent.part(asked.beginnings) for one in pool.backends)
+        held = max(backend.sent.part(asked.beginnings) for backend in pool.backends)
         ticket = pool.order.arrive(
             id,
             now,
@@ -234,9 +236,13 @@ class Dispatcher:
 
     def _free(self, request: Visit, now: float) -> list[Backend]:
         """Return the engines with a free slot; those that failed it, or its tenant, if none else lives."""
-        alive = [one for one in request.pool.backends if one.accepts(now) and one.name not in request.barred]
+        alive = [
+            backend
+            for backend in request.pool.backends
+            if backend.accepts(now) and backend.name not in request.barred
+        ]
         fresh = [backend for backend in alive if backend.name not in request.tried] or alive
-        fresh = [one for one in fresh if not one.breaker.avoids(request.tenant, now)] or fresh
+        fresh = [backend for backend in fresh if not backend.breaker.avoids(request.tenant, now)] or fresh
         return [backend for backend in fresh if backend.in_flight < backend.limit]
 
     def _choose(self, request: Visit, now: float) -> Backend | None:

@@ -37,9 +37,9 @@ def renewed(read: Callable[[], GatewaySettings], now: GatewaySettings, serving: 
     new = read()
     if not new.backends:
         raise ConfigError("they name no engine, allowed: at least one [[backend]]")
-    kept = {(one.settings, one.name): one for one in serving if not one.retired}
-    backends = [kept.get((one, one.title)) or Backend(one, new.limits) for one in new.backends]
-    secrets = [one.read_secrets() for one in backends]
+    kept = {(backend.settings, backend.name): backend for backend in serving if not backend.retired}
+    backends = [kept.get((chosen, chosen.title)) or Backend(chosen, new.limits) for chosen in new.backends]
+    secrets = [backend.read_secrets() for backend in backends]
     admin_key = key_in(new.admin_key_file)
     fixed = {name: getattr(now, name) for name in _FIXED}
     fixed_limits = {name: getattr(now.limits, name) for name in _FIXED_LIMITS}

@@ -257,14 +257,14 @@ class GatewaySettings:
             ("access_log", self.access_log, 0 <= self.access_log <= 10_000, "0..10000 [lines a second]"),
         )
         for what, names in (
-            ("backend", [one.title for one in self.backends]),
-            ("class", [one.name for one in self.classes]),
-            ("tenant", [one.name for one in self.tenants]),
+            ("backend", [backend.title for backend in self.backends]),
+            ("class", [entry.name for entry in self.classes]),
+            ("tenant", [entry.name for entry in self.tenants]),
         ):
             twice = {name for name in names if names.count(name) > 1}
             if twice:
                 raise ConfigError(f"{what} {sorted(twice)[0]!r} comes twice, allowed: names that differ")
-        known = {one.name for one in self.classes}
+        known = {entry.name for entry in self.classes}
         for tenant in self.tenants:
             for name in tenant.classes:
                 if name not in known:

@@ -66,19 +66,19 @@ def page(
     for name, value in gauges.items():
         lines += [f"# TYPE sooner_{name} gauge", f"sooner_{name} {value}"]
     for name, values in {
-        "up": [float(one.accepts(now)) for one in backends],
-        "in_flight": [float(one.in_flight) for one in backends],
-        "in_flight_limit": [float(one.limit) for one in backends],
-        "outstanding_seconds": [one.outstanding for one in backends],
-        "prompt_token_seconds": [one.pace.pace.prefill_token_s for one in backends],
-        "reply_token_seconds": [one.pace.reply_token_s for one in backends],
-        "waiting_inside": [one.waiting_inside or 0.0 for one in backends],
-        "kv_usage": [one.kv for one in backends],
+        "up": [float(backend.accepts(now)) for backend in backends],
+        "in_flight": [float(backend.in_flight) for backend in backends],
+        "in_flight_limit": [float(backend.limit) for backend in backends],
+        "outstanding_seconds": [backend.outstanding for backend in backends],
+        "prompt_token_seconds": [backend.pace.pace.prefill_token_s for backend in backends],
+        "reply_token_seconds": [backend.pace.reply_token_s for backend in backends],
+        "waiting_inside": [backend.waiting_inside or 0.0 for backend in backends],
+        "kv_usage": [backend.kv for backend in backends],
     }.items():
         lines.append(f"# TYPE sooner_backend_{name} gauge")
         lines += [
-            f'sooner_backend_{name}{{backend="{_escaped(one.name)}"}} {value}'
-            for one, value in zip(backends, values, strict=True)
+            f'sooner_backend_{name}{{backend="{_escaped(backend.name)}"}} {value}'
+            for backend, value in zip(backends, values, strict=True)
         ]
     for name, values in {
         "tau": [told.standing.tau for told in standings],

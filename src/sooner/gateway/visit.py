@@ -111,7 +111,7 @@ class Pool:
 
     def take_pace(self) -> None:
         """Price what waits by the engines' paces as they are now known."""
-        known = [one.pace.pace for one in self.backends if one.pace.known]
+        known = [backend.pace.pace for backend in self.backends if backend.pace.known]
         factor = self.order.set_pace(mixed(known))
         self.load.value *= factor
         self.room.reckon()

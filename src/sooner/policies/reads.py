@@ -36,11 +36,11 @@ def asks(function: Function) -> Asks:
     waiting: list[Function] = [function]
     seen: set[Function] = set()
     while waiting:
-        one = waiting.pop()
-        if one in seen or not isinstance(one, types.FunctionType):
+        called = waiting.pop()
+        if called in seen or not isinstance(called, types.FunctionType):
             continue
-        seen.add(one)
-        for owner, name, found in _names(one, one.__code__):
+        seen.add(called)
+        for owner, name, found in _names(called, called.__code__):
             if owner is _UNKNOWN:
                 fields |= {name} & set(View._fields)
             elif owner is np:
@@ -130,5 +130,5 @@ def rebuilt(function: types.FunctionType, swap: Callable[[Any], Any]) -> types.F
 
 
 def _globals(code: types.CodeType) -> set[str]:
-    inner = (one for one in code.co_consts if isinstance(one, types.CodeType))
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return set(code.co_names).union(*map(_globals, inner))

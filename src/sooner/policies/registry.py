@@ -109,12 +109,18 @@ def _made(name: str, function: Any, static: bool, timeless: bool, preemptive: bo
     if not isinstance(function, types.FunctionType):
         raise ConfigError(f"{where}: {function!r}, allowed: a plain function of (view, now)")
     kinds = inspect.signature(function).parameters.values()
-    given = [one for one in kinds if one.kind is not inspect.Parameter.KEYWORD_ONLY]
-    if len(given) != 2 or any(one.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD for one in given):
+    given = [parameter for parameter in kinds if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
+    if len(given) != 2 or any(
+        parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD for parameter in given
+    ):
         raise ConfigError(
             f"{where} takes {inspect.signature(function)}, allowed: (view, now, *, parameter=number, ...)"
         )
-    parameters = {one.name: one.default for one in kinds if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    parameters = {
+        parameter.name: parameter.default
+        for parameter in kinds
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
     for parameter, default in parameters.items():
         if not _is_number(default):
             raise ConfigError(f"{where}: {parameter}={default!r}, allowed as a default: a finite number >= 0")

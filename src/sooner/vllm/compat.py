@@ -198,7 +198,7 @@ def _lora_fits(scheduler: Any, request: Any) -> bool:
     limits, wanted = getattr(scheduler, "lora_config", None), request.lora_request
     if not limits or not wanted:
         return True
-    loaded = {one.lora_request.lora_int_id for one in scheduler.running if one.lora_request}
+    loaded = {other.lora_request.lora_int_id for other in scheduler.running if other.lora_request}
     return wanted.lora_int_id in loaded or len(loaded) < limits.max_loras
 
 
@@ -235,20 +235,20 @@ def stock_queues(scheduler: Any) -> None:
         if not isinstance(mine, RankedQueue):
             continue
         stock = create_request_queue(scheduler.policy)
-        for request in sorted(mine.requests(), key=lambda one: one.arrival_time):
+        for request in sorted(mine.requests(), key=lambda entry: entry.arrival_time):
             stock.add_request(request)
             queued.add(request.request_id)
         setattr(scheduler, name, stock)
     running = {request.request_id for request in scheduler.running}
-    lost = [one for id, one in scheduler.requests.items() if id not in queued and id not in running]
-    for request in sorted(lost, key=lambda one: one.arrival_time):
+    lost = [request for id, request in scheduler.requests.items() if id not in queued and id not in running]
+    for request in sorted(lost, key=lambda entry: entry.arrival_time):
         if not request.is_finished():
             scheduler.waiting.add_request(request)
 
 
 def take_back(scheduler: Any, ran_before: set[str]) -> None:
     """Undo the admissions of a `schedule` that raised: they hold blocks, and no worker knows of them."""
-    for request in [one for one in scheduler.running if one.request_id not in ran_before]:
+    for request in [request for request in scheduler.running if request.request_id not in ran_before]:
         scheduler.running.remove(request)
         scheduler.kv_cache_manager.free(request)
         states = type(request.status)

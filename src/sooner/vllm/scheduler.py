@@ -109,7 +109,7 @@ class RankOrder:
         try:
             output = self._vllm.schedule(*args, **kwargs)
         except Exception as error:
-            self._bypass(f"schedule raised {error!r}", {one.request_id for one in ran_before})
+            self._bypass(f"schedule raised {error!r}", {request.request_id for request in ran_before})
             return self._vllm.schedule(*args, **kwargs)
         self._safely(self._displacement.after_step)
         self._safely(self._after_step, output)

@@ -53,26 +53,28 @@ class Stall:
 
     def _free(self, queues: list[RankedQueue[Any]]) -> list[Any]:
         host = self._host
-        return [one for queue in queues for one in queue.requests() if compat.is_free(host, one)]
+        return [request for queue in queues for request in queue.requests() if compat.is_free(host, request)]
 
     def _go_on(self, queues: list[RankedQueue[Any]]) -> None:
         """Put the best that fits first, rather one that holds memory; else free what the worst holds."""
         host, free = self._host, self._free(queues)
-        held = {one.request_id: compat.held_blocks(host, one) for one in free}
+        held = {request.request_id: compat.held_blocks(host, request) for request in free}
         room = compat.free_blocks(host)
         fit = [
-            one for one in free
-            if one.request_id not in self._tried
-            and compat.needed_blocks(host, one) - held[one.request_id] <= room
+            request for request in free
+            if request.request_id not in self._tried
+            and compat.needed_blocks(host, request) - held[request.request_id] <= room
         ]  # fmt: skip
         if fit:
-            chosen = min(fit, key=lambda one: (not held[one.request_id], self._place(one)))
+            chosen = min(fit, key=lambda request: (not held[request.request_id], self._place(request)))
             self._tried.add(chosen.request_id)
             self._put_first(chosen.request_id, queues)
             return
-        holders = [one for one in free if held[one.request_id] and compat.can_release(host, one)]
+        holders = [
+            request for request in free if held[request.request_id] and compat.can_release(host, request)
+        ]
         if holders and len(free) > 1 and not compat.is_loading(host, queues):
-            chosen = max(holders, key=lambda one: (not compat.is_session(one), self._place(one)))
+            chosen = max(holders, key=lambda request: (not compat.is_session(request), self._place(request)))
             self._tried.clear()
             compat.free_memory(host, chosen, queues)
             self._counters.add("kv_released")

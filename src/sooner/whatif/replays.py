@@ -189,7 +189,7 @@ def _losses(served: ServedTraffic, extra: NDArray[np.float64], margin: float) ->
                 float(lost.max()) if lost.size else 0.0, float(own.mean()),
             )
         )  # fmt: skip
-    return tuple(sorted(found, key=lambda one: (-one.lost, one.tenant)))
+    return tuple(sorted(found, key=lambda loss: (-loss.lost, loss.tenant)))
 
 
 def sentence(answer: Counterfactual) -> str:

@@ -188,13 +188,13 @@ def _tokens(value: object, media: bool, missing: Missing | None) -> float:
     if isinstance(value, list):
         if value and type(value[0]) is int:
             return float(len(value))
-        return sum([_tokens(one, media, missing) for one in value])
+        return sum([_tokens(item, media, missing) for item in value])
     if not isinstance(value, Mapping):
         return 0.0
     tokens = 0.0
-    for name, one in value.items():
-        if media and name in _MEDIA_FIELDS and isinstance(one, str):
+    for name, item in value.items():
+        if media and name in _MEDIA_FIELDS and isinstance(item, str):
             tokens += _MEDIA
-        elif name not in _SAID_ELSEWHERE or not isinstance(one, str) or len(one) > _LONGEST_NAME:
-            tokens += _tokens(one, media, missing)
+        elif name not in _SAID_ELSEWHERE or not isinstance(item, str) or len(item) > _LONGEST_NAME:
+            tokens += _tokens(item, media, missing)
     return tokens

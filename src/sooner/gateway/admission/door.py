@@ -73,8 +73,8 @@ class Door:
             return
         self._looked = now
         live = server.connections
-        self._asked = {one for one in live if one in self._asked}
-        self._silent = {one: self._silent.get(one, now) for one in live if one not in self._asked}
+        self._asked = {peer for peer in live if peer in self._asked}
+        self._silent = {peer: self._silent.get(peer, now) for peer in live if peer not in self._asked}
         for handler, since in self._silent.items():
             if now - since > self.patience:
                 handler.force_close()

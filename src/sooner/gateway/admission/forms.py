@@ -97,20 +97,20 @@ def written(fields: list[Part]) -> tuple[bytes, str]:
     """Return a form of these fields, and its content type."""
     boundary = secrets.token_hex(24).encode("ascii")
     pieces: list[bytes] = []
-    for one in fields:
-        head = b'--%b\r\nContent-Disposition: form-data; name="%b"' % (boundary, one.name.encode("ascii"))
-        if one.filename is not None:
-            head += b'; filename="%b"' % one.filename
-        if one.type:
-            head += b"\r\nContent-Type: %b" % one.type
-        pieces += (head, b"\r\n\r\n", one.value, b"\r\n")
+    for field in fields:
+        head = b'--%b\r\nContent-Disposition: form-data; name="%b"' % (boundary, field.name.encode("ascii"))
+        if field.filename is not None:
+            head += b'; filename="%b"' % field.filename
+        if field.type:
+            head += b"\r\nContent-Type: %b" % field.type
+        pieces += (head, b"\r\n\r\n", field.value, b"\r\n")
     pieces.append(b"--%b--\r\n" % boundary)
     return b"".join(pieces), f"multipart/form-data; boundary={boundary.decode('ascii')}"
 
 
 def text(fields: list[Part], name: str) -> str:
     """Return a field's text, "" where there is none. Raises BadRequest where it comes twice, or as a file."""
-    found = [one for one in fields if one.name == name]
+    found = [field for field in fields if field.name == name]
     if not found:
         return ""
     if len(found) > 1 or found[0].filename is not None or len(found[0].value) > 1024:

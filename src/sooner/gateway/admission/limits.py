@@ -43,8 +43,10 @@ class Limits:
 
     def take(self, tenants: Sequence[TenantSettings]) -> None:
         """Take new limits. A tenant that had some keeps what is left of its minute, and its debts."""
-        self._requests = _kept(self._requests, {one.name: one.requests_per_minute for one in tenants})
-        self._tokens = _kept(self._tokens, {one.name: one.tokens_per_minute for one in tenants})
+        self._requests = _kept(
+            self._requests, {tenant.name: tenant.requests_per_minute for tenant in tenants}
+        )
+        self._tokens = _kept(self._tokens, {tenant.name: tenant.tokens_per_minute for tenant in tenants})
 
     def admit(self, tenant: str, tokens: float, now: float) -> float:
         """Take one request and its expected `tokens`, and return 0; or return how long to wait [s]."""

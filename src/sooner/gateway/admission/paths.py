@@ -60,7 +60,7 @@ _ALL = (
     Route("/classify", generates=False),
     Route("/pooling", generates=False),
 )
-ENDPOINTS = {one.path: one for one in _ALL}
+ENDPOINTS = {endpoint.path: endpoint for endpoint in _ALL}
 
 EVERY = frozenset(ENDPOINTS)
 TEXT = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"))
@@ -135,7 +135,11 @@ def query(target: str) -> str:
     given = target.partition("?")[2]
     if not given:
         return ""
-    kept = {one.partition("=")[0]: one for one in given.split("&") if _PARAMETER.match(one)}
+    kept = {
+        parameter.partition("=")[0]: parameter
+        for parameter in given.split("&")
+        if _PARAMETER.match(parameter)
+    }
     return "?" + "&".join(kept.values()) if kept else ""
 
 
@@ -148,4 +152,4 @@ def _unknown(path: str, why: str, meant: str = "") -> UnknownPath:
 def _near(path: str, known: Collection[str]) -> str:
     """Return the endpoint that ends as `path` does, empty parts left out; "" for none."""
     tail = "/".join(part for part in path.split("/") if part not in ("", "v1"))
-    return next((one for one in known if tail and one.removeprefix("/v1/") == tail), "")
+    return next((path for path in known if tail and path.removeprefix("/v1/") == tail), "")

@@ -61,7 +61,7 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if not _KEPT_IDS.isdisjoint(found):
         for name in _KEPT_IDS & found.keys():
             ids = found[name] if isinstance(found[name], list) else [found[name]]
-            if any(isinstance(one, str) for one in ids):
+            if any(isinstance(token, str) for token in ids):
                 raise BadRequest(f"{name} is not served here, for what an engine keeps would be everyone's")
     return found
 

@@ -162,10 +162,10 @@ def read_form(
     body: bytes, content_type: str, *, aliases: Mapping[str, str], deadline_ms: str | None, endpoint: Route
 ) -> tuple[bytes, Asked]:
     """Return a form, written anew with its model's name resolved, and what it asks for. Raises BadRequest."""
-    fields = [one for one in forms.parts(body, content_type) if not places.is_place(one.name)]
+    fields = [field for field in forms.parts(body, content_type) if not places.is_place(field.name)]
     model = forms.text(fields, "model")
     real = aliases.get(model, model)
-    fields = [one._replace(value=real.encode()) if one.name == "model" else one for one in fields]
+    fields = [field._replace(value=real.encode()) if field.name == "model" else field for field in fields]
     written, kind = forms.written(fields)
     said = given.NOTHING
     if deadline_ms is not None:

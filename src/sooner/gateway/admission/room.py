@@ -186,7 +186,7 @@ class Room(Generic[_Guest]):
     def _classless(self, now: float) -> bool:
         """Return whether this place is given without regard to classes: one of `overdue_every`."""
         first = [self._oldest] if not self._settings.overdue_ratio else map(self._first_in, self.by_tenant)
-        if any(self._starves(one, now) for one in first):
+        if any(self._starves(request, now) for request in first):
             self._passed_classes += 1
         if self._passed_classes < self._settings.overdue_every:
             return False
@@ -216,7 +216,7 @@ class Room(Generic[_Guest]):
         All of better classes and its own tenant's, and of each other tenant of its class as much as
         the counters give it until then: a tenant that floods the room is not in the others' way.
         """
-        better = sum(one.work for at, of in self._amounts.items() if at < level for one in of.values())
+        better = sum(amount.work for at, of in self._amounts.items() if at < level for amount in of.values())
         amounts = self._amounts.get(level, {})
         own = amounts.get(tenant, NOTHING)
         counter = (
@@ -226,17 +226,18 @@ class Room(Generic[_Guest]):
         )
         turn = counter + own.tokens / self.shares.weight(tenant)
         beside = sum(
-            one.work * min(1.0, max(0.0, turn - self.shares[name]) * self.shares.weight(name) / one.tokens)
-            for name, one in amounts.items()
-            if name != tenant and one.tokens > 0.0
+            amount.work
+            * min(1.0, max(0.0, turn - self.shares[name]) * self.shares.weight(name) / amount.tokens)
+            for name, amount in amounts.items()
+            if name != tenant and amount.tokens > 0.0
         )
         return better + own.work + beside
 
     def overdue(self, now: float) -> dict[str, int]:
         """Return how many of each tenant's are overdue."""
         found = dict.fromkeys(self.by_tenant, 0)
-        for one in self:
-            found[one.tenant] += self._starves(one, now)
+        for request in self:
+            found[request.tenant] += self._starves(request, now)
         return found
 
     def bound(self, now: float) -> float:
@@ -343,10 +344,12 @@ class Room(Generic[_Guest]):
         request.counted = amount
 
     def _places(self, requests: list[_Guest]) -> list[Place]:
-        for one in requests:
-            one.ticket.counter = self.shares[one.tenant]
-        self._order.refresh([one.ticket for one in requests], [one.ticket.attained for one in requests])
-        return [one.place for one in requests]
+        for request in requests:
+            request.ticket.counter = self.shares[request.tenant]
+        self._order.refresh(
+            [request.ticket for request in requests], [request.ticket.attained for request in requests]
+        )
+        return [request.place for request in requests]
 
 
 _URGENT, _HOPELESS = 0, 1

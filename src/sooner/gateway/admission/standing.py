@@ -82,5 +82,5 @@ def first(
         ahead += sum(sizes)
         if len(found) >= most:
             break
-    found.sort(key=lambda one: (one[0], shares[one[1].tenant], one[1].ticket.arrival_time))
+    found.sort(key=lambda entry: (entry[0], shares[entry[1].tenant], entry[1].ticket.arrival_time))
     return [(place, request) for place, (_, request) in enumerate(found[:most], 1)]

@@ -62,7 +62,7 @@ class Turns:
         heapq.heappush(self._beyond, (turn.need, turn))
         if len(self._all) + len(self._beyond) + len(self._within) > 64 + 8 * len(self._now):
             self._all = sorted(self._now.values())
-            self._beyond = sorted((one.need, one) for one in self._all)
+            self._beyond = sorted((turn.need, turn) for turn in self._all)
             self._within = []
 
     def first(self, allowed: float) -> str:

@@ -69,8 +69,8 @@ class Proxy:
         self.settings = settings
         self._bodies.limits = settings.limits
         self.delivery.take(settings)
-        self._kinds = frozenset(one.kind for one in settings.backends)
-        self._classes = {one.name: one for one in settings.classes}
+        self._kinds = frozenset(backend.kind for backend in settings.backends)
+        self._classes = {entry.name: entry for entry in settings.classes}
 
     async def serve(self, request: web.BaseRequest, caller: Caller, endpoint: Route) -> web.StreamResponse:
         """Serve a request that makes an engine work: in its turn."""
@@ -123,9 +123,9 @@ class Proxy:
 
     def cut_revoked(self) -> None:
         """End the replies whose key was revoked."""
-        for one in list(self.dispatcher.waiting.values()):
-            if one.cut is not None and not one.good():
-                one.cut(KeyGone("the key was revoked"))
+        for waiting in list(self.dispatcher.waiting.values()):
+            if waiting.cut is not None and not waiting.good():
+                waiting.cut(KeyGone("the key was revoked"))
 
     async def _read(self, request: web.BaseRequest, endpoint: Route, held: Held) -> tuple[bytes, Asked]:
         """Return the body as an engine gets it, and what it asks for. Raises BadRequest, TurnedAway."""

@@ -47,7 +47,7 @@ class Retries:
             return False
         counters = self._dispatcher.counters
         if not isinstance(error, Unreachable):  # that cost nobody anything
-            most = max(_LEAST_KEPT, sum(one.limit for one in self._dispatcher.backends))
+            most = max(_LEAST_KEPT, sum(backend.limit for backend in self._dispatcher.backends))
             if self._spent + 1.0 > most:
                 counters.add("retries_refused")
                 return False
@@ -60,6 +60,6 @@ class Retries:
         """Return whether an engine lives that the request was not sent to."""
         now = time.monotonic()
         return any(
-            one is not backend and one.name not in waiting.tried and one.accepts(now)
-            for one in waiting.pool.backends
+            other is not backend and other.name not in waiting.tried and other.accepts(now)
+            for other in waiting.pool.backends
         )

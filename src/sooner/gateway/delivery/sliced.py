@@ -34,7 +34,7 @@ def chosen(delivery: Delivery, request: web.BaseRequest, waiting: Visit, body: b
     """Return how a request is cut; None where slices are off, or it or an engine cannot be continued."""
     if not delivery.settings.slices.tokens or request.version < (1, 1) or len(body) > _LONGEST_BODY:
         return None
-    if not all(one.kind.continues for one in waiting.pool.backends):
+    if not all(backend.kind.continues for backend in waiting.pool.backends):
         return None
     if delivery.uncut.has(waiting.asked.model, waiting.tenant, time.monotonic()):
         return None

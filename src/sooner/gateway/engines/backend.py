@@ -117,7 +117,7 @@ class Backend:
         """Whether the order is handed on as its priority."""
         handed = self.settings.hand_on and self.kind.priority is not None
         now = time.monotonic()
-        return handed and not any(one.refused(now) for one in self._takes.values())
+        return handed and not any(taken.refused(now) for taken in self._takes.values())
 
     def takes_priority(self, target: str) -> TakesPriority | None:
         """Return what is known of priorities at a path; None where none is to be handed on."""

@@ -32,7 +32,10 @@ class LeastWork:
         """Return the engine that costs least; of equals the emptiest."""
         if len(free) == 1:
             return free[0]
-        return min(free, key=lambda one: (one.cost(request.work_at(one)), one.in_flight / one.limit))
+        return min(
+            free,
+            key=lambda backend: (backend.cost(request.work_at(backend)), backend.in_flight / backend.limit),
+        )
 
     def began(self, request: Visit, backend: Backend) -> None:
         """Do nothing: an engine knows what runs there."""

@@ -367,16 +367,18 @@ class Connections:
     def prune(self) -> None:
         """Close what has been idle too long."""
         now = asyncio.get_running_loop().time()
-        keep = [one for one in self._idle if one.usable and now - one.since < _IDLE]
-        for one in self._idle:
-            if one not in keep:
-                one.abort()
+        keep = [
+            connection for connection in self._idle if connection.usable and now - connection.since < _IDLE
+        ]
+        for connection in self._idle:
+            if connection not in keep:
+                connection.abort()
         self._idle = keep
 
     def close(self) -> None:
         """Close what is idle."""
-        for one in self._idle:
-            one.abort()
+        for connection in self._idle:
+            connection.abort()
         self._idle.clear()
 
 

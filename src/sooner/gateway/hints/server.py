@@ -35,7 +35,9 @@ class HintServer:
         self._addresses = [Address.of(url) for url in settings.backends]
         self._first = 0
         self._passages: set[Passage] = set()
-        self._tls = ssl.create_default_context() if any(one.secure for one in self._addresses) else None
+        self._tls = (
+            ssl.create_default_context() if any(address.secure for address in self._addresses) else None
+        )
 
     @property
     def under_way(self) -> int:

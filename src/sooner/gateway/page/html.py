@@ -101,13 +101,13 @@ def _now(state: Mapping[str, Any]) -> str:
         ("Engine", "State", "Running", "Waits inside", "KV memory"),
         [
             (
-                name(one["name"]),
-                f'<span class="{one["state"]}">{one["state"]}</span>',
-                f"{count(one['running'])} of {count(one['limit'])}",
-                count(one["waiting_inside"]),
-                share(one["kv"]),
+                name(engine["name"]),
+                f'<span class="{engine["state"]}">{engine["state"]}</span>',
+                f"{count(engine['running'])} of {count(engine['limit'])}",
+                count(engine["waiting_inside"]),
+                share(engine["kv"]),
             )
-            for one in engines["rows"]
+            for engine in engines["rows"]
         ],
         engines["more"],
     )
@@ -130,16 +130,16 @@ def _queue(queue: Mapping[str, Any], waiting: int) -> str:
         return "<h2>Queue</h2><p>Nobody waits.</p>"
     rows = [
         (
-            count(one["position"]),
-            html.escape(one["reason"]),
-            seconds(one["waited_s"]),
-            seconds(one["eta_s"]),
-            count(one["prompt_tokens"]),
-            count(one["reply_tokens"]),
-            name(one["tenant"]),
-            name(one["id"]),
+            count(request["position"]),
+            html.escape(request["reason"]),
+            seconds(request["waited_s"]),
+            seconds(request["eta_s"]),
+            count(request["prompt_tokens"]),
+            count(request["reply_tokens"]),
+            name(request["tenant"]),
+            name(request["id"]),
         )
-        for one in queue["rows"]
+        for request in queue["rows"]
     ]
     head = ("Place", "Why this place", "Waited", "Starts in", "Prompt", "Reply, about", "Tenant", "Request")
     return "<h2>Queue, in order</h2>" + _table("Waiting requests", head, rows, queue["more"], text=(1, 6, 7))
@@ -172,14 +172,14 @@ def _hour(hour: Mapping[str, Any]) -> str:
 def _tenants(tenants: Mapping[str, Any]) -> str:
     rows = [
         (
-            name(one["name"]),
-            f"{share(one['share'])} {_meter(one['share'])}",
-            share(one["fair_share"]),
-            count(one["requests"]),
-            count(one["waiting"]),
-            seconds(one["mean_wait_s"]),
+            name(tenant["name"]),
+            f"{share(tenant['share'])} {_meter(tenant['share'])}",
+            share(tenant["fair_share"]),
+            count(tenant["requests"]),
+            count(tenant["waiting"]),
+            seconds(tenant["mean_wait_s"]),
         )
-        for one in tenants["rows"]
+        for tenant in tenants["rows"]
     ]
     if not rows:
         return "<h2>Tenants</h2><p>No request yet.</p>"
@@ -214,14 +214,17 @@ def _learned(standings: Sequence[Mapping[str, Any]]) -> str:
         return "<h2>Learned order</h2><p>Nothing is learned yet, or learning is off.</p>"
     rows = [
         (
-            html.escape(one["of"]) + ("" if one["of"] == "all" else f" {html.escape(one['group'][:8])}"),
-            _on(one["on"]),
-            UNKNOWN if one["tau"] is None else f"{one['tau']:.2f} ± {one['tau_error'] or 0.0:.2f}",
-            share(one["gain"]),
-            count(one["seen"]),
-            count(one["alarms"]),
+            html.escape(standing["of"])
+            + ("" if standing["of"] == "all" else f" {html.escape(standing['group'][:8])}"),
+            _on(standing["on"]),
+            UNKNOWN
+            if standing["tau"] is None
+            else f"{standing['tau']:.2f} ± {standing['tau_error'] or 0.0:.2f}",
+            share(standing["gain"]),
+            count(standing["seen"]),
+            count(standing["alarms"]),
         )
-        for one in standings
+        for standing in standings
     ]
     head = ("Of", "Order", "Kendall's tau", "Expected gain", "Replies", "Drift alarms")
     return "<h2>Learned order, by model and sender</h2>" + _table("Learned order", head, rows)

@@ -50,20 +50,20 @@ def state(dispatcher: Dispatcher, recent: Recent, switch: OrderSwitch) -> dict[s
             "ratio": hour.truth.ratio,
             "groups": [group._asdict() for group in hour.truth.groups],
         },
-        "learned": [_standing(one) for one in dispatcher.standings[:ROWS]],
+        "learned": [_standing(report) for report in dispatcher.standings[:ROWS]],
     }
 
 
-def _standing(one: LiveReport) -> dict[str, Any]:
+def _standing(report: LiveReport) -> dict[str, Any]:
     """Return how the learned order stands, of all, of a model or of a sender."""
-    found = one.standing
+    found = report.standing
     measures = {"tau": found.tau, "tau_error": found.tau_error, "gain": found.gain}
     return {
-        "of": one.scope.name.lower(),
-        "group": f"{one.hash:016x}",
-        "on": one.on,
-        "seen": one.seen,
-        "alarms": one.alarms,
+        "of": report.scope.name.lower(),
+        "group": f"{report.hash:016x}",
+        "on": report.on,
+        "seen": report.seen,
+        "alarms": report.alarms,
         **{name: value if math.isfinite(value) else None for name, value in measures.items()},
     }
 
@@ -72,15 +72,15 @@ def _engines(dispatcher: Dispatcher) -> dict[str, Any]:
     now = time.monotonic()
     rows = [
         {
-            "name": one.name,
-            "kind": one.settings.kind,
-            "state": "draining" if one.draining else "up" if one.accepts(now) else "down",
-            "running": one.in_flight,
-            "limit": one.limit,
-            "waiting_inside": one.waiting_inside,
-            "kv": one.kv,
+            "name": backend.name,
+            "kind": backend.settings.kind,
+            "state": "draining" if backend.draining else "up" if backend.accepts(now) else "down",
+            "running": backend.in_flight,
+            "limit": backend.limit,
+            "waiting_inside": backend.waiting_inside,
+            "kv": backend.kv,
         }
-        for one in dispatcher.backends[:ROWS]
+        for backend in dispatcher.backends[:ROWS]
     ]
     return {"rows": rows, "more": max(0, len(dispatcher.backends) - ROWS)}
 
@@ -93,7 +93,7 @@ def _queue(dispatcher: Dispatcher) -> dict[str, Any]:
         for pool in dispatcher.pools
         for position, visit in standing.first(pool.room.levels, pool.room.shares, ROWS)
     ]
-    first.sort(key=lambda one: (one[0], one[1].ticket.arrival_time))
+    first.sort(key=lambda entry: (entry[0], entry[1].ticket.arrival_time))
     rows = [
         {
             "position": position,

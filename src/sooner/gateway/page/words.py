@@ -17,7 +17,8 @@ def plain(text: str, most: int = LONGEST) -> str:
     """Return a name on one line, of at most `most` letters, without what would change the text around it."""
     cut = text[: most + 1]
     seen = "".join(
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(one) in _HIDDEN else one for one in cut
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(character) in _HIDDEN else character
+        for character in cut
     )
     seen = _few_marks(seen)
     return seen if len(text) <= most else seen[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
@@ -27,10 +28,10 @@ def _few_marks(text: str) -> str:
     """Return text with at most two accents in a row: more would climb out of their line."""
     found: list[str] = []
     marks = 0
-    for one in text:
-        marks = marks + 1 if unicodedata.combining(one) else 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
         if marks <= 2:
-            found.append(one)
+            found.append(character)
     return "".join(found)
 
 
