@@ -26,7 +26,7 @@ from sooner.work import Pace, work
 
 SLOW = Pace(iteration_s=0.1, prefill_token_s=1e-3, batch=4.0)
 FAST = Pace(iteration_s=0.01, prefill_token_s=1e-5, batch=32.0)
-NOTHING = 1e-12
+ROUNDING = 1e-12
 """Seconds that no engine shows: the smallest floats keep few digits."""
 
 paces = st.builds(
@@ -208,7 +208,7 @@ def test_a_mixed_pace_lies_between_its_engines(of: list[Pace]) -> None:
     for prompt, reply in ((1000.0, 0.0), (0.0, 500.0), (300.0, 40.0)):
         each = [float(work(one, prompt, 0.0, reply)) for one in of]
         found = float(work(mixed(of), prompt, 0.0, reply))
-        assert min(each) * 0.999 - NOTHING <= found <= max(each) * 1.001 + NOTHING
+        assert min(each) * 0.999 - ROUNDING <= found <= max(each) * 1.001 + ROUNDING
 
 
 @given(name=st.sampled_from(["iteration_s", "prefill_token_s", "batch", "other"]), value=st.floats())

@@ -45,14 +45,14 @@ class Scale:
     """
 
     max_num_seqs: int = 6
-    questions: int = 60
-    documents: int = 20
+    questions: int = 30
+    documents: int = 10
     max_tokens: int = 224
     compared: bool = True
 
 
 FULL = Scale()
-QUICK = Scale(questions=24, documents=8, max_tokens=160, compared=False)
+QUICK = Scale(questions=18, documents=6, max_tokens=160, compared=False)
 
 TOGETHER = 2
 """Orders that are served side by side, each on its share of the cores: one thread a server wastes less."""

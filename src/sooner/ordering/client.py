@@ -32,6 +32,7 @@ _MOST_WAITING, _MOST_BYTES = 20_000, 64 << 20
 _WINDOW, _WINDOW_BYTES = 64, 1 << 20  # questions with the scorer at a time: two of its batches
 _TRIES = 3  # times that a question is sent, to scorers that died
 _SILENCE = 15.0  # seconds without an answer after which a scorer stands still
+_LONGEST_SLEEP = 0.5  # seconds until expired questions and told endings are looked at
 
 _NOTHING = ChatRequest()  # in place of a request that is not needed any more
 
@@ -128,11 +129,10 @@ class ScorerClient:
         """Say how many tokens the reply to a question has and how it ended; returns at once.
 
         A reply that is still running may be told of again and again; one that never began has 0 tokens.
+        It is handed on with the next question, or within half a second: nobody waits for it.
         """
         if self._endings is not None:
             self._endings.told.append(Ended(id, length, ending))
-            if self._asleep:
-                self._ring()
 
     def groups(self, id: str) -> tuple[str, str]:
         """Return the hashes of a request's sender and template as text, "" where there is none.
@@ -224,20 +224,22 @@ class ScorerClient:
         answers = wire.Answers()
         self._meets = True
         out = bytearray(self._again())
+        wanted = selectors.EVENT_READ
         self._heard = time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(self._ear, selectors.EVENT_READ)
-            selector.register(connection, selectors.EVENT_READ)
+            selector.register(connection, wanted)
             while not self._closing:
                 self._take_new()
                 self._expire()
                 out += self._next()
                 if self._endings is not None:
                     out += self._endings.frames()
-                wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if out else 0)
-                selector.modify(connection, wanted)
+                if bool(out) != bool(wanted & selectors.EVENT_WRITE):
+                    wanted ^= selectors.EVENT_WRITE
+                    selector.modify(connection, wanted)
                 self._asleep = True
-                ready = selector.select(0 if self._new else 0.5)
+                ready = selector.select(0 if self._new else _LONGEST_SLEEP)
                 self._asleep = False
                 for key, events in ready:
                     if key.fileobj is self._ear:
