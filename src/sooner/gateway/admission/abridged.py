@@ -16,8 +16,10 @@ from sooner.gateway.admission.forms import BadRequest
 LARGE = 256 * 1024
 """Bytes above which a body is abridged."""
 
-_LONG = 64 * 1024  # bytes of a string above which its middle is left out
-_KEPT = 32 * 1024  # bytes at each of its ends
+_LONG = 64 * 1024  # bytes of a string above which its middle is left out: half of it at each end stays
+_LONG_INSIDE = 4 * 1024  # the same, where it begins and ends far from both ends of the body
+_EDGE = 512 * 1024  # bytes at each end of a body where strings stay as long as elsewhere
+_PIECE = 256 * 1024  # bytes looked at in one go
 _WHOLE = re.compile(rb"(?:[^\\]|\\u[0-9a-fA-F]{4}|\\[^u])*", re.DOTALL)
 _ESCAPE = 12  # bytes of the longest escape: two halves of one letter
 _MOST_STRINGS = 1_000_000
@@ -74,8 +76,10 @@ def abridged(body: bytes) -> Abridged:
         end = _end(body, start)
         if end < 0:
             break  # it is no JSON, which the parser will say
-        if end - start > _LONG:
-            first, last = _middle(body, start + 1, end)
+        inside = start > _EDGE and end < len(body) - _EDGE
+        longest = _LONG_INSIDE if inside else _LONG
+        if end - start > longest:
+            first, last = _middle(body, start + 1, end, longest // 2)
             pieces += (body[at:first], f"{mark}:{len(cut)};".encode())
             cut.append((first, last))
             at = last
@@ -91,26 +95,32 @@ def _end(body: bytes, start: int) -> int:
     """Return where the string that begins at `start` ends: at a quote that is not escaped; -1 for nowhere."""
     at = start + 1
     while (at := body.find(b'"', at)) >= 0:
-        span = 64
-        while True:
-            before = body[max(start + 1, at - span) : at]
-            escapes = len(before) - len(before.rstrip(b"\\"))
-            if escapes < len(before) or at - span <= start + 1:
-                break
-            span *= 8
-        if escapes % 2 == 0:
+        if _backslashes(body, start + 1, at) % 2 == 0:
             return at
         at += 1
     return -1
 
 
-def _middle(body: bytes, start: int, end: int) -> tuple[int, int]:
+def _backslashes(body: bytes, start: int, end: int) -> int:
+    """Return how many stand right before `end`; piece by piece, so that others may run in between."""
+    found, size = 0, 64
+    while end - found > start:
+        piece = body[max(start, end - found - size) : end - found]
+        run = len(piece) - len(piece.rstrip(b"\\"))
+        found += run
+        if run < len(piece):
+            break
+        size = min(8 * size, _PIECE)
+    return found
+
+
+def _middle(body: bytes, start: int, end: int, kept: int) -> tuple[int, int]:
     """Return the span of a string's text that is left out; both ends are where no letter is cut."""
-    whole = _WHOLE.match(body, start, start + _KEPT)
+    whole = _WHOLE.match(body, start, start + kept)
     first = whole.end() if whole is not None else start
     while first > start and body[first] & 0xC0 == 0x80:
         first -= 1
-    for last in range(end - _KEPT, end - _KEPT // 2):
+    for last in range(end - kept, end - kept // 2):
         if body[last] & 0xC0 != 0x80 and b"\\" not in body[last - _ESCAPE : last]:
             return first, last
     return first, end
