@@ -16,7 +16,8 @@ from sooner.core import ConfigError, Prediction
 from sooner.learning import Drift, Identity, Learner, Salt, prequential
 from sooner.learning.censoring import beyond
 from sooner.learning.drift import threshold
-from sooner.learning.hierarchy import MEMORY, Group, Groups
+from sooner.learning.hierarchy import MEMORY, MOST_GROUPS, Group, Groups
+from sooner.learning.learner import STEP
 from sooner.learning.watch import standing
 from sooner.metrics import kendall_tau
 
@@ -106,10 +107,13 @@ def test_memory_is_bounded_under_a_million_senders() -> None:
             learner.finished(n, 10.0)
     assert len(learner.groups) == 1000
     assert learner.pending <= 100_000
-    groups = Groups(3)
-    for n in range(1_000_000):
+    groups = Groups()
+    for n in range(1, 1_000_001):
         groups.made(n, 0, 0.5)
-    assert len(groups) == 3
+    keys, values = groups.arrays()  # what is written stops growing where the groups do
+    assert len(groups) == keys.shape[0] == MOST_GROUPS
+    assert keys.tolist() == list(range(1_000_001 - MOST_GROUPS, 1_000_001))  # who was asked for last stays
+    assert keys.nbytes + values.nbytes == 40 * MOST_GROUPS
 
 
 def stream(rng: np.random.Generator, n: int, spread: float = 0.6) -> tuple[list[int], np.ndarray]:
@@ -245,3 +249,25 @@ def test_a_limit_that_is_met_again_and_again_does_not_teach_that_replies_are_sho
         learner.predict(row, who, limit=20)
         learner.finished(row, 20.0, whole=False)
     assert learner.root.mean(5.0) == pytest.approx(before, abs=0.05)
+
+
+@given(st.permutations(range(6)))
+def test_the_order_of_the_same_facts_of_several_groups_matters_by_no_more_than_decay(
+    order: list[int],
+) -> None:
+    """Requests of three senders and two templates under way at once: whoever ends first, all is learned."""
+    asked = [Identity(1, 1 + at % 3, 1 + at % 2, 1 + at) for at in range(6)]
+    lengths = [5.0, 900.0, 40.0, 300.0, 12.0, 2000.0]
+
+    def taught(ends: list[int]) -> Learner:
+        learner = Learner()
+        for at, one in enumerate(asked):
+            learner.predict(at, one)
+        for at in ends:
+            learner.finished(at, lengths[at])
+        return learner
+
+    found, plain = taught(order), taught(list(range(6)))
+    for one in {*asked, Identity(1, 1, 2), Identity(1, 4), Identity(2)}:
+        told, wanted = (learner.predict("new", one).score for learner in (found, plain))
+        assert told == pytest.approx(wanted, abs=8.0 * 6 / MEMORY + STEP)  # both are on a grid

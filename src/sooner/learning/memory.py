@@ -32,7 +32,7 @@ EVERY = 1.0
 
 def state(learner: Learner) -> Arrays:
     """Return what a learner knows. A copy: the learner may go on."""
-    rows = learner.groups.rows()
+    keys, groups = learner.groups.arrays()
     models = list(learner.models.items())
     watches = [learner.watch, *(model.watch for _, model in models)]
     kept = [watch.rows() for watch in watches]
@@ -41,8 +41,8 @@ def state(learner: Learner) -> Arrays:
         "version": np.array([VERSION]),
         "facts": np.array([*learner.facts(), root.weight, root.total, root.count]),
         "switch": np.array([learner.switch.on, learner.switch.turns], dtype=np.int64),
-        "group_keys": np.array([row[0] for row in rows], dtype=np.uint64),
-        "groups": np.array([row[1:] for row in rows], dtype=np.float64).reshape(-1, 4),
+        "group_keys": keys,
+        "groups": groups,
         "models": np.array([name for name, _ in models], dtype=np.uint64),
         "model_facts": np.array([_facts(model) for _, model in models]).reshape(len(models), -1),
         "watched": np.concatenate(kept),
@@ -63,10 +63,7 @@ def restore(learner: Learner, arrays: Mapping[str, NDArray[Any]]) -> None:
     learner.root.weight, learner.root.total, learner.root.count = weight, total, int(count)
     on, turns = arrays["switch"].tolist()
     learner.switch.on, learner.switch.turns = bool(on), turns
-    keys = arrays["group_keys"].tolist()
-    learner.groups.load([
-        (key, *row) for key, row in zip(keys, arrays["groups"].tolist(), strict=True)
-    ])  # fmt: skip
+    learner.groups.load(arrays["group_keys"], arrays["groups"])
     learner.regression.load({name: arrays[f"regression_{name}"] for name in ("square", "product")})
     watches = [learner.watch]
     for name, row in zip(arrays["models"].tolist(), arrays["model_facts"].tolist(), strict=True):
