@@ -13,7 +13,7 @@ import pytest
 from sooner.chat import ChatRequest
 from sooner.core import ConfigError, Prediction
 from sooner.ordering.client import ScorerClient
-from sooner.ordering.scorer import load_ranker
+from sooner.ordering.scoring import load_ranker
 from sooner.vllm.counters import PluginCounters
 
 RANKER = "ranker_by_length:Ranker"
