@@ -133,6 +133,34 @@ def test_every_path_goes_to_the_engine_of_its_model(path: str) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("path", ["/embeddings", "/chat/completions", "/audio/transcriptions"])
+def test_a_model_in_the_path_is_the_one_that_is_routed_by_and_sent(path: str) -> None:
+    async def test() -> None:
+        engines = [Recorder("m"), Recorder("org/e")]
+        async with engines[0].serving(), engines[1].serving():
+            urls = [one.url for one in engines]
+            async with rig(urls, aliases={"short": "org/e"}) as gateway, client(gateway) as http:
+                for deployment in ("org/e", "short"):
+                    for said in ("m", None, 7):
+                        bodies = {"json": {"input": "x"} if said is None else {"model": said, "input": "x"}}
+                        data = {"data": form(said and str(said))} if "audio" in path else bodies
+                        at = f"/openai/deployments/{deployment}{path}?api-version=2024-10-21&x=y"
+                        async with http.post(at, headers={"api-key": "k"}, **data) as response:
+                            assert response.status == 200
+        assert engines[0].seen == []
+        assert len(engines[1].seen) == 6
+        for _, raw, headers, body in engines[1].seen:
+            assert raw.partition("?")[0] == f"/v1{path}"
+            assert "api-key" not in {name.lower() for name in headers}
+            if "audio" in path:
+                assert body.count(b'name="model"') == body.count(b"\r\n\r\norg/e\r\n") == 1
+            else:
+                assert json.loads(body).items() >= {"input": "x", "model": "org/e"}.items()
+                assert body.count(b"model") == 1
+
+    run(test)
+
+
 CLOSED = [
     ("GET", "/v1/files"), ("DELETE", "/v1/files/file-1"), ("POST", "/v1/files"),
     ("GET", "/v1/responses/resp_1"), ("DELETE", "/v1/responses/resp_1"),

@@ -79,6 +79,23 @@ def test_databases_are_their_owners_only(tmp_path: Path) -> None:
         os.umask(before)
 
 
+def test_a_database_that_others_could_read_is_closed_to_them_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys.db"
+    KeyBook(Database(str(path))).add("tenant")
+    beside = tmp_path / "keys.db-wal"
+    beside.touch()
+    path.chmod(0o644)
+    beside.chmod(0o664)
+    book = KeyBook(Database(str(path)))
+    assert [key.tenant for key in book.all()] == ["tenant"]
+    book.close()
+    for one in tmp_path.iterdir():
+        assert stat.S_IMODE(one.stat().st_mode) == 0o600, one
+    assert "keys.db could be read by other users (0644)" in caplog.text
+
+
 def test_a_mistyped_path_of_keys_makes_no_database(tmp_path: Path) -> None:
     typo = tmp_path / "kyes.db"
 

@@ -149,6 +149,35 @@ def _most_passed(served: list[Any], engine: str) -> int:
     )
 
 
+def test_anthropics_client_works_unmodified(plain_server: str) -> None:
+    anthropic = pytest.importorskip("anthropic", reason="anthropic is not installed; it comes with vLLM")
+    said: dict[str, Any] = {
+        "model": "tiny",
+        "max_tokens": 7,
+        "messages": [{"role": "user", "content": "word1"}],
+    }
+
+    async def test() -> None:
+        async with (
+            rig([plain_server], queue=QUEUE) as gateway,
+            anthropic.AsyncAnthropic(
+                base_url=gateway.url, api_key="none", max_retries=0, timeout=PATIENCE
+            ) as ai,
+        ):
+            whole = await ai.messages.create(**said)
+            assert (whole.usage.output_tokens, whole.stop_reason) == (7, "max_tokens")
+            async with ai.messages.stream(**said) as stream:
+                text = "".join([piece async for piece in stream.text_stream])
+                last = await stream.get_final_message()
+            assert last.usage.output_tokens == 7
+            assert text == last.content[0].text
+            with pytest.raises(anthropic.NotFoundError):
+                await ai.messages.create(**{**said, "model": "nobody"})
+            assert gateway.dispatcher.counters.counts["finished"] == 2
+
+    run(test, PATIENCE)
+
+
 def test_vllms_own_benchmark_runs_without_an_error(
     plain_server: str, other_server: str, tiny_model: Path, tmp_path: Path
 ) -> None:

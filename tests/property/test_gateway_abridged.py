@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from sooner.gateway.admission import abridged, reading
+from sooner.gateway.admission import abridged, piecewise, reading
 from sooner.gateway.admission.abridged import TooManyValues
 from sooner.gateway.admission.paths import ENDPOINTS
 
@@ -90,8 +90,54 @@ def test_a_body_of_small_values_is_refused_before_it_is_parsed(part: bytes) -> N
         abridged.abridged(body)
 
 
+@pytest.mark.parametrize("number", [b"1" * 30_000_000, b"0." + b"7" * 200_000, b"1e" + b"1" * 200_000])
+def test_a_number_without_end_is_refused_before_it_is_parsed(number: bytes) -> None:
+    with pytest.raises(reading.BadRequest, match="digits"):
+        abridged.abridged(b'{"x":' + number + b',"y":"' + b"z" * 300_000 + b'"}')
+    digits = b'{"x":"' + b"1" * 1_000_000 + b'"}'  # a text of digits is none
+    assert abridged.abridged(digits).cut
+
+
 @pytest.mark.parametrize("tail", [b"\\", b'\\"', b""])
 def test_a_string_that_never_ends_is_for_the_parser_to_refuse(tail: bytes) -> None:
     body = b'{"model":"' + b"\\" * 600_000 + tail
     with pytest.raises(reading.BadRequest):
         reading.read_json(body, client_scores=False, deadline_ms=None, endpoint=ROUTE, kinds=(), aliases={})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_large_text_is_read_piece_by_piece_to_the_same(seed: int) -> None:
+    draw = random.Random(seed)
+
+    def value(depth: int) -> object:
+        match draw.randrange(7 if depth else 5):
+            case 0:
+                return text(draw, 20)
+            case 1:
+                return draw.choice((0, -1, 10**20, 1.5, -2e300, True, False, None, float("inf")))
+            case 2:
+                return ""
+            case 3:
+                return []
+            case 4:
+                return {}
+            case 5:
+                return [value(depth - 1) for _ in range(draw.randrange(4))]
+            case _:
+                return {text(draw, 3): value(depth - 1) for _ in range(draw.randrange(4))}
+
+    def read(one: json.JSONDecoder, data: str) -> object:
+        try:
+            return repr(one.decode(data))
+        except (ValueError, RecursionError) as error:
+            return type(error)
+
+    whole, pieces = piecewise.decoder(1), piecewise.decoder(piecewise.LARGE + 1)
+    assert type(whole) is not type(pieces)
+    for _ in range(500):
+        data = json.dumps(value(5), ensure_ascii=draw.random() < 0.5, indent=draw.choice((None, 1)))
+        at = draw.randrange(len(data) + 1)
+        odd = draw.choice(("", "", ",", "}", "[", '"', "\\u12", "01", "NaN", "\x00", "1.", " ", "\ufeff"))
+        data = data[:at] + odd + data[at + draw.randrange(2) :]
+        assert read(whole, data) == read(pieces, data), data
+    assert read(pieces, "[" * 100_000) is RecursionError

@@ -53,6 +53,34 @@ def test_a_model_may_have_a_slash_in_its_name() -> None:
         assert paths.canonical(target) not in ENDPOINTS
 
 
+@pytest.mark.parametrize(
+    ("target", "path", "model"),
+    [
+        ("/openai/deployments/gpt/chat/completions?api-version=1", "/v1/chat/completions", "gpt"),
+        ("/openai/deployments/org/m/completions", "/v1/completions", "org/m"),
+        ("/openai/deployments/a/chat/chat/completions", "/v1/chat/completions", "a/chat"),
+        ("/openai/deployments/g%70t/audio/transcriptions", "/v1/audio/transcriptions", "gpt"),
+        ("/openai/v1/responses", "/v1/responses", ""),
+    ],
+)
+def test_azures_paths_name_an_endpoint_and_perhaps_its_model(target: str, path: str, model: str) -> None:
+    called = paths.called(paths.canonical(target))
+    assert called == (ENDPOINTS[path], model)
+    assert paths.query(target) in ("", "?api-version=1")
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/openai/deployments/chat/completions/", "/openai/deployments//chat/completions", "/openai/files",
+     "/openai/deployments/m/../../v1/files", "/openai/deployments/a%2Fb/chat/completions",
+     "/openai/deployments/m/files", "/openai/deployments", "/openai/v1/files",
+     "/openai/v1/load_lora_adapter", "/openai/deployments/m/load_lora_adapter"],
+)  # fmt: skip
+def test_nothing_else_is_open_by_azures_paths(target: str) -> None:
+    with pytest.raises(UnknownPath):
+        paths.endpoint(paths.canonical(target))
+
+
 def test_a_near_path_is_named() -> None:
     with pytest.raises(UnknownPath, match="did you mean /v1/chat/completions"):
         paths.endpoint("/chat/completions")

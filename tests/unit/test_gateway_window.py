@@ -163,7 +163,7 @@ def test_quantiles_are_of_the_recent_keys() -> None:
 
 def test_a_priority_is_put_in_and_nothing_else_changed() -> None:
     body = b' {"model": "m", "messages": [{"a": "{"}]}'
-    changed = with_priority(body, -3)
+    changed = b"".join(with_priority(body, -3))
     assert json.loads(changed) == {"priority": -3, **json.loads(body)}
     assert changed.endswith(body[2:])
     assert json.loads(renamed('{"model":"a","x":"é"}'.encode(), "a", "b")) == {"model": "b", "x": "é"}

@@ -281,11 +281,13 @@ class Gateway:
         path = paths.canonical(request.raw_path)
         if paths.changes_an_engine(path):
             return answers.error(403, "this path changes an engine for everyone", "forbidden")
-        endpoint = paths.endpoint(path)
+        called = paths.called(path)
+        if called is None:
+            raise UnknownPath(paths.closed(path))
         if request.method != "POST":
             told = f"{request.method[:20]} is not served at {path}, allowed: POST"
             return answers.error(405, told, "method_not_allowed", headers={"Allow": "POST"})
-        return await self.proxy.serve(request, caller, endpoint)
+        return await self.proxy.serve(request, caller, called)
 
     async def _models(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         return answers.as_json({"object": "list", "data": list(self._cards().values())})

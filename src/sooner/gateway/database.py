@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +17,8 @@ try:
     import sqlalchemy as sa
 except ImportError as error:
     raise MissingExtra("sqlalchemy", "gateway") from error
+
+logger = logging.getLogger("sooner.gateway")
 
 METADATA = sa.MetaData()
 
@@ -79,6 +84,10 @@ _MIGRATIONS = (
     lambda connection: _with_columns(connection, "policy"),
     lambda connection: _with_columns(connection, "sender", "template"),
 )
+
+
+_BESIDE = ("-wal", "-shm", "-journal")  # what SQLite keeps beside its file
+_OTHERS = 0o077
 
 
 class Unavailable(EngineError):
@@ -148,9 +157,15 @@ class Database:
         self._engine.dispose()
 
     def _make_private(self) -> None:
-        """Make its file, which may hold what people asked, so that no other user can read it."""
-        if self._vanished():
-            os.close(os.open(str(self._engine.url.database), os.O_CREAT | os.O_RDWR, 0o600))
+        """See to it that no other user can read its files, which may hold what people asked."""
+        file = self.file
+        if file is None:
+            return
+        if not file.exists():
+            os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        for one in (file, *(file.with_name(file.name + end) for end in _BESIDE)):
+            with contextlib.suppress(FileNotFoundError):
+                _close_to_others(one)
 
     def _migrate(self) -> None:
         if self._sqlite:
@@ -168,3 +183,15 @@ class Database:
             for number in range(version, len(_MIGRATIONS)):
                 _MIGRATIONS[number](connection)
                 connection.execute(VERSION.insert().values(version=number + 1))
+
+
+def _close_to_others(file: Path) -> None:
+    """Take a file's rights from all but its owner, and say so; where that is not ours to do, say that."""
+    mode = stat.S_IMODE(file.stat().st_mode)
+    if not mode & _OTHERS:
+        return
+    try:
+        file.chmod(mode & ~_OTHERS)
+        logger.warning("%s could be read by other users (%04o); it is its owner's only now", file, mode)
+    except PermissionError:
+        logger.warning("%s can be read by other users (%04o), allowed: 0600", file, mode)

@@ -64,7 +64,7 @@ class Abridged(NamedTuple):
 
 
 def abridged(body: bytes) -> Abridged:
-    """Return a body without the middles of its long strings. Raises TooManyValues."""
+    """Return a body without the middles of its long strings. Raises BadRequest, TooManyValues."""
     if body.count(b'"') > 2 * _MOST_STRINGS:
         raise TooManyValues(f"the body has more than {_MOST_STRINGS} strings")
     mark = secrets.token_hex(12)
@@ -88,6 +88,8 @@ def abridged(body: bytes) -> Abridged:
     weight = sum(short.count(sign) * bytes_of_one for sign, bytes_of_one in _WEIGHTS)
     if weight > _MOST_WEIGHT:
         raise TooManyValues(f"the body has too many values for {weight} bytes, allowed: {_MOST_WEIGHT}")
+    if any(short[at : at + _LONG].isdigit() for at in range(0, len(short) - _LONG + 1, _LONG)):
+        raise BadRequest(f"a number of the body has more than {_LONG} digits")  # no text is so long any more
     return Abridged(short, mark, tuple(cut))
 
 

@@ -16,6 +16,8 @@ from sooner.core import ConfigError
 
 _TARGET = re.compile(r"/[\x21\x22\x24-\x5b\x5d-\x7e]*\Z")  # printable ASCII without # and backslash
 _PLAIN = re.compile(r"[A-Za-z0-9/_.:@~+,;=!$&'()*-]*\Z")  # needs no decoding
+_AZURE = "/openai/deployments/"  # a model's name, then an endpoint's path without /v1
+_AZURE_V1 = "/openai/v1/"
 _OURS = ("/v1/models/", "/sooner/v1/")  # answered here: names behind it may hold anything
 _PAGE = "/sooner/"  # the one path that ends with a /
 _PARAMETER = re.compile(r"(?:api-version|beta)=[A-Za-z0-9._-]{1,40}\Z")
@@ -107,12 +109,34 @@ def _decoded(path: str) -> str:
     return text
 
 
+class Called(NamedTuple):
+    """An endpoint as a request names it; `model` is the one in its path, which only Azure's have."""
+
+    endpoint: Route
+    model: str = ""
+
+
+def called(path: str) -> Called | None:
+    """Return what a canonical path calls, by OpenAI's name for it or by one of Azure's; None for nothing."""
+    if path.startswith(_AZURE):
+        parts = path[len(_AZURE) :].split("/")
+        for at in range(1, len(parts)):  # a model's name may hold a /, so the longest endpoint counts
+            found = ENDPOINTS.get("/v1/" + "/".join(parts[at:]))
+            if found is not None:
+                return Called(found, "/".join(parts[:at]))
+        return None
+    if path.startswith(_AZURE_V1):
+        path = path.removeprefix("/openai")
+    found = ENDPOINTS.get(path)
+    return None if found is None else Called(found)
+
+
 def endpoint(path: str) -> Route:
     """Return what is served at a canonical path. Raises UnknownPath, which says why it is closed."""
-    found = ENDPOINTS.get(path)
+    found = called(path)
     if found is None:
         raise UnknownPath(closed(path))
-    return found
+    return found.endpoint
 
 
 def closed(path: str) -> str:

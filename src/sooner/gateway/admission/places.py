@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sooner.gateway.admission import piecewise
 from sooner.gateway.admission.forms import BadRequest
 
 PRIORITY = "priority"
@@ -71,7 +72,7 @@ def edited(text: str, changes: Mapping[str, str | None]) -> str:
 
     The text is a JSON object; a field that is not there is added.
     """
-    read = json.JSONDecoder().raw_decode
+    read = piecewise.decoder(len(text)).raw_decode
     start = _blank(text, 0) + 1
     members: list[str] = []
     left = {name: value for name, value in changes.items() if value is not None}

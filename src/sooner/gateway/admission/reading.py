@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sooner import chat
 from sooner.chat import ChatRequest
 from sooner.core import DataError
-from sooner.gateway.admission import abridged, claims, forms, places
+from sooner.gateway.admission import abridged, claims, forms, piecewise, places
 from sooner.gateway.admission.abridged import Abridged
 from sooner.gateway.admission.claims import ONE, Claimed
 from sooner.gateway.admission.forms import BadRequest
@@ -64,19 +64,21 @@ def read(
 
 def read_json(
     body: bytes, *, client_scores: bool, deadline_ms: str | None, endpoint: Route,
-    kinds: Collection[str], aliases: Mapping[str, str],
+    kinds: Collection[str], aliases: Mapping[str, str], model: str = "",
 ) -> tuple[bytes, Asked]:  # fmt: skip
     """Return the body as an engine gets it, and what it asks for. Raises BadRequest.
 
     A model's alias is resolved, and what chooses a place is left out; all else stays as it was written.
+    A `model` that was named by the path holds, whatever the body names.
     """
     short = abridged.abridged(body) if len(body) > abridged.LARGE else None
     text = _text(body if short is None else short.body)
     parsed = _parsed(text)
-    asked = _asked(parsed, client_scores, deadline_ms, endpoint, kinds, short)
+    told = parsed if not model else {**parsed, "model": model}
+    asked = _asked(told, client_scores, deadline_ms, endpoint, kinds, short)
     changes = places.chosen(parsed, prioritised=client_scores)
-    real = aliases.get(asked.model)
-    if real is not None:
+    real = aliases.get(asked.model, asked.model)
+    if real != parsed.get("model", ""):
         changes["model"] = json.dumps(real)
         asked = asked._replace(model=real)
     if not changes:
@@ -94,7 +96,7 @@ def _text(body: bytes) -> str:
 
 def _parsed(text: str) -> dict[str, Any]:
     try:
-        parsed = json.loads(text, object_pairs_hook=places.once)
+        parsed = piecewise.decoder(len(text), places.once).decode(text)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {str(error)[:200]}") from error
     if not isinstance(parsed, dict):
@@ -159,13 +161,19 @@ def _bare(request: ChatRequest, short: Abridged) -> ChatRequest:
 
 
 def read_form(
-    body: bytes, content_type: str, *, aliases: Mapping[str, str], deadline_ms: str | None, endpoint: Route
-) -> tuple[bytes, Asked]:
-    """Return a form, written anew with its model's name resolved, and what it asks for. Raises BadRequest."""
+    body: bytes, content_type: str, *, aliases: Mapping[str, str], deadline_ms: str | None, endpoint: Route,
+    model: str = "",
+) -> tuple[bytes, Asked]:  # fmt: skip
+    """Return a form, written anew with its model's name resolved, and what it asks for. Raises BadRequest.
+
+    A `model` that was named by the path holds, whatever the form names.
+    """
     fields = [field for field in forms.parts(body, content_type) if not places.is_place(field.name)]
-    model = forms.text(fields, "model")
-    real = aliases.get(model, model)
-    fields = [field._replace(value=real.encode()) if field.name == "model" else field for field in fields]
+    named = forms.text(fields, "model")
+    real = aliases.get(model or named, model or named)
+    fields = [field for field in fields if field.name != "model"]
+    if real:
+        fields.insert(0, forms.Part("model", real.encode()))
     written, kind = forms.written(fields)
     said = given.NOTHING
     if deadline_ms is not None:

@@ -27,7 +27,7 @@ def one_path(engine: Handler) -> Middleware:
     async def taken(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             path = paths.canonical(request.raw_path)
-            if path in paths.ENDPOINTS:
+            if paths.called(path) is not None:
                 return await engine(request)
             return await handler(request)
         except UnknownPath as error:

@@ -17,7 +17,7 @@ from sooner.core import EngineError, UnknownName
 from sooner.gateway.admission import paths, reading
 from sooner.gateway.admission.bodies import Bodies, Held
 from sooner.gateway.admission.forms import BadRequest
-from sooner.gateway.admission.paths import Route
+from sooner.gateway.admission.paths import Called
 from sooner.gateway.admission.reading import Asked
 from sooner.gateway.admission.refusals import TurnedAway, UnknownModel
 from sooner.gateway.admission.shares import charge
@@ -72,7 +72,7 @@ class Proxy:
         self._kinds = frozenset(backend.kind for backend in settings.backends)
         self._classes = {entry.name: entry for entry in settings.classes}
 
-    async def serve(self, request: web.BaseRequest, caller: Caller, endpoint: Route) -> web.StreamResponse:
+    async def serve(self, request: web.BaseRequest, caller: Caller, called: Called) -> web.StreamResponse:
         """Serve a request that makes an engine work: in its turn."""
         counters = self.dispatcher.counters
         counters.add("requests")
@@ -80,7 +80,7 @@ class Proxy:
         with self._bodies.hold(caller.tenant) as held:
             try:
                 self.dispatcher.gate.may_ask(caller.tenant, self.dispatcher.clock())
-                body, asked = await self._read(request, endpoint, held)
+                body, asked = await self._read(request, called, held)
                 level = self._class_of(request, caller)
                 waiting = self.dispatcher.arrive(
                     self._id(request), caller.tenant, level.level, asked, level.deadline_ms
@@ -127,7 +127,7 @@ class Proxy:
             if waiting.cut is not None and not waiting.good():
                 waiting.cut(KeyGone("the key was revoked"))
 
-    async def _read(self, request: web.BaseRequest, endpoint: Route, held: Held) -> tuple[bytes, Asked]:
+    async def _read(self, request: web.BaseRequest, called: Called, held: Held) -> tuple[bytes, Asked]:
         """Return the body as an engine gets it, and what it asks for. Raises BadRequest, TurnedAway."""
         try:
             async with asyncio.timeout(self.settings.limits.body_time):
@@ -135,17 +135,18 @@ class Proxy:
         except TimeoutError as error:
             raise BadRequest(f"no body within {self.settings.limits.body_time:.0f} s") from error
         deadline_ms = request.headers.get("x-sooner-deadline-ms")
+        endpoint, model = called
 
         def read() -> tuple[bytes, Asked]:
             aliases = self.settings.aliases
             if endpoint.form:
                 kind = request.headers.get("Content-Type", "")
                 return reading.read_form(
-                    body, kind, aliases=aliases, deadline_ms=deadline_ms, endpoint=endpoint
+                    body, kind, aliases=aliases, deadline_ms=deadline_ms, endpoint=endpoint, model=model
                 )
             sent, asked = reading.read_json(
                 body, client_scores=self.settings.client_scores, deadline_ms=deadline_ms, endpoint=endpoint,
-                kinds=self._kinds, aliases=aliases,
+                kinds=self._kinds, aliases=aliases, model=model,
             )  # fmt: skip
             return sent, asked._replace(query=paths.query(request.raw_path))
 

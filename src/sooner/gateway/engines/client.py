@@ -60,25 +60,31 @@ class EngineClient:
         kind, now = backend.kind, time.monotonic()
         takes = backend.takes_priority(call.target) if call.key is not None else None
         if call.key is None or kind.priority is None or takes is None or not takes.sends(call.tenant, now):
-            return await self._exchange(backend, call, call.body)
+            return await self._exchange(backend, call)
         priority = kind.priority(call.key, backend.quantiles.of(call.key))
-        sent = await self._exchange(backend, call, with_priority(call.body, priority))
+        sent = await self._exchange(backend, call, *with_priority(call.body, priority))
         status = sent.head.status
         if 200 <= status < 300:
             takes.taken(call.tenant, time.monotonic())
         elif status in REFUSALS and takes.asks_again(call.tenant, now, time.monotonic()):
             self.drop(sent.connection)
-            sent = await self._exchange(backend, call, call.body)
+            sent = await self._exchange(backend, call)
             served = 200 <= sent.head.status < 300
             if takes.answered(call.tenant, now, time.monotonic(), refused=served):
                 logger.warning("backend %s takes no priority; order is kept here only", backend.name)
         return sent
 
-    async def _exchange(self, backend: Backend, call: Call, body: bytes) -> Sent:
-        """Send once, and once more where an idle connection turned out to be closed. Raises EngineError."""
+    async def _exchange(
+        self, backend: Backend, call: Call, front: bytes = b"", rest: memoryview | None = None
+    ) -> Sent:
+        """Send once, and once more where an idle connection turned out to be closed. Raises EngineError.
+
+        `front` and `rest` are the body, where it is not the call's own.
+        """
         fresh: Cut | None = None  # what the idle connection ended with
+        body: bytes | memoryview = call.body if rest is None else rest
         apart = body if len(body) > _APART else b""
-        whole = _head(call, backend, len(body)) + (b"" if apart else body)
+        whole = b"".join((_head(call, backend, len(front) + len(body)), front, b"" if apart else body))
         while True:
             now = time.monotonic()
             try:

@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         self.last_time = 0.0
         self.keep_alive = False
 
-    def begin(self, request: bytes, method: str, *, chunks: bool, body: bytes = b"") -> None:
+    def begin(self, request: bytes, method: str, *, chunks: bool, body: bytes | memoryview = b"") -> None:
         """Send a whole request; `chunks` says whether the reply's chunks are handed on as such.
 
         A large `body` comes apart from the rest, so that it need not be copied.

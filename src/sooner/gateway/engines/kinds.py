@@ -109,11 +109,14 @@ class Quantiles:
         return quantile
 
 
-def with_priority(body: bytes, priority: int | float) -> bytes:
-    """Return a JSON object with `priority` put first; every other byte stays. `body` has none yet."""
+def with_priority(body: bytes, priority: int | float) -> tuple[bytes, memoryview]:
+    """Return the two parts of a JSON object with `priority` put first; every other byte stays.
+
+    `body` has none yet; the second part is not copied.
+    """
     at = body.index(b"{") + 1
     comma = b"" if _EMPTY.match(body, at) else b","
-    return b'%b"priority":%b%b%b' % (body[:at], repr(priority).encode(), comma, body[at:])
+    return b'%b"priority":%b%b' % (body[:at], repr(priority).encode(), comma), memoryview(body)[at:]
 
 
 _VLLM_CACHE = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)

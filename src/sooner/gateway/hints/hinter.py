@@ -131,7 +131,7 @@ class Hinter:
             body = json.dumps(parsed, ensure_ascii=False, separators=(",", ":")).encode(
                 "utf-8", "surrogatepass"
             )
-        return Hint(b"", with_priority(body, json.loads(value)), b"")
+        return Hint(b"", b"".join(with_priority(body, json.loads(value))), b"")
 
     def _predicted(self, asked: ChatRequest) -> float | None:
         """Return the reply's expected length [tokens], None where nobody says."""
