@@ -372,6 +372,42 @@ def test_nobody_is_sent_back_for_a_head_that_cannot_run(bench: Bench, why: str) 
 
 
 @SENDS_BACK
+def test_a_head_whose_grammar_came_while_all_slots_were_taken_goes_first(bench: Bench) -> None:
+    scheduler = bench.ours({"policy": "ltr"}, slots=2)
+    runner = harness.Runner(scheduler)
+    runner.add([harness.request("long", 90), harness.request("longer", 99)])
+    runner.run(2)
+    head = harness.request("short", 5)
+    head.status = harness.waiting_for_grammar()
+    head.structured_output_request = SimpleNamespace(grammar=None)
+    runner.add([head])
+    for name, length in (("long", 90.0), ("longer", 99.0), ("short", 5.0)):
+        scheduler._arrived.append((name, Prediction(length, length)))
+    runner.run(2)
+    assert scheduler.counters.counts["second_looks"] == 0
+    head.structured_output_request = SimpleNamespace(grammar="compiled")
+    output = scheduler.schedule()
+    assert scheduler.counters.counts["second_looks"] == 1
+    assert set(output.num_scheduled_tokens) == {"long", "short"}
+
+
+@ASYNC
+def test_who_once_could_not_run_passes_nobody_who_ranks_before(bench: Bench, asynchronous: bool) -> None:
+    scheduler = bench.ours({"policy": "ltr"}, slots=1, asynchronous=asynchronous)
+    runner = harness.Runner(scheduler, 2 if asynchronous else 1)
+    late = harness.request("late", 50, xargs={"sooner_predicted_len": 50})
+    late.status = harness.waiting_for_grammar()
+    late.structured_output_request = SimpleNamespace(grammar=None)
+    runner.add([harness.request("running", 9, xargs={"sooner_predicted_len": 9}), late])
+    runner.run(3)
+    late.structured_output_request = None
+    late.status = harness.RequestStatus.WAITING  # it stays where vLLM keeps those that could not run
+    runner.add([harness.request("short", 5, xargs={"sooner_predicted_len": 5})])
+    runner.run()
+    assert runner.admitted == ["running", "short", "late"]
+
+
+@SENDS_BACK
 @pytest.mark.parametrize("session", [False, True])
 def test_a_streaming_session_is_never_sent_back(bench: Bench, session: bool) -> None:
     scheduler = bench.ours({"policy": "ltr"}, slots=1)

@@ -181,8 +181,8 @@ def can_admit(scheduler: Any, request: Any) -> bool:
         return False
     if getattr(request, "num_stale_output_tokens", 0) and not getattr(request, "drop_stale_output", True):
         return False
-    if any(getattr(scheduler, name, None) for name in ("kv_holding_waiting", "skipped_waiting")):
-        return False  # they go first
+    if getattr(scheduler, "kv_holding_waiting", None):
+        return False  # they go first; in `skipped_waiting` the better-ranked does
     return _lora_fits(scheduler, request) and _prompt_fits(scheduler, request)
 
 

@@ -45,9 +45,9 @@ class Displacement:
         if not (chosen.preemption or (chosen.second_look and self._order.step <= self._blind_until)):
             return
         host = self._host
-        if len(host.running) < compat.slots(host) or not host.waiting:
+        request = self._first() if len(host.running) >= compat.slots(host) else None
+        if request is None:
             return
-        request = host.waiting.peek_request()
         first = self._order.tickets.get(request.request_id)
         victim = max(host.running, key=self._place)
         worst = self._order.tickets.get(victim.request_id)
@@ -75,6 +75,11 @@ class Displacement:
         if not any(victim in queue for queue in compat.queues(self._host)) and not compat.is_running(victim):
             queue: RankedQueue[Any] = self._host.waiting
             queue.add_request(victim)
+
+    def _first(self) -> Any:
+        """Return who goes next of all queues, None where they are empty: 0.18 to 0.30 keep two."""
+        heads = [queue.peek_request() for queue in compat.queues(self._host) if queue]
+        return min(heads, key=self._place) if heads else None
 
     def _place(self, request: Any) -> tuple[Any, ...]:
         ticket = self._order.tickets.get(request.request_id)
