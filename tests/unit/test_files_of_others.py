@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import time
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from sooner.core import RankerFileError
+from sooner.ordering.held import Held
 from sooner.rankers import conformance, get, load
 from sooner.training.examples import FILE, Examples
 from sooner.vllm.counters import COUNTERS, Collector, PluginCounters, Publisher
@@ -79,10 +81,19 @@ def test_linked_examples_are_refused(tmp_path: Path) -> None:
         Examples.load(tmp_path)
 
 
+def published(folder: Path) -> Path:
+    """The first engine's file, once it is there."""
+    deadline = time.monotonic() + 60
+    while not (found := sorted(folder.glob("[0-9]*.json"))) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found[0]
+
+
 def test_files_of_others_do_not_break_metrics(tmp_path: Path) -> None:
     pytest.importorskip("prometheus_client", reason="the collector makes Prometheus' families")
     own = Publisher(PluginCounters(), lambda: {"waiting": 3.0}, tmp_path, 0)
-    own.close()
+    published(tmp_path)
+    held = [Held(tmp_path / f"{number}.lock") for number in range(1, 22)]
     secret = tmp_path / "secret"
     secret.write_text(json.dumps({"engine": 7, "counts": {"requests": 99}, "gauges": {}}))
     (tmp_path / "1.json").symlink_to(secret)
@@ -111,13 +122,19 @@ def test_files_of_others_do_not_break_metrics(tmp_path: Path) -> None:
     assert len(families) > len(COUNTERS)
     told = {sample.labels["engine"] for family in families for sample in family.samples}
     assert told == {"0", "2"}
+    own.close()
+    for lock in held:
+        lock.release()
 
 
-def test_a_link_in_place_of_the_draft_is_not_written_through(tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_draft_is_not_written_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda n: "known")
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    (tmp_path / f"{os.getpid()}.tmp").symlink_to(victim)
+    (tmp_path / f"{os.getpid()}-known.tmp").symlink_to(victim)
     publisher = Publisher(PluginCounters(), dict, tmp_path, 0)
+    assert json.loads(published(tmp_path).read_text())["engine"] == 0
     publisher.close()
     assert victim.read_text() == "precious"
-    assert json.loads((tmp_path / f"{os.getpid()}.json").read_text())["engine"] == 0

@@ -6,8 +6,10 @@ import asyncio
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from sooner import chat
 from sooner.chat import ChatRequest, Signals, Turn
 from sooner.core import ConfigError, Prediction
 from sooner.ordering import wire
+from sooner.ordering.held import Held, HeldFolder, sweep
 from sooner.vllm import middleware, plugin
 from sooner.vllm.counters import COUNTERS, Collector, PluginCounters, Publisher
 
@@ -94,18 +97,83 @@ def test_a_warning_is_counted_each_time_and_logged_once(caplog: pytest.LogCaptur
     assert len(caplog.records) == 1
 
 
+def collected(folder: Path) -> dict[str, Any]:
+    """Families by name, once an engine's numbers are among them."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        families = {family.name: family for family in Collector(folder).collect()}
+        if families["sooner_requests"].samples:
+            return families
+        time.sleep(0.01)
+    raise AssertionError("no engine's numbers came")
+
+
 def test_what_an_engine_publishes_is_collected(tmp_path: Path) -> None:
     counters = PluginCounters()
     counters.add("requests", 3)
     publisher = Publisher(counters, lambda: {"waiting": 2.0}, tmp_path, 1)
-    publisher.close()
+    half = Held(tmp_path / "0.lock")
     (tmp_path / "0.json").write_text("half a fil")
-    families = {family.name: family for family in Collector(tmp_path).collect()}
+    families = collected(tmp_path)
     assert families["sooner_requests"].samples[0].value == 3
     assert families["sooner_requests"].samples[0].labels == {"engine": "1"}
     assert families["sooner_waiting"].samples[0].value == 2.0
     assert {f"sooner_{name}" for name in COUNTERS} <= set(families)
     assert Collector(tmp_path).describe() == []
+    half.release()
+    publisher.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["0.json"]
+
+
+DYING = """
+import sys, time
+from pathlib import Path
+from sooner.ordering.held import HeldFolder
+from sooner.vllm.counters import PluginCounters, Publisher
+publisher = Publisher(PluginCounters(), dict, Path(sys.argv[1]), 0)
+folder = HeldFolder("metrics-")
+while not list(Path(sys.argv[1]).glob("[0-9]*.json")):
+    time.sleep(0.01)
+print(folder.path, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGTERM])
+def test_what_dead_engines_leave_is_not_counted_and_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_by: signal.Signals
+) -> None:
+    metrics, temporary = tmp_path / "metrics", tmp_path / "temporary"
+    metrics.mkdir()
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    engine = subprocess.Popen(
+        [sys.executable, "-c", DYING, str(metrics)],
+        env={**os.environ, "TMPDIR": str(temporary)}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with engine:
+        assert engine.stdout is not None
+        left = Path(engine.stdout.readline().strip())
+        assert len(collected(metrics)["sooner_requests"].samples) == 1
+        sweep(temporary)
+        assert left.is_dir()  # it lives
+        engine.send_signal(ended_by)
+    assert left.is_dir()
+    assert list(metrics.glob("[0-9]*.json"))
+    second = Publisher(PluginCounters(), dict, metrics, 0)
+    assert len(collected(metrics)["sooner_requests"].samples) == 1  # of the second alone
+    second.close()
+    assert list(metrics.iterdir()) == []
+    folder = HeldFolder()
+    assert list(temporary.iterdir()) == [folder.path]
+    folder.close()
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_folder_without_a_lock_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "sooner-of-somebody").mkdir()
+    sweep(tmp_path)
+    assert (tmp_path / "sooner-of-somebody").is_dir()
 
 
 def test_a_directory_that_is_gone_hurts_nobody(tmp_path: Path) -> None:
@@ -128,8 +196,8 @@ def test_gauges_that_cannot_be_read_are_counted_and_the_next_ones_written(tmp_pa
     while not counters.counts["hook_errors"] and time.monotonic() < deadline:
         time.sleep(0.05)
     broken = False
+    families = collected(tmp_path)
     publisher.close()
-    families = {family.name: family for family in Collector(tmp_path).collect()}
     assert families["sooner_waiting"].samples[0].value == 2.0
     assert families["sooner_hook_errors"].samples[0].value >= 1
 

@@ -8,9 +8,7 @@ tenants, and leave when they expire, so a scorer that stands still costs no memo
 from __future__ import annotations
 
 import selectors
-import shutil
 import socket
-import tempfile
 import threading
 import time
 from collections import deque
@@ -25,6 +23,7 @@ from sooner.ordering import wire
 from sooner.ordering.counters import Counters
 from sooner.ordering.endings import Ended, Endings
 from sooner.ordering.fair import FairQueue
+from sooner.ordering.held import HeldFolder
 from sooner.ordering.process import ScorerProcess, Stranger, check_peer
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # seconds between two tries to reach or start the scorer
@@ -79,8 +78,8 @@ class ScorerClient:
         learned: str | None = None,
     ) -> None:
         """`learned` is the file of the scorer's learner; "": in memory only, None: it does not learn."""
-        self._own_folder = None if path else tempfile.mkdtemp(prefix="sooner-")
-        self.path = Path(path) if path else Path(self._own_folder or "", "scorer.sock")
+        self._own_folder = None if path else HeldFolder()
+        self.path = Path(path) if self._own_folder is None else self._own_folder.path / "scorer.sock"
         self._process = ScorerProcess(self.path, ranker, tokenizer, timeout, learned)
         self._expects_text = bool(ranker) and learned is not None
         self._salt: Salt | None = None
@@ -157,7 +156,7 @@ class ScorerClient:
         self._thread.join(timeout=2)
         self._process.end()
         if self._own_folder is not None:
-            shutil.rmtree(self._own_folder, ignore_errors=True)
+            self._own_folder.close()
         self._bell.close()
         self._ear.close()
 

@@ -6,8 +6,9 @@ Pure logic between the engine's hooks and the queue; it knows request ids, never
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -26,6 +27,14 @@ _TYPICAL = (500.0, 0.0, 150.0)
 TELLS = frozenset(View._fields) - {"counter"}
 """Fields of `View` that an order tells its policy; a host may know less, or more."""
 _OF_WORK = frozenset({"work", "usual_wait", "usual_work"})
+
+
+_ON_TICKETS = frozenset(View._fields) - {"attained", "usual_wait", "usual_work"}
+
+
+def _columns(policy: Policy) -> dict[str, Callable[[Ticket], float]]:
+    """Return what reads each field that a policy asks of a ticket; the arrival is always asked."""
+    return {name: attrgetter(name) for name in sorted(_ON_TICKETS & {"arrival_time", *policy.reads})}
 
 
 @dataclass(slots=True)
@@ -112,6 +121,7 @@ class Order:
         self._weighs = weighs or self._reads_work
         self._news = self._chosen = False
         self._scalar_key = scalar_key(policy)
+        self._columns = _columns(policy)
         self.guard = guard
         self.counters = counters
         self.tickets: dict[str, Ticket] = {}
@@ -303,7 +313,7 @@ class Order:
 
     def choose(self, policy: Policy) -> None:
         """Go by another policy from the next step on; what was learned stays, and goes on being learned."""
-        self.policy, self._scalar_key = policy, scalar_key(policy)
+        self.policy, self._scalar_key, self._columns = policy, scalar_key(policy), _columns(policy)
         self._reads_work, self._chosen = bool(policy.reads & _OF_WORK), True
         self._weighs = self._weighs or self._reads_work
 
@@ -329,15 +339,8 @@ class Order:
         """Read the keys of many requests anew, as columns, for policies whose keys change."""
         if not tickets:
             return
-        column = {
-            name: np.array([getattr(ticket, name) for ticket in tickets], dtype=np.float64)
-            for name in (
-                "arrival_time", "prompt_len", "predicted_len", "score", "deadline", "pressure",
-                "level", "counter", "cached_len", "work",
-            )
-        }  # fmt: skip
         view = View(
-            **column,
+            **{name: np.array(list(map(read, tickets))) for name, read in self._columns.items()},
             attained=np.array(attained, dtype=np.float64),
             usual_wait=self.usual.wait,
             usual_work=self.usual.work,
@@ -348,8 +351,9 @@ class Order:
             self.counters.warn("policy_errors", "policy %r failed, keys stay: %r", self.policy.name, error)
             return
         for ticket, key in zip(tickets, keys.tolist(), strict=True):
-            if key == key:
-                ticket.stand(key, ticket.promoted)
+            if key == key:  # as `stand` does: thousands of calls a step would be felt
+                ticket.key = key
+                ticket.place = (0 if ticket.promoted else 1, key, ticket.arrival_time, ticket.sequence)
 
     def _take(self, ticket: Ticket, score: float, predicted_len: float | None) -> None:
         ticket.scored = True

@@ -170,9 +170,8 @@ class RankedQueue(Generic[Item]):
         self._stale_order = False
         if self._reorder is None or not self._entries:
             return
-        items = list(self._entries)
-        places = self._reorder(items)
-        self._heap = [[*place, n, item] for n, (item, place) in enumerate(zip(items, places, strict=True))]
-        self._entries = dict(zip(items, self._heap, strict=True))
-        self._pushes = len(self._heap)
+        entries = self._entries.values()
+        for entry, place in zip(entries, self._reorder(list(self._entries)), strict=True):
+            entry[:_PUSH] = place
+        self._heap = list(entries)  # without the shells
         heapq.heapify(self._heap)

@@ -2,7 +2,8 @@
 
 The scheduler lives in EngineCore and `/metrics` in the API server, another process. So the engine
 leaves its numbers in a file once a second (`Publisher`), and the API server's Prometheus registry
-reads them when it is scraped (`Collector`, registered by the general plugin).
+reads them when it is scraped (`Collector`, registered by the general plugin). A lock file beside them
+says that the engine lives: a folder may outlast many engines, and the dead are not counted.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sooner.ordering import counters
+from sooner.ordering.held import Held, is_held
 
 logger = logging.getLogger("vllm.plugins.sooner")
 
 _MOST_ENGINES, _MOST_BYTES = 256, 64 * 1024
+_LOCK = ".lock"
 
 COUNTERS = {
     "requests": "Requests that entered the queue",
@@ -67,37 +71,49 @@ class PluginCounters(counters.Counters):
 
 
 class Publisher:
-    """Writes the counters to `<directory>/<pid>.json` once a second, from its own thread."""
+    """Writes the counters to a file in `directory` once a second, from its own thread.
+
+    The file is `<pid>-<random>.json`, as engines in containers may share both folder and process ids. What
+    engines that died left in the folder is removed.
+    """
 
     def __init__(
         self, counters: PluginCounters, gauges: Callable[[], dict[str, float]], directory: Path, engine: int
     ) -> None:
         self._counters = counters
         self._gauges = gauges  # read in this thread, so that a step pays nothing for them
-        self._path = directory / f"{os.getpid()}.json"
+        self._path = directory / f"{os.getpid()}-{secrets.token_hex(4)}.json"
+        self._lock: Held | None = None
         self._engine = engine
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sooner-metrics", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Write the last numbers and stop."""
+        """Stop, and leave no file behind: the engine is no more."""
         self._stop.set()
         self._thread.join(timeout=2)
+        if self._lock is not None:
+            self._lock.release()
+            self._path.unlink(missing_ok=True)
 
     def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            _sweep(self._path.parent)
         stopped = False
         while not stopped:
-            stopped = self._stop.wait(1.0)
             try:
                 self.publish()
             except OSError:
                 pass  # a full or removed directory must not hurt the engine
             except Exception as error:  # nor may what reads the gauges: the last numbers stand
                 self._counters.warn("hook_errors", "the plugin's numbers cannot be read: %r", error)
+            stopped = self._stop.wait(1.0)
 
     def publish(self) -> None:
         """Write the numbers now. Raises OSError where the directory cannot be written."""
+        if self._lock is None:
+            self._lock = Held(self._path.with_suffix(_LOCK))
         body = {"engine": self._engine, "counts": self._counters.counts, "gauges": self._gauges()}
         draft = self._path.with_suffix(".tmp")
         draft.unlink(missing_ok=True)  # a link that another put there is removed, not written through
@@ -134,11 +150,15 @@ class Collector:
             yield gauge
 
     def _read(self) -> list[Snapshot]:
-        """What engines of this user wrote; files of others, links and what is no snapshot are left out."""
+        """What living engines of this user wrote; others, links and what is no snapshot are left out."""
         found = []
-        for path in sorted(self._directory.glob("[0-9]*.json"))[:_MOST_ENGINES]:
+        for path in sorted(self._directory.glob("[0-9]*.json")):
+            if not is_held(path.with_suffix(_LOCK)):
+                continue
             with contextlib.suppress(OSError, ValueError, RecursionError):
                 found.append(_snapshot(json.loads(_own(path))))
+            if len(found) == _MOST_ENGINES:
+                break
         return found
 
 
@@ -148,6 +168,14 @@ class Snapshot(NamedTuple):
     engine: int
     counts: Mapping[str, float]
     gauges: Mapping[str, float]
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what dead engines of this user left in a folder. Raises OSError."""
+    for lock in sorted(directory.glob(f"[0-9]*{_LOCK}"))[:_MOST_ENGINES]:
+        if lock.lstat().st_uid == os.geteuid() and not is_held(lock):
+            for suffix in (".json", ".tmp", _LOCK):
+                lock.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _own(path: Path) -> bytes:

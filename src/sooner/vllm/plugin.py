@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-import tempfile
 from pathlib import Path
 
+from sooner.ordering.held import HeldFolder
 from sooner.vllm import settings
 
 VARIABLE = f"{settings.ENVIRONMENT}_METRICS_DIR"
@@ -17,8 +18,11 @@ def register() -> None:
 
     The first process makes the folder and names it in the environment, which the engine inherits.
     """
-    directory = Path(os.environ.setdefault(VARIABLE, "") or tempfile.mkdtemp(prefix="sooner-metrics-"))
-    os.environ[VARIABLE] = str(directory)
+    if not os.environ.get(VARIABLE):
+        folder = HeldFolder("metrics-")
+        atexit.register(folder.close)  # after a signal that ends this process at once, the next start sweeps
+        os.environ[VARIABLE] = str(folder.path)
+    directory = Path(os.environ[VARIABLE])
     if directory in _collected:
         return
     from prometheus_client import REGISTRY

@@ -80,15 +80,15 @@ class RankOrder:
         self._trace: EngineTrace | None = None
         if self.settings.trace:
             self._trace = EngineTrace(compat.of_engine(Path(self.settings.trace), config), policy, config)
-        self._publisher: Publisher | None = None
-        if self.settings.metrics_dir:
-            directory = Path(self.settings.metrics_dir)
-            self._publisher = Publisher(self.counters, self._gauges, directory, compat.engine_index(config))
         self.scores: EngineScores | None = None
         if scores.wanted(self.settings, policy, config) and not self._bypassed:
             self.scores = EngineScores(
                 self.settings, config, lambda id, said: self._arrived.append((id, said)), self.counters
             )
+        self._publisher: Publisher | None = None
+        if self.settings.metrics_dir:
+            directory = Path(self.settings.metrics_dir)
+            self._publisher = Publisher(self.counters, self._gauges, directory, compat.engine_index(config))
         logger.info("sooner orders requests by %r with %s", policy.name, self.settings)
 
     def add_request(self, request: Any) -> None:
@@ -362,9 +362,12 @@ class RankOrder:
 
     def _refresh(self, requests: list[Any]) -> None:
         tickets = self.order.tickets
-        known = [(tickets.get(request.request_id), request.num_output_tokens) for request in requests]
-        pairs = [(ticket, attained) for ticket, attained in known if ticket is not None]
-        self.order.refresh([ticket for ticket, _ in pairs], [attained for _, attained in pairs])
+        known = [request for request in requests if request.request_id in tickets]
+        asked = "attained" in self.order.policy.reads
+        self.order.refresh(
+            [tickets[request.request_id] for request in known],
+            [request.num_output_tokens for request in known] if asked else [0] * len(known),
+        )
 
     def _close(self) -> None:
         if self._kept:
