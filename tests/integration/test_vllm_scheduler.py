@@ -492,6 +492,30 @@ def test_what_the_prefix_cache_holds_is_not_work(bench: Bench) -> None:
     runner.run()
 
 
+@pytest.mark.parametrize("kept", [0, 1_500, 1_999, 5_000, 19_999])
+def test_a_long_prompt_is_looked_up_in_few_steps(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    scheduler = bench.ours(caching=True)
+    coordinator = scheduler.kv_cache_manager.coordinator
+    long = harness.request("long", 1, prompt_len=20_000 * harness.BLOCK, hashed=True)
+    there = set(long.block_hashes[:kept])
+    looked: list[int] = []
+
+    def look(hashes: list[Any], most: int) -> tuple[tuple[list[Any]], int]:
+        found = 0
+        while found < min(len(hashes), most // harness.BLOCK) and hashes[found] in there:
+            found += 1
+        looked.append(found)
+        return ([],), found * harness.BLOCK
+
+    monkeypatch.setattr(coordinator, "find_longest_cache_hit", look)
+    assert compat.cached_tokens(scheduler, long) == kept * harness.BLOCK
+    assert sum(looked) <= 1_024
+    short = harness.request("short", 1, prompt_len=200, hashed=True)
+    assert compat.cached_tokens(scheduler, short) == min(kept, 12) * harness.BLOCK
+
+
 def test_what_is_usual_is_kept_over_a_restart(bench: Bench, tmp_path: Path) -> None:
     state = str(tmp_path / "state.json")
     first = bench.ours({"policy": "boost", "state": state}, slots=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,9 @@ DISPLACES = (0, 27)
 
 LOSES_SESSIONS = (0, 31)
 """From here on what vLLM does with a session that is preempted in flight was read, and is mended."""
+
+_SCANNED, _PROBED = 1024, 4
+"""Blocks of a prompt that are looked up one after the other, and those at a place that is tried."""
 
 
 def release() -> str:
@@ -264,16 +268,24 @@ def caches_prefixes(scheduler: Any) -> bool:
 def cached_tokens(scheduler: Any, request: Any) -> int:
     """Return how many tokens of a waiting prompt the prefix cache holds now; asks nothing else of it.
 
-    The look-up neither counts as a query nor touches a block, as vLLM's `get_computed_blocks` would.
+    The look-up neither counts as a query nor touches a block, as vLLM's `get_computed_blocks` would. It
+    costs a millisecond at most: of a long prompt a few blocks are tried, as its first are evicted last.
     """
-    manager = scheduler.kv_cache_manager
     if getattr(request, "skip_reading_prefix_cache", False):
         return 0
     hashes = getattr(request, "block_hashes", None)
     if not hashes:
         return 0
-    found = manager.coordinator.find_longest_cache_hit(hashes, request.num_tokens - 1)
-    return int(found[1])
+    look = scheduler.kv_cache_manager.coordinator.find_longest_cache_hit
+    size = scheduler.block_size
+    if len(hashes) <= _SCANNED or len(hashes) != request.num_tokens // size:
+        return int(look(hashes[:_SCANNED], request.num_tokens - 1)[1])
+
+    def is_missing(at: int) -> bool:
+        return not look(hashes[at : at + _PROBED], _PROBED * size)[1]
+
+    whole = (request.num_tokens - 1) // size  # the last token is computed in any case
+    return bisect.bisect_left(range(whole), True, key=is_missing) * size
 
 
 def context_tokens(scheduler: Any) -> float:
