@@ -277,7 +277,7 @@ def cached_tokens(scheduler: Any, request: Any) -> int:
     if not hashes:
         return 0
     look = scheduler.kv_cache_manager.coordinator.find_longest_cache_hit
-    size = scheduler.block_size
+    size = int(scheduler.block_size)
     if len(hashes) <= _SCANNED or len(hashes) != request.num_tokens // size:
         return int(look(hashes[:_SCANNED], request.num_tokens - 1)[1])
 
