@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sooner.core import RankerFileError
-from sooner.ordering.held import Held
+from sooner.ordering.held import LockFile
 from sooner.rankers import conformance, get, load
 from sooner.training.examples import FILE, Examples
 from sooner.vllm.counters import COUNTERS, Collector, PluginCounters, Publisher
@@ -93,7 +93,7 @@ def test_files_of_others_do_not_break_metrics(tmp_path: Path) -> None:
     pytest.importorskip("prometheus_client", reason="the collector makes Prometheus' families")
     own = Publisher(PluginCounters(), lambda: {"waiting": 3.0}, tmp_path, 0)
     published(tmp_path)
-    held = [Held(tmp_path / f"{number}.lock") for number in range(1, 22)]
+    held = [LockFile(tmp_path / f"{number}.lock") for number in range(1, 22)]
     secret = tmp_path / "secret"
     secret.write_text(json.dumps({"engine": 7, "counts": {"requests": 99}, "gauges": {}}))
     (tmp_path / "1.json").symlink_to(secret)

@@ -19,7 +19,8 @@ from sooner.gateway.page.html import page, sections
 from sooner.gateway.page.recent import KEPT, MOST_TENANTS, OTHERS, Recent
 from sooner.gateway.settings import QueueSettings
 from sooner.metrics import kendall_tau
-from sooner.ordering.order import Order, Ticket
+from sooner.ordering.order import Order
+from sooner.ordering.ticket import Ticket
 from sooner.policies import get
 
 HOSTILE = (

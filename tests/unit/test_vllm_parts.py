@@ -22,7 +22,7 @@ from sooner import chat
 from sooner.chat import ChatRequest, Signals, Turn
 from sooner.core import ConfigError, Prediction
 from sooner.ordering import wire
-from sooner.ordering.held import Held, HeldFolder, sweep
+from sooner.ordering.held import HeldFolder, LockFile, sweep
 from sooner.vllm import middleware, plugin
 from sooner.vllm.counters import COUNTERS, Collector, PluginCounters, Publisher
 
@@ -112,7 +112,7 @@ def test_what_an_engine_publishes_is_collected(tmp_path: Path) -> None:
     counters = PluginCounters()
     counters.add("requests", 3)
     publisher = Publisher(counters, lambda: {"waiting": 2.0}, tmp_path, 1)
-    half = Held(tmp_path / "0.lock")
+    half = LockFile(tmp_path / "0.lock")
     (tmp_path / "0.json").write_text("half a fil")
     families = collected(tmp_path)
     assert families["sooner_requests"].samples[0].value == 3

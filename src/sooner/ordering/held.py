@@ -22,7 +22,7 @@ _LOCK = ".held"
 _MOST = 1_000  # folders looked at in one sweep
 
 
-class Held:
+class LockFile:
     """A lock file at `path`, held until `release` or the end of this process. Raises OSError."""
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +62,7 @@ class HeldFolder:
     def __init__(self, kind: str = "") -> None:
         sweep(Path(tempfile.gettempdir()))
         self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}"))
-        self._lock = Held(self.path / _LOCK)
+        self._lock = LockFile(self.path / _LOCK)
         self._owner = os.getpid()
 
     def close(self) -> None:

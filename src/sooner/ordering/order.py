@@ -5,10 +5,7 @@ Pure logic between the engine's hooks and the queue; it knows request ids, never
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,7 +13,7 @@ from sooner.core import Prediction, View
 from sooner.guard import Guard
 from sooner.ordering.counters import Counters
 from sooner.ordering.given import NOTHING, Given
-from sooner.ordering.queue import Place
+from sooner.ordering.ticket import Ticket, columns
 from sooner.policies import Policy
 from sooner.policies.plain import scalar_key
 from sooner.work import Pace, Usual, work
@@ -27,57 +24,6 @@ _TYPICAL = (500.0, 0.0, 150.0)
 TELLS = frozenset(View._fields) - {"counter"}
 """Fields of `View` that an order tells its policy; a host may know less, or more."""
 _OF_WORK = frozenset({"work", "usual_wait", "usual_work"})
-
-
-_ON_TICKETS = frozenset(View._fields) - {"attained", "usual_wait", "usual_work"}
-
-
-def _columns(policy: Policy) -> dict[str, Callable[[Ticket], float]]:
-    """Return what reads each field that a policy asks of a ticket; the arrival is always asked."""
-    return {name: attrgetter(name) for name in sorted(_ON_TICKETS & {"arrival_time", *policy.reads})}
-
-
-@dataclass(slots=True)
-class Ticket:
-    """What is known of one request while the engine holds it; steps are -1 for "not yet"."""
-
-    sequence: int
-    arrival_time: float
-    prompt_len: int
-    pressure: float
-    score: float
-    predicted_len: float
-    arrival_step: int
-    deadline: float = math.inf
-    cached_len: float = 0.0
-    usual_len: float | None = 0.0  # tokens of its reply for its work, while nothing is predicted of any
-    work: float = 0.0  # expected [s]
-    weighed: bool = False  # its work is among what is usual
-    waiting: bool = True  # not taken by the engine
-    level: float = 0.0
-    attained: int = 0  # tokens of its reply when it last came to wait
-    counter: float = 0.0  # of its tenant, where the host counts
-    key: float = 0.0
-    place: Place = (1, 0.0, 0.0, 0)  # in the queue, and among the running when a victim is sought
-    scored: bool = False
-    blind: bool = False  # it was admitted before its score came
-    promoted: bool = False
-    first_scheduled_step: int = -1
-    first_token_step: int = -1
-    preemptions: int = 0
-    rank_preemptions: int = 0
-    tag: str = ""
-
-    @property
-    def reply_len(self) -> float:
-        """Tokens that its reply is taken to have for its work."""
-        return self.predicted_len or self.usual_len or 0.0
-
-    def stand(self, key: float, promoted: bool) -> None:
-        """Take the place of a key."""
-        self.key = key
-        self.promoted = promoted
-        self.place = (0 if promoted else 1, key, self.arrival_time, self.sequence)
 
 
 class Mean:
@@ -121,7 +67,7 @@ class Order:
         self._weighs = weighs or self._reads_work
         self._news = self._chosen = False
         self._scalar_key = scalar_key(policy)
-        self._columns = _columns(policy)
+        self._columns = columns(policy)
         self.guard = guard
         self.counters = counters
         self.tickets: dict[str, Ticket] = {}
@@ -313,7 +259,7 @@ class Order:
 
     def choose(self, policy: Policy) -> None:
         """Go by another policy from the next step on; what was learned stays, and goes on being learned."""
-        self.policy, self._scalar_key, self._columns = policy, scalar_key(policy), _columns(policy)
+        self.policy, self._scalar_key, self._columns = policy, scalar_key(policy), columns(policy)
         self._reads_work, self._chosen = bool(policy.reads & _OF_WORK), True
         self._weighs = self._weighs or self._reads_work
 
@@ -340,7 +286,7 @@ class Order:
         if not tickets:
             return
         view = View(
-            **{name: np.array(list(map(read, tickets))) for name, read in self._columns.items()},
+            **{name: np.array(list(map(read, tickets)), float) for name, read in self._columns.items()},
             attained=np.array(attained, dtype=np.float64),
             usual_wait=self.usual.wait,
             usual_work=self.usual.work,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sooner.ordering import counters
-from sooner.ordering.held import Held, is_held
+from sooner.ordering.held import LockFile, is_held
 
 logger = logging.getLogger("vllm.plugins.sooner")
 
@@ -83,7 +83,7 @@ class Publisher:
         self._counters = counters
         self._gauges = gauges  # read in this thread, so that a step pays nothing for them
         self._path = directory / f"{os.getpid()}-{secrets.token_hex(4)}.json"
-        self._lock: Held | None = None
+        self._lock: LockFile | None = None
         self._engine = engine
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sooner-metrics", daemon=True)
@@ -113,7 +113,7 @@ class Publisher:
     def publish(self) -> None:
         """Write the numbers now. Raises OSError where the directory cannot be written."""
         if self._lock is None:
-            self._lock = Held(self._path.with_suffix(_LOCK))
+            self._lock = LockFile(self._path.with_suffix(_LOCK))
         body = {"engine": self._engine, "counts": self._counters.counts, "gauges": self._gauges()}
         draft = self._path.with_suffix(".tmp")
         draft.unlink(missing_ok=True)  # a link that another put there is removed, not written through

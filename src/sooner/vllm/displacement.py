@@ -10,8 +10,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sooner.ordering.order import Order, Ticket
+from sooner.ordering.order import Order
 from sooner.ordering.queue import RankedQueue
+from sooner.ordering.ticket import Ticket
 from sooner.vllm import compat
 from sooner.vllm.counters import PluginCounters
 from sooner.vllm.settings import VllmSettings

@@ -18,9 +18,10 @@ from sooner.core import Prediction
 from sooner.guard import Guard
 from sooner.ordering import given
 from sooner.ordering.kept import Kept
-from sooner.ordering.order import Order, Ticket
+from sooner.ordering.order import Order
 from sooner.ordering.pacing import PaceLearner, StepTimer
 from sooner.ordering.queue import Place, RankedQueue
+from sooner.ordering.ticket import Ticket
 from sooner.vllm import compat, scores, settings
 from sooner.vllm.counters import PluginCounters, Publisher
 from sooner.vllm.displacement import Displacement

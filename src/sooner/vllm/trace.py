@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from sooner.ordering.order import Ticket
+from sooner.ordering.ticket import Ticket
 from sooner.policies import Policy
 from sooner.work import Pace
 

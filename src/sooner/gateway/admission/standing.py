@@ -7,8 +7,8 @@ from collections.abc import Hashable, Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
 from sooner.gateway.admission.shares import Shares
-from sooner.ordering.order import Ticket
 from sooner.ordering.queue import Place, RankedQueue
+from sooner.ordering.ticket import Ticket
 
 
 class Stands(Hashable, Protocol):

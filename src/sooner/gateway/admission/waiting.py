@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sooner.gateway.admission.shares import charge
-from sooner.ordering.order import Ticket
 from sooner.ordering.queue import Place
+from sooner.ordering.ticket import Ticket
 
 
 class Amount(NamedTuple):
