@@ -66,7 +66,7 @@ async def metrics(http: aiohttp.ClientSession) -> dict[str, float]:
 
 
 def scorer_of(gateway: Gateway) -> Any:
-    return gateway.dispatcher._scores._scorer
+    return gateway.dispatcher.scores._scorer
 
 
 def seen(gateway: Gateway) -> int:

@@ -176,7 +176,7 @@ def test_a_scorer_of_another_version_is_told_in_one_line(
         caller.until(lambda: caller.counters.counts["scorer_failures"] == 1)
         caller.client.close()
         thread.join()
-    assert [line for line in caplog.messages if "allowed: version 3" in line]
+    assert [line for line in caplog.messages if f"allowed: version {wire.VERSION}" in line]
     assert not caller.answers
 
 
@@ -186,7 +186,7 @@ def test_an_engine_of_another_version_is_told_of_once(caller: LearningCaller) ->
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(60)
             connection.connect(str(caller.client.path))
-            connection.sendall(bytes((2, 0, 0, 0)))
+            connection.sendall(bytes((3, 0, 0, 0)))
             while connection.recv(4096):  # the greeting, then the end
                 pass
     assert caller.expected(LONG) > 0

@@ -187,7 +187,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def score(self, pick: int, score: float) -> None:
         if self.lives:
             id = self.lives[pick % len(self.lives)].waiting.id
-            self.dispatcher._scores._take(id, Prediction(score, score))
+            self.dispatcher.scores._take(id, Prediction(score, score))
 
     @rule(seconds=st.floats(0, 30))
     def wait(self, seconds: float) -> None:

@@ -158,6 +158,7 @@ def state(text: str) -> dict[str, Any]:
     hour = {"length_s": 1.0, "requests": 1, "cut": 0, "per_second": 1.0, "tokens_per_second": 1.0}
     taus = {"tau": 0.5, "tau_error": 0.1}
     turns = [{"when": 0.0, "on": False, "by": text}]
+    measures = ("tau", "tau_error", "gain", "gain_error")
     return {
         "at": 0.0,
         "ordering": {"on": False, "policy": text, "turns": turns},
@@ -175,7 +176,12 @@ def state(text: str) -> dict[str, Any]:
         "learned": [
             {"of": "sender", "group": text, "on": True, "seen": 9, "alarms": 0, "gain": None, **taus}
         ],
-    }
+        "shadow": {
+            "acting": text, "shadow": text, "requests": 7,
+            **{f"{one}_{what}": 0.1 for one in ("acting", "shadow", "better") for what in measures},
+            "better_gain": None,
+        },
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))

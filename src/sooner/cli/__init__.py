@@ -35,6 +35,10 @@ COMMANDS = {
     "reproduce": ("reproduce", "Run a published result again: ours beside the paper's."),
     "serve": ("serve", "Serve an OpenAI-compatible API in front of any engines, in learned order."),
     "hint": ("hint", "Let another queue execute our order: llm-d, Dynamo, or engines with priorities."),
+    "promote": (
+        "promote",
+        "Let a gateway's shadow act: the second ranker, compared on live traffic.",
+    ),
     "watch": ("watch", "Show what the vLLM plugin or a gateway does now, from outside."),
     "check": ("check", "Look at all that a gateway's settings name, without serving."),
     "doctor": ("doctor", "Say what is installed here, what is missing and what is slow."),

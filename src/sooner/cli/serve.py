@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     default=None,
     help="Learn the order from what is served, beside the ranker or alone.  [default: learn]",
 )
+@click.option("--shadow", help="A second ranker, or 'learner': compared on live traffic, see sooner promote.")
 @click.option(
     "--config",
     "config_file",
@@ -68,6 +69,7 @@ def serve(
     policy: str | None,
     ranker: str | None,
     learn: bool | None,
+    shadow: str | None,
     config_file: Path | None,
     host: str | None,
     port: int | None,
@@ -90,8 +92,8 @@ def serve(
 
     logs.set_up(log)
     read = functools.partial(
-        _settings, config_file, backends, policy=policy, ranker=ranker, learn=learn, host=host, port=port,
-        keys=keys, journal=journal, access_log=access_log,
+        _settings, config_file, backends, policy=policy, ranker=ranker, learn=learn, shadow=shadow, host=host,
+        port=port, keys=keys, journal=journal, access_log=access_log,
     )  # fmt: skip
     settings = read()
     engine = None

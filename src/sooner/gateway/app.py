@@ -374,7 +374,8 @@ class Gateway:
     async def _metrics(self, request: web.Request) -> web.Response:
         text = telemetry.page(
             self.proxy.delivery.telemetry, self.dispatcher.counters.counts, COUNTERS,
-            self.dispatcher.gauges(), self.dispatcher.backends, time.monotonic(), self.dispatcher.standings,
+            self.dispatcher.gauges(), self.dispatcher.backends, time.monotonic(),
+            self.dispatcher.scores.standings,
         )  # fmt: skip
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 

@@ -16,6 +16,7 @@ from sooner.gateway.admission.keys import KeyBook
 from sooner.gateway.database import Database
 from sooner.gateway.engines.backend import Backend, key_in
 from sooner.gateway.settings import GatewaySettings
+from sooner.ordering.process import LEARNER
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 
@@ -153,10 +154,15 @@ def _journal(settings: GatewaySettings) -> Iterator[Finding]:
 
 
 def _ranker(settings: GatewaySettings) -> Iterator[Finding]:
-    if not settings.ranker or ":" in settings.ranker:
-        yield Finding("ranker", OK, settings.ranker or "none")
-        return
+    yield _loaded("ranker", settings.ranker)
+    if settings.shadow:
+        yield _loaded("shadow", "" if settings.shadow == LEARNER else settings.shadow)
+
+
+def _loaded(what: str, name: str) -> Finding:
+    if not name or ":" in name:
+        return Finding(what, OK, name or "none")
     try:
-        yield Finding("ranker", OK, f"{settings.ranker}: {rankers.load(settings.ranker).name}")
+        return Finding(what, OK, f"{name}: {rankers.load(name).name}")
     except SoonerError as error:
-        yield Finding("ranker", ERROR, str(error))
+        return Finding(what, ERROR, str(error))

@@ -24,7 +24,7 @@ from sooner.gateway.settings import GatewaySettings
 from sooner.gateway.visit import Pool, Visit
 from sooner.ordering.counters import Counters
 from sooner.ordering.order import Order
-from sooner.ordering.wire import Ending, LiveReport
+from sooner.ordering.wire import Ending
 from sooner.policies import Policy
 
 logger = logging.getLogger("sooner.gateway")
@@ -60,7 +60,7 @@ class Dispatcher:
         self._alike: dict[int, dict[str, Visit]] = {}  # that had to wait, by their shortest beginning
         self._swept = clock()
         self._loop = asyncio.get_running_loop()
-        self._scores = WaitingScores(settings, self.waiting, self.counters)
+        self.scores = WaitingScores(settings, self.waiting, self.counters)
 
     @property
     def pools(self) -> Iterable[Pool]:
@@ -114,7 +114,7 @@ class Dispatcher:
 
     def close(self) -> None:
         """Stop the scorer, and keep what was learned."""
-        self._scores.close()
+        self.scores.close()
         self._kept.save(self.backends, {names: pool.order for names, pool in self._pools.items()})
 
     def pool_for(self, model: str, path: str) -> Pool:
@@ -166,7 +166,7 @@ class Dispatcher:
             pool.order.leave(id)
             raise
         self.waiting[id] = request
-        self._scores.ask(request)
+        self.scores.ask(request)
         return request
 
     def _ahead(self, pool: Pool) -> float:
@@ -184,11 +184,11 @@ class Dispatcher:
         Returns the hashes of the request's sender and template.
         """
         request.told = True
-        groups = self._scores.groups(request.id)
+        groups = self.scores.groups(request.id)
         if request.asked.endpoint.generates and (status == 0 or 200 <= status < 300):
-            self._scores.ended(request.id, output_len, _ending(status, cut=cut))
+            self.scores.ended(request.id, output_len, _ending(status, cut=cut))
         else:
-            self._scores.ended(request.id, 0, Ending.ABORTED)
+            self.scores.ended(request.id, 0, Ending.ABORTED)
         return groups
 
     def replied(self, backend: Backend, computed: int, first_byte: float, gap: float, beside: float) -> None:
@@ -293,7 +293,7 @@ class Dispatcher:
         """Forget a request, however it ended."""
         request.pool.room.remove(request)
         if not request.told:
-            self._scores.ended(request.id, request.made, Ending.ABORTED)
+            self.scores.ended(request.id, request.made, Ending.ABORTED)
         self.gate.limits.correct(request.tenant, request.served - request.admitted)
         request.pool.order.leave(request.id)
         self.waiting.pop(request.id, None)
@@ -347,7 +347,7 @@ class Dispatcher:
             backend.close()
             self.backends.remove(backend)
         self._refill(now)
-        self._scores.sweep(now)
+        self.scores.sweep(now)
         self.pump()
 
     def _refill(self, now: float) -> None:
@@ -379,12 +379,7 @@ class Dispatcher:
         """Return what `/metrics` shows besides the counters."""
         now = self.clock()
         gauges = outlook.gauges(list(self.pools), self.backends, self.settings.queue, now)
-        return {**gauges, **self._scores.gauges()}
-
-    @property
-    def standings(self) -> Sequence[LiveReport]:
-        """How the learned order stands, by model and by sender."""
-        return self._scores.standings
+        return {**gauges, **self.scores.gauges()}
 
 
 def _ending(status: int, *, cut: bool) -> Ending:

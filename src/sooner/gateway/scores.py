@@ -11,8 +11,8 @@ from sooner.gateway.settings import GatewaySettings
 from sooner.gateway.visit import Visit
 from sooner.ordering.client import ScorerClient
 from sooner.ordering.counters import Counters
-from sooner.ordering.standings import gauges
-from sooner.ordering.wire import Ending, LiveReport, Scope
+from sooner.ordering.standings import gauges, shadow_gauges
+from sooner.ordering.wire import Ending, LiveReport, Scope, ShadowReport
 
 _RUNNING_EVERY = 2.0  # seconds between two words on replies that still run
 _RUNNING_FROM = 64  # tokens
@@ -31,7 +31,7 @@ class WaitingScores:
         if (settings.ranker or settings.learn) and wanted:
             self._scorer = ScorerClient(
                 "", settings.ranker, "", self._deliver, counters, settings.scorer_timeout,
-                learned=settings.learned_file,
+                learned=settings.learned_file, shadow=settings.shadow,
             )  # fmt: skip
 
     def ask(self, request: Visit) -> None:
@@ -60,12 +60,22 @@ class WaitingScores:
 
     def gauges(self) -> Mapping[str, float]:
         """Return how the learned order stands, by the names of `/metrics`; empty until it is known."""
-        return gauges(self._reports())
+        return {**gauges(self._reports()), **shadow_gauges(self.shadow)}
 
     @property
     def standings(self) -> Sequence[LiveReport]:
         """How the learned order stands, by model and by sender."""
         return [told for told in self._reports().values() if told.scope is not Scope.ALL and told.standing.n]
+
+    @property
+    def shadow(self) -> ShadowReport | None:
+        """How the shadow stands, None where there is none or nothing is known of it yet."""
+        return None if self._scorer is None else self._scorer.shadow
+
+    def promote(self, on: bool) -> None:
+        """Wish that the shadow acts, or the settings' ranker again; returns at once."""
+        if self._scorer is not None:
+            self._scorer.promote(on)
 
     def _reports(self) -> Mapping[tuple[Scope, int], LiveReport]:
         return {} if self._scorer is None else self._scorer.reports

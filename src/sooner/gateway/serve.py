@@ -19,6 +19,7 @@ from sooner.core import ConfigError
 from sooner.emulator.api import EmulatedEngine
 from sooner.gateway.app import Gateway
 from sooner.gateway.settings import BackendSettings, GatewaySettings
+from sooner.ordering.process import LEARNER
 
 logger = logging.getLogger("sooner.gateway")
 
@@ -95,6 +96,8 @@ async def serve(
     SIGHUP reads the settings again with `reload`; settings that are wrong are logged and not taken.
     """
     check_ranker(settings.ranker)
+    if settings.shadow != LEARNER:
+        check_ranker(settings.shadow)
     more_descriptors()
     stop, loop = Stop(), asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as stack:

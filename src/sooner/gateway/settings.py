@@ -14,6 +14,7 @@ from sooner.core import ConfigError, UnknownName
 from sooner.gateway.engines.connections import Address
 from sooner.gateway.engines.kinds import KINDS
 from sooner.ordering.order import TELLS
+from sooner.ordering.process import LEARNER
 
 HOST = policies.Host("the gateway", TELLS | {"counter"})
 
@@ -211,15 +212,17 @@ class GatewaySettings:
     """Every setting of the gateway.
 
     `parameters` are the policy's own. `ranker` is as for the plugin: "default", a folder,
-    "module:name", or "" for none. With `learn` the order is learned from how replies end, beside the ranker
-    or alone; `learned` is the file in which that is kept: "auto" for one a port in the cache folder (none
-    for port 0), "" for none; `state` is the same for what is learned of engines and waits. `client_scores`
-    lets requests bring their own numbers. `keys` is the database of keys; empty: no keys, and then only
-    clients on this machine are served. `cut_revoked` ends the replies of a key that is revoked, which else
-    run to their end. `admin_key_file` opens the admin routes. With `tls_cert` and `tls_key` clients are
-    served by https. `cors_origins` are those whose web pages may ask, such as "https://chat.example.org";
-    "*": all. `aliases` maps a model's name as clients say it to one that engines know. `access_log` is
-    how many lines a second are written of finished requests, at most; 0 for none.
+    "module:name", or "" for none. `shadow` is a second one, or "learner" for what is learned alone: it is
+    asked too, and compared, and does not act until it is promoted. With `learn` the order is learned from
+    how replies end, beside the ranker or alone; `learned` is the file in which that is kept: "auto" for
+    one a port in the cache folder (none for port 0), "" for none; `state` is the same for what is learned
+    of engines and waits. `client_scores` lets requests bring their own numbers. `keys` is the database of
+    keys; empty: no keys, and then only clients on this machine are served. `cut_revoked` ends the replies
+    of a key that is revoked, which else run to their end. `admin_key_file` opens the admin routes. With
+    `tls_cert` and `tls_key` clients are served by https. `cors_origins` are those whose web pages may
+    ask, such as "https://chat.example.org"; "*": all. `aliases` maps a model's name as clients say it to
+    one that engines know. `access_log` is how many lines a second are written of finished requests, at
+    most; 0 for none.
     """
 
     host: str = "127.0.0.1"
@@ -227,6 +230,7 @@ class GatewaySettings:
     policy: str = policies.DEFAULT
     parameters: Mapping[str, float] = field(default_factory=dict)
     ranker: str = "default"
+    shadow: str = ""
     learn: bool = True
     learned: str = "auto"
     state: str = "auto"
@@ -256,6 +260,9 @@ class GatewaySettings:
             ("scorer_timeout", self.scorer_timeout, self.scorer_timeout > 0, "> 0 [s]"),
             ("access_log", self.access_log, 0 <= self.access_log <= 10_000, "0..10000 [lines a second]"),
         )
+        if self.shadow and (not self.learn or self.shadow == (self.ranker or LEARNER)):
+            told = "another than ranker, and with learn = true"
+            raise ConfigError(f"gateway.shadow={self.shadow!r}, allowed: {told}")
         for what, names in (
             ("backend", [backend.title for backend in self.backends]),
             ("class", [entry.name for entry in self.classes]),

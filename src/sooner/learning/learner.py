@@ -53,7 +53,6 @@ class Served:
         self.settled = 0  # finished requests since the last alarm
         self.drift = Drift()
         self.watch = Watch()
-        self.shadow = Watch()
         self.switch = Switch()
         self.neutral = _USUAL
 
@@ -67,8 +66,8 @@ class Pending:
     """A request under way: the groups it is of, what was predicted, and what it was last taken in as."""
 
     __slots__ = (
-        "counts", "groups", "known", "level", "mean", "model", "raw", "row", "sender", "shadow", "taken",
-        "text", "word",
+        "counts", "groups", "known", "level", "mean", "model", "raw", "row", "sender", "taken", "text",
+        "word",
     )  # fmt: skip
 
     def __init__(
@@ -84,7 +83,6 @@ class Pending:
         self.text = 0.0  # what of `raw` is the text's
         self.word: float | None = None  # what a ranker said, in its own scale
         self.sender = 0
-        self.shadow: float | None = None
         self.taken: float | None = None
         self.counts: list[int] = []
 
@@ -149,12 +147,10 @@ class Learner:
         text: Prediction | None = None,
         *,
         limit: int | None = None,
-        shadow: float | None = None,
     ) -> Prediction:
         """Return what is expected of request `key`, and remember it until `finished`.
 
-        `text` is a ranker's word, `limit` the client's [tokens], `shadow` the score of an order that does
-        not act but is watched.
+        `text` is a ranker's word, `limit` the client's [tokens].
         """
         model = self.served(identity.model)
         pending = self._placed(model, identity)
@@ -172,7 +168,6 @@ class Learner:
         pending.mean = pending.raw
         if limit is not None:
             pending.raw = min(pending.raw, math.log1p(limit))
-        pending.shadow = shadow
         pending.sender = identity.sender
         self._pending[key] = pending
         if len(self._pending) > _MOST_PENDING:
@@ -290,8 +285,6 @@ class Learner:
         model.settled += 1
         moved = model.watch.add(pending.raw, length) and model.switch.see(model.watch.now)
         moved = self._switched(pending.raw, length) or moved
-        if pending.shadow is not None:
-            model.shadow.add(pending.shadow, length)
         if pending.sender:
             self._of_sender(pending.sender).note(pending.raw, length)
         alarm = (

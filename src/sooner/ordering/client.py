@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from sooner.chat import ChatRequest
@@ -24,7 +23,8 @@ from sooner.ordering.counters import Counters
 from sooner.ordering.endings import Ended, Endings
 from sooner.ordering.fair import FairQueue
 from sooner.ordering.held import HeldFolder
-from sooner.ordering.process import ScorerProcess, Stranger, check_peer
+from sooner.ordering.process import LEARNER, ScorerProcess, Stranger, check_peer
+from sooner.ordering.submitted import NOTHING, Submitted
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # seconds between two tries to reach or start the scorer
 _MOST_WAITING, _MOST_BYTES = 20_000, 64 << 20
@@ -32,21 +32,6 @@ _WINDOW, _WINDOW_BYTES = 64, 1 << 20  # questions with the scorer at a time: two
 _TRIES = 3  # times that a question is sent, to scorers that died
 _SILENCE = 15.0  # seconds without an answer after which a scorer stands still
 _LONGEST_SLEEP = 0.5  # seconds until expired questions and told endings are looked at
-
-_NOTHING = ChatRequest()  # in place of a request that is not needed any more
-
-
-@dataclass(slots=True)
-class Submitted:
-    """A question, waiting or with the scorer."""
-
-    id: str
-    request: ChatRequest
-    tenant: str
-    expires: float
-    frame: bytes = b""
-    tries: int = 0
-    gone: bool = False  # answered, sent or dropped: it waits no more
 
 
 class Lost(EngineError, ConnectionError):
@@ -76,12 +61,16 @@ class ScorerClient:
         timeout: float,
         silence: float = _SILENCE,
         learned: str | None = None,
+        shadow: str = "",
     ) -> None:
-        """`learned` is the file of the scorer's learner; "": in memory only, None: it does not learn."""
+        """`learned` is the file of the scorer's learner; "": in memory only, None: it does not learn.
+
+        `shadow` names a second ranker, which is asked too and does not act until it is promoted.
+        """
         self._own_folder = None if path else HeldFolder()
         self.path = Path(path) if self._own_folder is None else self._own_folder.path / "scorer.sock"
-        self._process = ScorerProcess(self.path, ranker, tokenizer, timeout, learned)
-        self._expects_text = bool(ranker) and learned is not None
+        self._process = ScorerProcess(self.path, ranker, tokenizer, timeout, learned, shadow)
+        self._rankers = ranker, "" if shadow == LEARNER else shadow
         self._salt: Salt | None = None
         self._deliver = deliver
         self._endings: Endings | None = None if learned is None else Endings()
@@ -148,6 +137,17 @@ class ScorerClient:
     def reports(self) -> Mapping[tuple[wire.Scope, int], wire.LiveReport]:
         """How the order stands, as the scorer last told; empty before, or where it does not learn."""
         return {} if self._endings is None else self._endings.reports
+
+    @property
+    def shadow(self) -> wire.ShadowReport | None:
+        """How the shadow stands, as the scorer last told; None before, or where there is none."""
+        return None if self._endings is None else self._endings.shadow
+
+    def promote(self, on: bool) -> None:
+        """Wish that the shadow acts, or the settings' ranker again; `shadow` says when it is so."""
+        if self._endings is not None:
+            self._endings.promote(on)
+            self._ring()
 
     def close(self) -> None:
         """Stop the thread and the scorer it started."""
@@ -223,6 +223,8 @@ class ScorerClient:
         answers = wire.Answers()
         self._meets = True
         out = bytearray(self._again())
+        if self._endings is not None:
+            self._endings.again()
         wanted = selectors.EVENT_READ
         self._heard = time.monotonic()
         with selectors.DefaultSelector() as selector:
@@ -261,7 +263,7 @@ class ScorerClient:
         for told in answers.feed(data):
             self._pause = _FIRST_PAUSE
             self._heard = time.monotonic()
-            if isinstance(told, wire.LiveReport):
+            if not isinstance(told, wire.Told):
                 self._hear(told)
                 continue
             asked = self._back(told.number)
@@ -278,13 +280,13 @@ class ScorerClient:
             asked.gone = True
         return b"".join(frames)
 
-    def _hear(self, told: wire.LiveReport) -> None:
-        """Take in how the order stands, and count its alarms where they are counted."""
+    def _hear(self, told: wire.LiveReport | wire.ShadowReport) -> None:
+        """Take in how the order and its shadow stand, and count alarms where they are counted."""
         if self._endings is None:
             return
         self._endings.heard(told)
         counts = self._counters.counts
-        if told.scope is wire.Scope.ALL and "drift_alarms" in counts:
+        if isinstance(told, wire.LiveReport) and told.scope is wire.Scope.ALL and "drift_alarms" in counts:
             counts["drift_alarms"] = max(counts["drift_alarms"], told.alarms)
 
     def _take_new(self) -> None:
@@ -294,8 +296,8 @@ class ScorerClient:
             self._in_order.append(asked)
             if self._endings is not None:
                 self._endings.coming(asked.id, asked.request.signals.max_tokens)
-            for dropped in self._waiting.put(asked.tenant, asked, _size(asked.request)):
-                dropped.gone, dropped.request = True, _NOTHING
+            for dropped in self._waiting.put(asked.tenant, asked, asked.size):
+                dropped.gone, dropped.request = True, NOTHING
                 self._forget(dropped)
                 self._counters.warn("scorer_timeouts", "the scorer is far behind; requests stay unscored")
 
@@ -309,7 +311,7 @@ class ScorerClient:
             self._number += 1
             try:
                 asked.frame = wire.ask(self._number, asked.request, *self._groups(asked))
-                asked.request = _NOTHING
+                asked.request = NOTHING
             except (OverflowError, TypeError, ValueError) as error:
                 self._counters.warn("scorer_failures", "a prompt cannot be sent to the scorer: %r", error)
                 asked.gone = True
@@ -344,6 +346,12 @@ class ScorerClient:
             asked.frame = b""
         return asked
 
+    @property
+    def _expects_text(self) -> bool:
+        """Whether the order that acts has a ranker, whose word comes with what a request was taken for."""
+        promoted = self.shadow is not None and self.shadow.promoted
+        return self._endings is not None and bool(self._rankers[promoted])
+
     def _forget(self, asked: Submitted) -> None:
         """Learn nothing of a request that is never answered."""
         if self._endings is not None:
@@ -368,14 +376,7 @@ class ScorerClient:
                 continue
             asked.gone = True
             if not asked.tries:
-                asked.request = _NOTHING
+                asked.request = NOTHING
                 self._waiting.drop_oldest(asked.tenant)
                 self._forget(asked)
             self._counters.warn("scorer_timeouts", "a request got no score within %.1f s", self._timeout)
-
-
-def _size(request: ChatRequest) -> int:
-    """Letters or token ids of a request: about what reading it costs."""
-    if isinstance(request.prompt, str) or request.tokenized:
-        return len(request.prompt)
-    return sum(len(turn.text) for turn in request.turns)

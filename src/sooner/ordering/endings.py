@@ -41,6 +41,9 @@ class Endings:
     def __init__(self) -> None:
         self.told: deque[Ended] = deque(maxlen=_MOST)
         self.reports: dict[tuple[wire.Scope, int], wire.LiveReport] = {}
+        self.shadow: wire.ShadowReport | None = None
+        self._wish: wire.Promote | None = None
+        self._wished = False
         self._asked: OrderedDict[str, AskedAbout] = OrderedDict()
 
     def __len__(self) -> int:
@@ -75,15 +78,29 @@ class Endings:
         asked = self._asked.get(id)
         return None if asked is None else asked.placed
 
+    def promote(self, on: bool) -> None:
+        """Wish that the shadow acts, or not; any thread may. It is said again to a scorer that comes anew."""
+        self._wish, self._wished = wire.Promote(on), False
+
+    def again(self) -> None:
+        """Say that the scorer is a new one."""
+        self._wished = False
+
     def frames(self) -> bytes:
         """Return the frames of what was told since."""
         frames = []
+        if self._wish is not None and not self._wished:
+            self._wished = True
+            frames.append(wire.promote(self._wish))
         while self.told:
             frames.append(self._frame(self.told.popleft()))
         return b"".join(frames)
 
-    def heard(self, report: wire.LiveReport) -> None:
-        """Take in how the order stands; a bounded number of groups, the latest told of."""
+    def heard(self, report: wire.LiveReport | wire.ShadowReport) -> None:
+        """Take in how the order stands, or its shadow; a bounded number of groups, the latest told of."""
+        if isinstance(report, wire.ShadowReport):
+            self.shadow = report
+            return
         key = (report.scope, report.hash)
         kept = {other: told for other, told in self.reports.items() if other != key}
         for other in list(kept)[: len(kept) + 1 - _MOST_REPORTS]:

@@ -46,8 +46,11 @@ class LiveLearner:
             found = self.learner.predict((who, question.number), placed.identity, placed.text, limit=limit)
         return found, placed
 
-    def ended(self, who: Hashable, told: ReplyEnd) -> None:
-        """Learn how a reply ended, or that it has not."""
+    def ended(self, who: Hashable, told: ReplyEnd, *, anew: bool = True) -> None:
+        """Learn how a reply ended, or that it has not.
+
+        `anew`: one that was never asked about here is taken for what it says it was taken for.
+        """
         key = (who, told.number)
         with self._lock:
             if told.ending is Ending.RUNNING:
@@ -58,6 +61,8 @@ class LiveLearner:
                 self.learner.dropped(key)  # nothing came of it, which says nothing
                 return
             if not self.learner.knows(key):  # another scorer was asked, which has died
+                if not anew:
+                    return
                 self.learner.predict(key, *told.placed, limit=told.limit)
             self.learner.finished(key, told.length, whole=whole)
             self.unsaved = True

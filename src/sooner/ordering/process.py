@@ -17,6 +17,9 @@ _STARTING = 300.0  # seconds a new scorer may take to load, on a busy machine, b
 
 _ENDING = 3.0  # seconds that a scorer which learns may take to end
 
+LEARNER = "learner"
+"""The name of a shadow without a ranker: what is learned of senders and templates, alone."""
+
 
 class Stranger(EngineError, ConnectionError):
     """The socket is served by another user of this machine."""
@@ -29,14 +32,20 @@ class ScorerProcess:
     """
 
     def __init__(
-        self, path: Path, ranker: str, tokenizer: str, timeout: float, learned: str | None = None
+        self,
+        path: Path,
+        ranker: str,
+        tokenizer: str,
+        timeout: float,
+        learned: str | None = None,
+        shadow: str = "",
     ) -> None:
         """`learned` is the file in which a learner is kept; "": in memory only, None: it does not learn."""
         self._command = [sys.executable, "-P", "-m", "sooner.ordering.scorer", "--socket", str(path)]
         self._command += ["--ranker", ranker, "--tokenizer", tokenizer, "--timeout", str(timeout)]
         self._learns = learned is not None
         if learned is not None:
-            self._command += ["--learn", "--learned", learned]
+            self._command += ["--learn", "--learned", learned, "--shadow", shadow]
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
 

@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sooner import rankers
+from sooner.learning import Salt
 from sooner.ordering import wire
 from sooner.ordering.fair import FairQueue
 from sooner.ordering.live import LiveLearner
 from sooner.ordering.process import Stranger, check_peer
 from sooner.ordering.scoring import Scorer, load_ranker, load_tokenizer
+from sooner.ordering.shadow import Answered, Shadow, beside
 
 logger = logging.getLogger("sooner.scorer")
 
@@ -38,7 +40,7 @@ _MOST_OF_ONE = 1000  # questions of an engine; ours keep to 64, so one with more
 _MOST_ENDINGS = 50_000  # replies that wait to be learned of; the oldest are lost
 _MOST_VERSIONS = 16
 _EXPIRE = 60.0
-_KEEP_EVERY = 1.0
+_KEEP_EVERY = 0.4
 
 
 class QueuedQuestion(NamedTuple):
@@ -50,9 +52,9 @@ class QueuedQuestion(NamedTuple):
 
 
 class ToldEnd(NamedTuple):
-    """What became of a question, and who says so; None: who says so is gone."""
+    """What became of a question, or a wish, and whose word it is; None: who says so is gone."""
 
-    end: wire.ReplyEnd | None
+    end: wire.ReplyEnd | wire.Promote | None
     connection: socket.socket
 
 
@@ -64,10 +66,19 @@ class ScorerServer:
     """
 
     def __init__(
-        self, scorer: Scorer, path: Path, timeout: float = _EXPIRE, live: LiveLearner | None = None
+        self,
+        scorer: Scorer,
+        path: Path,
+        timeout: float = _EXPIRE,
+        live: LiveLearner | None = None,
+        shadow: Shadow | None = None,
     ) -> None:
+        """`shadow` watches what `scorer` and `live` answer, or has changed places with them before."""
         self._scorer = scorer
         self._live = live
+        self._shadow = shadow
+        if shadow is not None and shadow.promotion.on:
+            self._change_places(shadow)
         self._endings: deque[ToldEnd] = deque(maxlen=_MOST_ENDINGS)
         self._told_versions: set[str] = set()
         self._timeout = timeout
@@ -164,40 +175,78 @@ class ScorerServer:
             jobs, dropped, endings = self._batch()
             peers = {job.connection for job in jobs} | {told.connection for told in endings if told.end}
             self._learn(endings)
-            answers = self._answers(jobs)
+            answers, answered = self._answers(jobs)
             for job in dropped:
                 answers[job.connection] = answers.get(job.connection, b"") + wire.answer(
                     job.question.number, None
                 )
             if self._live is not None:
-                self._live.tick()
-                told = b"".join(map(wire.report, self._live.reports())) if peers else b""
+                for live in self._learners:
+                    live.tick()
+                told = self._reports(self._live, endings) if peers else b""
                 answers.update({peer: answers.get(peer, b"") + told for peer in peers if told})
             for connection, frames in answers.items():
                 try:
                     connection.sendall(frames)
                 except OSError as error:
                     logger.warning("an answer was not wanted any more: %r", error)
+            if self._shadow is not None and answered and not self._jobs:  # nobody waits for what it does
+                self._shadow.follow(answered)
+
+    @property
+    def _learners(self) -> list[LiveLearner]:
+        both = (self._live, None if self._shadow is None else self._shadow.live)
+        return [live for live in both if live is not None]
+
+    def _reports(self, live: LiveLearner, endings: Sequence[ToldEnd]) -> bytes:
+        """Return the frames that say how the order stands, and its shadow, where it is time or one asked."""
+        reports = live.reports()
+        asked = any(isinstance(told.end, wire.Promote) for told in endings)
+        frames = list(map(wire.report, reports))
+        if self._shadow is not None and (reports or asked):
+            frames.append(wire.shadow_report(self._shadow.report))
+        return b"".join(frames)
 
     def _learn(self, endings: Sequence[ToldEnd]) -> None:
         for end, connection in endings:
+            if isinstance(end, wire.Promote):
+                self._promote(end.on)
+                continue
+            if end is None:
+                for live in (self._live, self._shadow):
+                    if live is not None:
+                        live.left(connection)
+                continue
             if self._live is not None:
-                if end is None:
-                    self._live.left(connection)
-                else:
-                    self._live.ended(connection, end)
+                self._live.ended(connection, end)
+            if self._shadow is not None:
+                self._shadow.ended(connection, end)
 
-    def _answers(self, jobs: Sequence[QueuedQuestion]) -> dict[socket.socket, bytes]:
-        """Return the frames that answer, by who asked."""
+    def _promote(self, on: bool) -> None:
+        """Let the shadow act, or the settings' ranker again; a wish for what is already so is no turn."""
+        shadow = self._shadow
+        if shadow is not None and shadow.promotion.on != on:
+            self._change_places(shadow)
+            shadow.promotion.turn(on)
+            logger.warning("the %s acts from now on", "shadow" if on else "ranker of the settings")
+
+    def _change_places(self, shadow: Shadow) -> None:
+        assert self._live is not None  # a shadow learns beside one that does
+        self._scorer, self._live = shadow.change_places(self._scorer, self._live)
+
+    def _answers(self, jobs: Sequence[QueuedQuestion]) -> tuple[dict[socket.socket, bytes], list[Answered]]:
+        """Return the frames that answer, by who asked, and what a shadow may follow."""
         answers: dict[socket.socket, bytes] = {}
+        answered: list[Answered] = []
         read = self._scorer.score([job.question for job in jobs]) if jobs else []
         for (question, connection, _), (seen, text) in zip(jobs, read, strict=True):
             prediction, placed = text, wire.UNPLACED
             if self._live is not None:
                 prediction, placed = self._live.answer(connection, question, seen, text)
+                answered.append(Answered(question, connection, prediction.score))
             frame = wire.answer(question.number, prediction, placed)
             answers[connection] = answers.get(connection, b"") + frame
-        return answers
+        return answers, answered
 
     def _batch(self) -> tuple[list[QueuedQuestion], list[QueuedQuestion], list[ToldEnd]]:
         """The next questions, those given up, and what became of earlier ones.
@@ -205,7 +254,7 @@ class ScorerServer:
         A batch is full, or what came within `BATCH_WAIT`; empty where what was learned is to be kept.
         """
         jobs: list[QueuedQuestion] = []
-        keep = self._live is not None and self._live.unsaved
+        keep = any(live.unsaved for live in self._learners)
         with self._changed:
             dropped, self._dropped = self._dropped, []
             while len(jobs) < BATCH:
@@ -243,6 +292,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=_EXPIRE, help="seconds after which nobody waits")
     parser.add_argument("--learn", action="store_true", help="learn from how replies end")
     parser.add_argument("--learned", default="", help="file in which that is kept, empty: none")
+    parser.add_argument("--shadow", default="", help="a second ranker, which watches and learns too")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     last_words: list[Callable[[], None]] = []
@@ -258,10 +308,17 @@ def main() -> None:
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     ranker = load_ranker(options.ranker) if options.ranker else None
     live: LiveLearner | None = None
+    shadow: Shadow | None = None
     if options.learn:
-        live = LiveLearner(Path(options.learned) if options.learned else None)
+        learned = Path(options.learned) if options.learned else None
+        salt = Salt.of_installation()
+        live = LiveLearner(learned, salt)
         last_words.append(live.close)
-    ScorerServer(Scorer(ranker, tokenizer), options.socket, options.timeout, live).serve()
+        if options.shadow:
+            shadow = beside(options.shadow, options.ranker, tokenizer, learned, salt)
+        if shadow is not None:
+            last_words.append(shadow.live.close)
+    ScorerServer(Scorer(ranker, tokenizer), options.socket, options.timeout, live, shadow).serve()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from sooner.ordering.wire import LiveReport, Scope
+from sooner.ordering.wire import LiveReport, Scope, ShadowReport
 
 
 def gauges(reports: Mapping[tuple[Scope, int], LiveReport]) -> dict[str, float]:
@@ -22,3 +22,18 @@ def gauges(reports: Mapping[tuple[Scope, int], LiveReport]) -> dict[str, float]:
         "ranker_expected_gain_error": now.gain_error,
     }
     return {**found, **{name: value for name, value in known.items() if math.isfinite(value)}}
+
+
+def shadow_gauges(told: ShadowReport | None) -> dict[str, float]:
+    """Return the gauges of a shadow by name; what is not known yet is left out."""
+    if told is None:
+        return {}
+    found = {"shadow_promoted": float(told.promoted), "shadow_compared_requests": float(told.seen)}
+    for name, now in {
+        "shadow_acting": told.now.acting,
+        "shadow": told.now.shadow,
+        "shadow_better": told.now.better,
+    }.items():
+        found |= {f"{name}_tau": now.tau, f"{name}_tau_error": now.tau_error}
+        found |= {f"{name}_expected_gain": now.gain, f"{name}_expected_gain_error": now.gain_error}
+    return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -17,9 +17,10 @@ from typing import NamedTuple, TypeAlias
 from sooner.chat import ChatRequest, Signals, Turn
 from sooner.core import EngineError, Prediction
 from sooner.learning.identity import Identity
+from sooner.learning.shadow import Rivalry
 from sooner.learning.watch import LiveStanding
 
-VERSION = 3
+VERSION = 4
 """Of the frames; where an engine and a scorer differ in it, the engine's requests stay unscored."""
 
 _HEAD = struct.Struct("<BBIQ")  # version, kind, bytes that follow, number
@@ -33,8 +34,10 @@ _ANSWER = struct.Struct(
     "<BQ" + _TEXT_SAYS + "4Q" + _TEXT_SAYS
 )  # kind, number, the answer, hashes, the text's
 _STANDING = struct.Struct("<BBQI4dIQ?")  # kind, of what, hash, n, tau and gain with errors, alarms, seen, on
-_TOKENS, _TEXT, _TURNS, _END = range(4)
-_IS_ANSWER, _IS_STANDING = range(2)
+_RIVALRY = struct.Struct("<B?Q" + "I4d" * 3)  # kind, promoted, seen; acting, shadow and better, as a standing
+_TOKENS, _TEXT, _TURNS, _END, _PROMOTE = range(5)
+_IS_ANSWER, _IS_STANDING, _IS_RIVALRY = range(3)
+_SHAPES = {_IS_ANSWER: _ANSWER, _IS_STANDING: _STANDING, _IS_RIVALRY: _RIVALRY}
 GREETING = bytes((0xFF, VERSION))
 """What a scorer sends first; an older one sends nothing."""
 _ROLES = ("system", "user", "assistant", "tool")
@@ -110,7 +113,24 @@ class LiveReport(NamedTuple):
     on: bool
 
 
-Heard: TypeAlias = Told | LiveReport
+class Promote(NamedTuple):
+    """The wish that the shadow acts, or that the ranker of the settings does again."""
+
+    on: bool
+
+
+class ShadowReport(NamedTuple):
+    """How the shadow stands beside the order that acts, on replies `seen` by both.
+
+    `promoted`: it is the settings' shadow that acts, and its shadow is what was there before.
+    """
+
+    promoted: bool
+    seen: int
+    now: Rivalry
+
+
+Heard: TypeAlias = Told | LiveReport | ShadowReport
 
 
 class OtherVersion(EngineError, ValueError):
@@ -158,13 +178,24 @@ def report(told: LiveReport) -> bytes:
     )
 
 
+def promote(told: Promote) -> bytes:
+    """Return the frame that says which of two orders is to act."""
+    return _HEAD.pack(VERSION, _PROMOTE, 0, told.on)
+
+
+def shadow_report(told: ShadowReport) -> bytes:
+    """Return the frame that says how the shadow stands."""
+    numbers = [number for standing in told.now for number in standing]
+    return _RIVALRY.pack(_IS_RIVALRY, told.promoted, told.seen, *numbers)
+
+
 class Questions:
-    """Cuts a byte stream into questions and what became of them."""
+    """Cuts a byte stream into questions, what became of them, and wishes."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Question | ReplyEnd]:
+    def feed(self, data: bytes) -> Iterator[Question | ReplyEnd | Promote]:
         """Yield all that is complete. Raises ValueError for what is not our protocol."""
         self._buffer += data
         while self._buffer:
@@ -174,12 +205,15 @@ class Questions:
                 return
             _, kind, size, number = _HEAD.unpack_from(self._buffer)
             if not _least(kind) <= size <= _LONGEST:
-                raise ValueError(f"a frame of kind {kind} and {size} bytes; allowed: kinds 0 to {_END}")
+                raise ValueError(f"a frame of kind {kind} and {size} bytes; allowed: kinds 0 to {_PROMOTE}")
             if len(self._buffer) < _HEAD.size + size:
                 return
             body = bytes(self._buffer[_HEAD.size : _HEAD.size + size])
             del self._buffer[: _HEAD.size + size]
-            yield _ended(number, body) if kind == _END else _question(number, kind, body)
+            if kind == _PROMOTE:
+                yield Promote(bool(number))
+            else:
+                yield _ended(number, body) if kind == _END else _question(number, kind, body)
 
 
 class Answers:
@@ -204,7 +238,7 @@ class Answers:
                 del self._buffer[: len(GREETING)]
                 self.greeted = True
                 continue
-            shape = _STANDING if self._buffer[0] == _IS_STANDING else _ANSWER
+            shape = _SHAPES.get(self._buffer[0], _ANSWER)
             if len(self._buffer) < shape.size:
                 return
             values = shape.unpack_from(self._buffer)
@@ -213,6 +247,10 @@ class Answers:
                 _, number, score, length, *hashes, text_score, text_length = values
                 placed = Placed(Identity(*hashes), _prediction(text_score, text_length))
                 yield Told(number, _prediction(score, length), placed)
+            elif shape is _RIVALRY:
+                _, promoted, seen, *numbers = values
+                rivals = (LiveStanding(*numbers[at : at + 5]) for at in (0, 5, 10))
+                yield ShadowReport(promoted, seen, Rivalry(*rivals))
             else:
                 _, scope, hash, n, *now, alarms, seen, on = values
                 yield LiveReport(Scope(scope), hash, LiveStanding(n, *now), alarms, seen, on)
@@ -232,7 +270,7 @@ def _prediction(score: float, length: float) -> Prediction | None:
 
 def _least(kind: int) -> float:
     """Return how many bytes a frame of a kind has at least."""
-    return _ENDED.size if kind == _END else _SAID.size if kind < _END else math.inf
+    return {_END: _ENDED.size, _PROMOTE: 0}.get(kind, _SAID.size if kind < _END else math.inf)
 
 
 def _question(number: int, kind: int, body: bytes) -> Question:

@@ -64,7 +64,7 @@ def sections(state: Mapping[str, Any]) -> dict[str, str]:
         "hour": _hour(state["hour"]),
         "tenants": _tenants(state["tenants"]),
         "truth": _truth(state["truth"]),
-        "learned": _learned(state["learned"]),
+        "learned": _learned(state["learned"]) + _shadow(state["shadow"]),
     }
 
 
@@ -228,6 +228,27 @@ def _learned(standings: Sequence[Mapping[str, Any]]) -> str:
     ]
     head = ("Of", "Order", "Kendall's tau", "Expected gain", "Replies", "Drift alarms")
     return "<h2>Learned order, by model and sender</h2>" + _table("Learned order", head, rows)
+
+
+def _shadow(state: Mapping[str, Any] | None) -> str:
+    """Return the order that acts beside the one that watches, where there is one."""
+    if state is None:
+        return ""
+
+    def sure(value: float | None, error: float | None) -> str:
+        return UNKNOWN if value is None or error is None else f"{value:.2f} ± {error:.2f}"
+
+    rows = [
+        (
+            words + (f" {name(state[key])}" if key in state else ""),
+            sure(state[f"{key}_tau"], state[f"{key}_tau_error"]),
+            sure(state[f"{key}_gain"], state[f"{key}_gain_error"]),
+        )
+        for key, words in (("acting", "Acts:"), ("shadow", "Watches:"), ("better", "Would be better by"))
+    ]
+    return f"<h3>Shadow, over {count(state['requests'])} replies</h3>" + _table(
+        "Shadow", ("Order", "Kendall's tau", "Expected gain"), rows
+    )
 
 
 def _tiles(*tiles: tuple[str, str, str]) -> str:

@@ -12,6 +12,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import web
 
+from sooner.core import ConfigError, EngineError
+from sooner.gateway import shadow
 from sooner.gateway.admission.keys import bearer
 from sooner.gateway.delivery import answers
 from sooner.gateway.delivery.context import Finished
@@ -53,6 +55,7 @@ class Page:
     def __init__(
         self, dispatcher: Dispatcher, admin_key: str, *, open_here: bool, local: Callable[[str], bool]
     ) -> None:
+        self._dispatcher = dispatcher
         self.switch = OrderSwitch(dispatcher)
         self.recent = Recent(dispatcher.counters.counts)
         self.live = LiveView(lambda: state(dispatcher, self.recent, self.switch))
@@ -72,6 +75,7 @@ class Page:
             ("POST", "/sooner/logout", self._logout),
             ("GET", "/sooner/v1/state", self._guarded(self._state)),
             ("POST", "/sooner/v1/switch", self._guarded(self._turn)),
+            ("POST", "/sooner/v1/promote", self._guarded(self._promote)),
         ):
             router.add_route(method, path, wrap(handler))
 
@@ -181,12 +185,32 @@ class Page:
             return answers.error(
                 400, f"on={str(said.get('on'))[:40]!r}, allowed: true or false", "invalid_request"
             )
-        who = plain(str(said.get("by") or "").strip(), 64) or "somebody"
-        door = "the admin key" if self._key else "this machine"
-        self.switch.turn(on, f"{who} ({door}, {plain(str(request.remote), 45)})")
+        self.switch.turn(on, self._who(request, said))
         if form:
             return _away()
         return answers.as_json({"on": self.switch.on, "policy": self.switch.policy})
+
+    def _who(self, request: web.Request, said: Mapping[str, object]) -> str:
+        """Return who turns something, for the log."""
+        who = plain(str(said.get("by") or "").strip(), 64) or "somebody"
+        door = "the admin key" if self._key else "this machine"
+        return f"{who} ({door}, {plain(str(request.remote), 45)})"
+
+    async def _promote(self, request: web.Request) -> web.StreamResponse:
+        """Let the shadow act, by JSON such as {"by": "anna", "if_better": true}."""
+        if request.content_type != "application/json":
+            told = f"content type {request.content_type[:40]!r}, allowed: application/json"
+            return answers.error(415, told, "unsupported_media_type")
+        said = await _json(request)
+        now = shadow.state(self._dispatcher)
+        if said.get("if_better") is True and now is not None and not now["is_better"]:
+            return answers.error(409, "the shadow is not better beyond chance", "not_better")
+        try:
+            return answers.as_json(await shadow.promote(self._dispatcher, self._who(request, said)))
+        except ConfigError as error:
+            return answers.error(404, str(error), "no_shadow")
+        except EngineError as error:
+            return answers.error(503, str(error), "scorer_unavailable")
 
 
 def _html(text: str, status: int = 200) -> web.Response:

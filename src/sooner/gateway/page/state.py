@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any
 
-from sooner.gateway import outlook
+from sooner.gateway import outlook, shadow
 from sooner.gateway.admission import standing
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.page import why
@@ -50,7 +50,8 @@ def state(dispatcher: Dispatcher, recent: Recent, switch: OrderSwitch) -> dict[s
             "ratio": hour.truth.ratio,
             "groups": [group._asdict() for group in hour.truth.groups],
         },
-        "learned": [_standing(report) for report in dispatcher.standings[:ROWS]],
+        "shadow": shadow.state(dispatcher),
+        "learned": [_standing(report) for report in dispatcher.scores.standings[:ROWS]],
     }
 
 
