@@ -74,6 +74,9 @@ class Load:
     pauses: dict[int, str] = field(default_factory=dict)
     sooner: dict[str, Any] = field(default_factory=dict)
     max_loras: int = 0
+    budget: int = 8192  # tokens a step: with few, prompts are computed in pieces
+    caching: bool = False  # of prompts' KV; all prompts here begin alike
+    reset_at: int = -1  # the step at which all that run give their KV back, as after new weights; -1: none
 
     @classmethod
     def of(cls, seed: int, blocks: int) -> Load:
@@ -117,6 +120,9 @@ class Load:
             "starvation_guard": rng.random() < 0.3,
             "starvation_threshold": rng.randint(1, 20),
         }
+        load.budget = rng.choice((8192, 8192, 8192, 24, 40))
+        load.caching = rng.random() < 0.3
+        load.reset_at = rng.randint(1, 20) if rng.random() < 0.15 else -1
         return load
 
 
@@ -140,7 +146,7 @@ def served(load: Load, scheduler: Any, ours: bool) -> tuple[harness.Runner, int]
     while step <= last or scheduler.requests or runner.busy:
         for job in load.jobs:
             if job.step == step:
-                runner.add([made(job, compiling)])
+                runner.add([made(job, compiling, load.caching)])
             if job.id in compiling and job.grammar_at <= step:
                 compiled(compiling.pop(job.id))
             if job.abort_at == step and job.id in scheduler.requests:
@@ -149,6 +155,8 @@ def served(load: Load, scheduler: Any, ours: bool) -> tuple[harness.Runner, int]
                 scheduler._arrived.append((job.id, Prediction(float(job.output_len), float(job.output_len))))
         if step in load.pauses and hasattr(scheduler, "set_pause_state"):
             scheduler.set_pause_state(type(scheduler._pause_state)[load.pauses[step]])
+        if step == load.reset_at and runner.connector is None:  # vLLM's own raises while KV is on its way
+            scheduler.reset_prefix_cache(reset_running_requests=True)
         for id, left in inputs.items():
             if left >= 0 and runner.awaits_input(id):
                 runner.add([more(id, last=left == 0)])
@@ -163,7 +171,7 @@ def served(load: Load, scheduler: Any, ours: bool) -> tuple[harness.Runner, int]
     return runner, step
 
 
-def made(job: Job, compiling: dict[str, Any]) -> Any:
+def made(job: Job, compiling: dict[str, Any], hashed: bool) -> Any:
     request = harness.request(
         job.id,
         job.output_len,
@@ -171,10 +179,11 @@ def made(job: Job, compiling: dict[str, Any]) -> Any:
         prompt_len=job.prompt_len,
         xargs=None if job.told is None else {"sooner_predicted_len": job.told},
         resumable=job.inputs > 0,
+        hashed=hashed,
     )
     if job.lora:
         request.lora_request = SimpleNamespace(
-            lora_int_id=job.lora, lora_name=str(job.lora), name=str(job.lora)
+            lora_int_id=job.lora, lora_name=str(job.lora), name=str(job.lora), lora_path=str(job.lora)
         )
     if job.grammar_at >= 0:
         request.status = harness.waiting_for_grammar()
@@ -210,6 +219,8 @@ def compared(config: Any, load: Load, shape: Any) -> bool:
     """Serve a load with both; return False where vLLM's own never ends: ours does, with every token."""
     told = f"seed {load.seed}, {shape}, {load.sooner}"
     whole = {job.id: job.output_len + MORE * job.inputs for job in load.jobs if job.abort_at < 0}
+    config.scheduler_config.max_num_batched_tokens = load.budget
+    config.cache_config.enable_prefix_caching = load.caching
     config.additional_config = {"sooner": {"ranker": "", "learn": False, "state": "", **load.sooner}}
     scheduler = harness.scheduler(Scheduler, config)
     ours, our_steps = served(load, scheduler, ours=True)
