@@ -22,8 +22,12 @@ from sooner.cli.options import SEED, NameOption, progress_bar, ranker_names, say
     show_default=True,
     help="Which ranker.",
 )
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write it to.")
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write it to."
+    "--learner",
+    is_flag=True,
+    help="Start a learner from the log instead: --out is the file that the setting `learned` of sooner serve "
+    "names, --prior the ranker that it serves beside ('': none).",
 )
 @click.option("--seed", default=0, type=SEED, show_default=True, help="Seed of every random choice.")
 @click.option("--prior", help='Ranker to start from: a folder, or "default" for the shipped one.')
@@ -67,6 +71,7 @@ def train(
     data: str,
     name: str,
     out: Path,
+    learner: bool,
     seed: int,
     prior: str | None,
     tokenizer: str | None,
@@ -86,6 +91,9 @@ def train(
 
     Example: sooner train requests.jsonl --ranker boosted --out my-ranker
     """
+    if learner:
+        _seed(Path(data), prior, out)
+        return
     from sooner import training
     from sooner.judging import evaluation, measures
     from sooner.training import from_log
@@ -124,6 +132,16 @@ def train(
             f"{judged['verdict']['reason']} (on {judged['n']} held-out requests)"
         )
     click.echo(json.dumps(evaluation.plain(facts)))
+
+
+def _seed(data: Path, prior: str | None, out: Path) -> None:
+    """Start a learner from a log, and print what it learned."""
+    from sooner import rankers
+    from sooner.training.seeding import seed
+    from sooner.workloads import traces
+
+    ranker = None if prior == "" else rankers.load(prior or rankers.DEFAULT)
+    click.echo(json.dumps(seed(traces.read(data), ranker, out)))
 
 
 def _setting(given: str) -> tuple[str, Any]:

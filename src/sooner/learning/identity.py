@@ -88,6 +88,10 @@ class Salt:
         data = text.encode("utf-8", "replace")
         return int.from_bytes(hashlib.blake2b(data, digest_size=8, key=self._secret).digest(), "little") or 1
 
+    def sender(self, *names: str) -> int:
+        """Return the hash of who asks: tenant and user, of which a log may know one only."""
+        return self.of(*dict.fromkeys(filter(None, names)))
+
     def template(self, context: Context) -> int:
         """Return the hash of a system prompt with tools, format and limit."""
         return self.of(context.system, context.tools, context.structured, context.max_tokens)
@@ -108,5 +112,8 @@ class Salt:
         """Return whose request it is; `prompt` and `context` are what a ranker sees of it."""
         said = request.signals
         return Identity(
-            self.of(said.model), self.of(said.sender), self.template(context), self.opening(prompt, context)
+            self.of(said.model),
+            self.sender(said.sender),
+            self.template(context),
+            self.opening(prompt, context),
         )

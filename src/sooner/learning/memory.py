@@ -92,6 +92,21 @@ def _fill(watches: list[Watch], rows: NDArray[np.float64], counts: list[int]) ->
         at += count
 
 
+def save(learner: Learner, path: Path) -> None:
+    """Write what a learner knows, whole or not at all. Raises OSError."""
+    _put(path, state(learner))
+
+
+def _put(path: Path, arrays: Arrays) -> None:
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    data = io.BytesIO()
+    np.savez(data, **arrays)  # type: ignore[arg-type]  # none of ours is called allow_pickle
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
+        file.write(data.getbuffer())
+    draft.replace(path)
+
+
 class LearnedFile:
     """The file at `path`. Reading and writing never raise: without it all is learned anew."""
 
@@ -137,13 +152,7 @@ class LearnedFile:
 
     def _write(self, arrays: Arrays) -> None:
         """Write whole or not at all."""
-        draft = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
-        data = io.BytesIO()
-        np.savez(data, **arrays)  # type: ignore[arg-type]  # none of ours is called allow_pickle
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
-                file.write(data.getbuffer())
-            draft.replace(self._path)
+            _put(self._path, arrays)
         except OSError as error:
             logger.warning("what was learned cannot be written: %s", error)

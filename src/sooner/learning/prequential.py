@@ -66,9 +66,13 @@ def of_requests(
     ranker: Ranker | None,
     arrival: NDArray[np.float64] | None,
     senders: Sequence[object] | None = None,
+    salt: Salt | None = None,
 ) -> Facts:
-    """Return the facts of whole requests; `senders` where the requests themselves do not say."""
-    salt = Salt.fresh()
+    """Return the facts of whole requests; `senders` where the requests themselves do not say.
+
+    Groups are hashed with `salt`, one that nobody has where there is none.
+    """
+    salt = Salt.fresh() if salt is None else salt
     seen = [request.conversation() for request in requests]
     identities = [
         salt.identity(request, asked.prompt, asked.context)
@@ -76,7 +80,7 @@ def of_requests(
     ]
     if senders is not None:
         identities = [
-            known if known.sender else known._replace(sender=salt.of(str(name)))
+            known if known.sender else known._replace(sender=salt.sender(str(name)))
             for known, name in zip(identities, senders, strict=True)
         ]
     texts: list[Prediction | None] = [None] * len(seen)
@@ -118,6 +122,8 @@ def play(
         scores[row] = said.score
         off += not learner.on(facts.identities[row])
         heapq.heappush(ends, (until[row], row))
+    for _, ended in sorted(ends):
+        learner.finished(ended, tokens[ended], whole=not cut[ended])
     taus = [
         kendall_tau(scores[at : at + HUNDRED], lengths[at : at + HUNDRED])
         for at in range(0, n - n % HUNDRED, HUNDRED)

@@ -364,8 +364,7 @@ class ScorerClient:
         if self._salt is None:
             self._salt = Salt.of_installation()
         said = asked.request.signals
-        sender = "" if asked.tenant == said.sender else asked.tenant
-        return self._salt.of(said.model), self._salt.of(sender, said.sender)
+        return self._salt.of(said.model), self._salt.sender(asked.tenant, said.sender)
 
     def _expire(self) -> None:
         """Give up what has waited too long. What the scorer has stays in the window until it answers."""
