@@ -44,14 +44,27 @@ class Place:
         self.give_back(served)
 
     def failed(self, error: Exception) -> None:
-        """Give it back where the engine failed: what it made is charged, but no more than was expected."""
-        made = 0.0 if isinstance(error, Unreachable) else min(self._reckoned(), self._waiting.charged)
-        self.give_back(made)
+        """Give it back where the engine failed: what was seen of its work is charged.
+
+        What it may have made unseen counts for no more than was expected: it may as well have stood still.
+        """
+        if isinstance(error, Unreachable):
+            self.give_back(0.0)
+        elif self._seen:
+            self.give_back(self._reckoned())
+        else:
+            self.give_back(min(self._reckoned(), self._waiting.charged))
 
     def left(self) -> None:
         """Give it back where the client has left, or whatever else ended the reply."""
         if self._held:
             self.give_back(self._reckoned())
+
+    @property
+    def _seen(self) -> bool:
+        """Whether all that the engine made has come here, token by token."""
+        streams = self._waiting.asked.stream and self._waiting.asked.endpoint.generates
+        return streams and self.sent is not None and not self.sent.connection.slowed
 
     def _reckoned(self) -> float:
         """Return what the engine made, as far as it can be seen [tokens of input]."""
