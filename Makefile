@@ -2,7 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-quick test check clean
+TOOLS := .venv-tools/bin
+
+.PHONY: demo demo-quick test check lock audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -10,14 +12,21 @@ help:
 	@echo "make demo-quick  the same, smaller"
 	@echo "make test        every test, the real engine's included"
 	@echo "make check       lint, types, architecture and tests, as CI runs them"
+	@echo "make lock        write requirements/*.txt and the bill of materials anew, with hashes"
+	@echo "make audit       look for known holes in what is locked"
 
-.venv/engine.stamp: pyproject.toml scripts/install_engine.py requirements/constraints.txt
+.venv/engine.stamp: pyproject.toml scripts/install_engine.py requirements/constraints.txt requirements/make.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "sooner needs Python 3.11 to 3.13; choose one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements/make.txt
 	$(BIN)/python scripts/install_engine.py
-	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable packages/sooner-blend \
-		--editable '.[demo,sim,train,logs,gateway,vllm,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable packages/sooner-blend --editable .
+	@touch $@
+
+$(TOOLS)/stamp: Makefile
+	$(PYTHON) -m venv .venv-tools
+	$(TOOLS)/python -m pip install --quiet uv==0.13.9 cyclonedx-bom==7.5.0 pip-audit==2.10.1
 	@touch $@
 
 demo: .venv/engine.stamp
@@ -35,5 +44,11 @@ test: .venv/engine.stamp
 check: .venv/engine.stamp
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
 
+lock: $(TOOLS)/stamp
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" scripts/lock
+
+audit: $(TOOLS)/stamp
+	$(TOOLS)/pip-audit --require-hashes --disable-pip --requirement requirements/gateway.txt
+
 clean:
-	rm -rf .venv runs dist build
+	rm -rf .venv .venv-tools runs dist build

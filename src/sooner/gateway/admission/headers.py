@@ -38,9 +38,12 @@ def forwarded(given: Iterable[tuple[str, str]], kind: str, path: str, id: str, c
     seen = set()
     for name, value in given:
         low = name.lower()
+        if low in seen:
+            continue
         if low == "x-request-id" and value == id:
+            seen.add(low)
             lines.append(f"X-Request-Id: {id}\r\n")
-        elif low in allowed and low not in seen and _VALUE.match(value):
+        elif low in allowed and _VALUE.match(value):
             seen.add(low)
             lines.append(f"{name}: {value}\r\n")
     return "".join(lines).encode("ascii")
