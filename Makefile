@@ -12,14 +12,14 @@ help:
 	@echo "make demo-quick  the same, smaller"
 	@echo "make test        every test, the real engine's included"
 	@echo "make check       lint, types, architecture and tests, as CI runs them"
-	@echo "make lock        write requirements/*.txt and the bill of materials anew, with hashes"
+	@echo "make lock        write requirements/gateway.txt and its bill of materials anew, with hashes"
 	@echo "make audit       look for known holes in what is locked"
 
-.venv/engine.stamp: pyproject.toml scripts/install_engine.py requirements/constraints.txt requirements/make.txt
+.venv/engine.stamp: pyproject.toml scripts/install_engine.py requirements/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "sooner needs Python 3.11 to 3.13; choose one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements/make.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement
 	$(BIN)/python scripts/install_engine.py
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable packages/sooner-blend --editable .
 	@touch $@

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,22 @@ def test_the_manifests_are_kubernetes_own(path: Path, version: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("passed for resource") == 3
+
+
+def test_the_container_installs_by_hash_and_its_bill_of_materials_names_the_same() -> None:
+    lock = (DEPLOY.parent / "requirements" / "gateway.txt").read_text()
+    entries = [entry for entry in re.split(r"\n(?=[a-z0-9])", lock) if "==" in entry.split("\n")[0]]
+    assert all("--hash=sha256:" in entry for entry in entries)
+    locked = {tuple(entry.split()[0].split("==")) for entry in entries}
+    bill = json.loads((DEPLOY / "gateway.cdx.json").read_text())
+    assert {(part["name"], part["version"]) for part in bill["components"]} == locked
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["gateway"]]
+    assert {re.split("[>=]", one)[0] for one in wanted} <= {name for name, _ in locked}
+    pinned = (DEPLOY.parent / "requirements" / "constraints.txt").read_text().lower().splitlines()
+    known = dict(line.split("==") for line in pinned if "==" in line and not line.startswith("#"))
+    assert all(known.get(name, version) == version for name, version in locked)
+    assert "--require-hashes" in (DEPLOY / "Containerfile").read_text()
 
 
 def containers(name: str) -> list[dict[str, Any]]:

@@ -25,15 +25,17 @@ from sooner.gateway.delivery import answers, courtesy, entrance
 from sooner.gateway.delivery.context import Finished
 from sooner.gateway.delivery.proxy import Caller, Proxy, always
 from sooner.gateway.dispatch import Dispatcher
+from sooner.gateway.engines import models
 from sooner.gateway.engines.backend import Backend, key_in
 from sooner.gateway.engines.certificates import served_as
+from sooner.gateway.engines.discovery import LOOK_EVERY, Discovery
 from sooner.gateway.engines.kept_engines import KeptEngines
 from sooner.gateway.engines.window import COUNT_EVERY
 from sooner.gateway.journal import Journal
 from sooner.gateway.logs import AccessLog
 from sooner.gateway.page import why
 from sooner.gateway.page.routes import Page
-from sooner.gateway.reload import renewed
+from sooner.gateway.reload import engines, renewed
 from sooner.gateway.settings import GatewaySettings
 
 logger = logging.getLogger("sooner.gateway")
@@ -52,6 +54,7 @@ class Gateway:
         self.settings = settings
         backends = [Backend(chosen, settings.limits) for chosen in settings.backends]
         kept = KeptEngines(settings.state_file)
+        self._discovery = Discovery()
         self.dispatcher = Dispatcher(settings, backends, kept=kept)
         self.proxy = Proxy(settings, self.dispatcher, self._finished)
         self.keys = KeyBook(Database(settings.keys)) if settings.keys else None
@@ -124,9 +127,11 @@ class Gateway:
             if self.keys is not None:
                 await asyncio.to_thread(self.keys.open)
                 self._tasks.append(asyncio.create_task(self._read_keys(self.keys), name="gateway-keys"))
+            await self._discover()
             await self._check_all()
+            self._tasks.append(asyncio.create_task(self._rediscover(), name="gateway-names"))
             self._tasks.append(asyncio.create_task(self._tick(runner), name="gateway-tick"))
-            self._checks = [asyncio.create_task(self._check(backend)) for backend in self.dispatcher.backends]
+            self._watch()
             tls = served_as(self.settings.tls_cert, self.settings.tls_key)
             site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=4096, ssl_context=tls)
             await site.start()
@@ -170,19 +175,17 @@ class Gateway:
         them were other ones. Settings that are wrong are logged and not taken.
         """
         try:
-            new = renewed(read, self.settings, self.dispatcher.backends)
+            new = renewed(read, self.settings, self.dispatcher.backends, self._discovery)
         except SoonerError as error:
             logger.error("the new settings are wrong and were not taken: %s", error)
             return
         new.take()
         self.settings, self._admin_key = new.settings, new.admin_key
         self._door.patience = new.settings.limits.head_time
-        for task in self._checks:
-            task.cancel()
         self.dispatcher.take(self.settings, new.backends)
         self.proxy.take(self.settings)
         self._door.take(self.settings.limits)
-        self._checks = [asyncio.create_task(self._check(backend)) for backend in self.dispatcher.backends]
+        self._watch()
         logger.info("new settings: %d engines", len(new.backends))
 
     def _finished(self, record: Finished) -> None:
@@ -217,6 +220,28 @@ class Gateway:
                     self.proxy.cut_revoked()
             except SoonerError as error:  # those that are known stay good
                 self.dispatcher.counters.warn("hook_errors", "the keys cannot be read: %s", error)
+
+    async def _discover(self) -> bool:
+        """Look which engines the names stand for now; return whether others than before."""
+        if not await self._discovery.look(self.settings.backends):
+            return False
+        self.dispatcher.take(self.settings, engines(self.settings, self.dispatcher.backends, self._discovery))
+        return True
+
+    async def _rediscover(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            try:
+                if await self._discover():
+                    self._watch()
+            except SoonerError as error:  # those that are known stay
+                self.dispatcher.counters.warn("hook_errors", "an engine cannot be taken: %s", error)
+
+    def _watch(self) -> None:
+        """Look after the engines that are known now."""
+        for task in self._checks:
+            task.cancel()
+        self._checks = [asyncio.create_task(self._check(backend)) for backend in self.dispatcher.backends]
 
     async def _check_all(self) -> None:
         await asyncio.gather(*(backend.check(hungry=False) for backend in self.dispatcher.backends))
@@ -290,27 +315,18 @@ class Gateway:
         return await self.proxy.serve(request, caller, called)
 
     async def _models(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answers.as_json({"object": "list", "data": list(self._cards().values())})
+        return answers.as_json(
+            {
+                "object": "list",
+                "data": list(models.cards(self.dispatcher.backends, self.settings.aliases).values()),
+            }
+        )
 
     async def _model(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        card = self._cards().get(request.match_info["id"])
+        card = models.cards(self.dispatcher.backends, self.settings.aliases).get(request.match_info["id"])
         if card is None:
             return answers.error(404, f"unknown model {request.match_info['id'][:80]!r}", "model_not_found")
         return answers.as_json(card)
-
-    def _cards(self) -> dict[str, dict[str, object]]:
-        """Return every model and alias by name."""
-        cards: dict[str, dict[str, object]] = {}
-        for backend in self.dispatcher.backends:
-            for name in backend.settings.models:
-                cards.setdefault(name, {"id": name, "object": "model", "created": 0, "owned_by": "engine"})
-            for name, card in backend.cards.items():
-                if backend.serves(name):
-                    cards.setdefault(name, dict(card))
-        for alias, name in self.settings.aliases.items():
-            if name in cards:
-                cards[alias] = {**cards[name], "id": alias}
-        return cards
 
     async def _request(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         waiting = self.dispatcher.waiting.get(request.match_info["id"])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from sooner.core import ConfigError
 from sooner.gateway.engines.backend import Backend, Secrets, key_in
+from sooner.gateway.engines.discovery import Discovery
 from sooner.gateway.settings import GatewaySettings
 
 logger = logging.getLogger("sooner.gateway")
@@ -32,13 +33,22 @@ class Renewed(NamedTuple):
             backend.take(self.settings.limits, secrets)
 
 
-def renewed(read: Callable[[], GatewaySettings], now: GatewaySettings, serving: Sequence[Backend]) -> Renewed:
+def engines(settings: GatewaySettings, serving: Sequence[Backend], discovery: Discovery) -> list[Backend]:
+    """Return the engines that are served by; those that serve already stay the same ones."""
+    kept = {(backend.settings, backend.name): backend for backend in serving if not backend.retired}
+    chosen = discovery.engines(settings.backends)
+    return [kept.get((one, one.title)) or Backend(one, settings.limits) for one in chosen]
+
+
+def renewed(
+    read: Callable[[], GatewaySettings], now: GatewaySettings, serving: Sequence[Backend],
+    discovery: Discovery,
+) -> Renewed:  # fmt: skip
     """Read settings and every file they name; nothing is changed yet. Raises SoonerError."""
     new = read()
     if not new.backends:
         raise ConfigError("they name no engine, allowed: at least one [[backend]]")
-    kept = {(backend.settings, backend.name): backend for backend in serving if not backend.retired}
-    backends = [kept.get((chosen, chosen.title)) or Backend(chosen, new.limits) for chosen in new.backends]
+    backends = engines(new, serving, discovery)
     secrets = [backend.read_secrets() for backend in backends]
     admin_key = key_in(new.admin_key_file)
     fixed = {name: getattr(now, name) for name in _FIXED}

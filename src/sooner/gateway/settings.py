@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from sooner import config, policies
 from sooner.core import ConfigError, UnknownName
 from sooner.gateway.engines.connections import Address
+from sooner.gateway.engines.dialing import is_address
 from sooner.gateway.engines.kinds import KINDS
 from sooner.ordering.order import TELLS
 from sooner.ordering.process import LEARNER
@@ -31,6 +32,8 @@ def _check(where: str, *ranges: tuple[str, object, bool, str]) -> None:
 class BackendSettings:
     """One engine. `max_in_flight` 0 finds the bound by itself, between `min_in_flight` and `most_in_flight`.
 
+    With `each_address` its host is the name of many engines, one at each address; `address` is the one of its
+    addresses that is meant, empty: any.
     `weight` is its speed beside the others, while its pace is not known. `models` are those it may be asked
     for, empty: those it lists. `key_file` holds the key it wants; `ca_file` the authorities that its
     certificate is checked by, empty: the system's. `engine` is a file of its coefficients, as `sooner
@@ -50,9 +53,13 @@ class BackendSettings:
     ca_file: str = ""
     engine: str = ""
     hand_on: bool = True
+    each_address: bool = False
+    address: str = ""
 
     def __post_init__(self) -> None:
         Address.of(self.url)
+        if self.address and not is_address(self.address):
+            raise ConfigError(f"backend {self.url!r}: address={self.address!r}, allowed: an IP address")
         if self.kind not in KINDS:
             raise UnknownName("kind of backend", self.kind, KINDS)
         _check(

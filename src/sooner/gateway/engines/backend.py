@@ -53,7 +53,7 @@ class Backend:
         self.settings = settings
         self.name = settings.title
         self.kind = KINDS[settings.kind]
-        self.address = Address.of(settings.url)
+        self.address = Address.of(settings.url)._replace(at=settings.address)
         self.connections = Connections(self.address, limits.connect, settings.ca_file)
         self.window = Window(settings.max_in_flight, settings.min_in_flight, settings.most_in_flight)
         self.breaker = Breaker()

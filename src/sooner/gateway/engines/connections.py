@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple, cast
 
 from sooner.core import ConfigError, EngineError, SoonerError
 from sooner.gateway.engines.certificates import trusting
+from sooner.gateway.engines.dialing import Dialer
 from sooner.gateway.engines.http1 import MAX_HEAD, Framing, Garbage, Head, framing, read_head
 
 _HIGH_WATER = 256 * 1024  # bytes waiting for a slow reader before the engine is made to wait too
@@ -57,13 +58,14 @@ class KeyGone(CutOff):
 
 
 class Address(NamedTuple):
-    """Where an engine listens."""
+    """Where an engine listens; `at` is the one address of its host that is meant, empty: any."""
 
     host: str
     port: int
     secure: bool
     base: str = ""  # a path in front of /v1
     authority: str = ""
+    at: str = ""
 
     @classmethod
     def of(cls, url: str) -> Address:
@@ -326,6 +328,7 @@ class Connections:
     def __init__(self, address: Address, connect_timeout: float, ca_file: str = "") -> None:
         self.address = address
         self._timeout = connect_timeout
+        self._dialer = Dialer(address.host, address.port, address.at)
         self._idle: list[Connection] = []
         self._tls = trusting(ca_file) if address.secure else None
 
@@ -347,9 +350,7 @@ class Connections:
             found.abort()
         try:
             async with asyncio.timeout(self._timeout):
-                _, made = await loop.create_connection(
-                    lambda: Connection(loop), self.address.host, self.address.port, ssl=self._tls
-                )
+                made = await self._dialer.dial(lambda: Connection(loop), self._tls)
         except (OSError, TimeoutError) as error:
             raise Unreachable(f"cannot connect to {self.address.authority}: {error!r}") from error
         return made
