@@ -181,7 +181,6 @@ class Gateway:
             return
         new.take()
         self.settings, self._admin_key = new.settings, new.admin_key
-        self._door.patience = new.settings.limits.head_time
         self.dispatcher.take(self.settings, new.backends)
         self.proxy.take(self.settings)
         self._door.take(self.settings.limits)

@@ -34,7 +34,7 @@ class Door:
 
     def take(self, limits: LimitSettings) -> None:
         """Take bounds, at the start and when they were read again."""
-        self._patience = limits.head_time
+        self.patience = limits.head_time
         self._most = min(limits.strangers, _descriptors() // 2)
 
     def watch(self, server: web.Server) -> None:
