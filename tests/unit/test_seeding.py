@@ -46,6 +46,7 @@ def test_what_a_log_taught_is_known_at_the_first_request(
         return length
 
     assert 10 < expected("", "alice") < 40
+    assert 10 < expected("default", "alice") < 40  # a gateway without keys
     assert 200 < expected("bob", "") < 800  # whether it is called tenant or user
 
 

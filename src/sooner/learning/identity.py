@@ -24,6 +24,9 @@ _SALT_BYTES = 32
 _OPENING = 64
 """Letters of the first user's text: equal within a conversation, and where an application begins alike."""
 
+_NOBODY = ("", "default")
+"""What a gateway without keys calls a tenant that names itself by nothing."""
+
 _BLOCKS = (32, 96)
 """Leading token ids that stand for template and opening where no tokenizer reads them."""
 
@@ -90,7 +93,7 @@ class Salt:
 
     def sender(self, *names: str) -> int:
         """Return the hash of who asks: tenant and user, of which a log may know one only."""
-        return self.of(*dict.fromkeys(filter(None, names)))
+        return self.of(*dict.fromkeys(name for name in names if name not in _NOBODY))
 
     def template(self, context: Context) -> int:
         """Return the hash of a system prompt with tools, format and limit."""
