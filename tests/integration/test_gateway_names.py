@@ -62,7 +62,7 @@ def test_a_name_whose_first_address_is_dead_is_served_by_the_next(names: Known) 
                 names.extend([dead, "127.0.0.8", "127.0.0.1"])
                 async with rig([f"http://{NAME}:{port}"]) as gateway, client(gateway) as http:
                     (backend,) = gateway.dispatcher.backends
-                    assert backend.healthy
+                    await until(lambda: backend.healthy)
                     backend.connections.close()
                     shunned = backend.connections._dialer._shunned
                     assert {address[0] for address in shunned} == {dead, "127.0.0.8"}
