@@ -380,8 +380,12 @@ def groups(request: Any, model: str) -> tuple[str, str]:
 
 
 def ending(request: Any) -> Ending:
-    """Return how a request ended. One that ignores its end and reaches its limit is as long as it can be."""
+    """Return how a request ended. One that ignores its end and reaches its limit is as long as it can be.
+
+    Stop strings are found by vLLM's front end, which then aborts the request: so ends who has some.
+    """
     name = request.status.name
     if name == "FINISHED_LENGTH_CAPPED":
         return Ending.STOP if getattr(request.sampling_params, "ignore_eos", False) else Ending.LIMIT
-    return Ending.STOP if name in ("FINISHED_STOPPED", "FINISHED_REPETITION") else Ending.ABORTED
+    by_text = name == "FINISHED_ABORTED" and getattr(request.sampling_params, "stop", None)
+    return Ending.STOP if by_text or name in ("FINISHED_STOPPED", "FINISHED_REPETITION") else Ending.ABORTED
