@@ -6,8 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 
+pytest.importorskip("vllm", reason="vLLM is not installed")
+
+import vllm_harness  # noqa: F401  # after the skip: it imports vLLM, without torch's warnings
+
 from sooner.ordering.wire import Ending
 from sooner.vllm import compat
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:(vllm|torch)[.].*"),  # not ours to mend
+]
 
 
 @pytest.mark.parametrize(
