@@ -18,12 +18,12 @@ from sooner.cli.options import SEED, progress_bar, say
 
 
 @click.command()
-@click.argument("prompts", type=click.Path(path_type=Path))
+@click.argument("prompts", type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="JSONL to write or go on with.",
+    help="JSONL to write or go on with; NAME.parquet is written from NAME.jsonl at the end.",
 )
 @click.option(
     "--url", "urls", multiple=True, help="A server, such as http://127.0.0.1:8000; may be repeated."
@@ -111,8 +111,9 @@ def generate(
 ) -> None:
     """Generate a reply (or several) to each of PROMPTS, in the order that reaches the goal soonest.
 
-    PROMPTS is JSONL: `prompt` or `messages`, or the lines of an OpenAI batch. Each sample is on disk as
-    soon as it is finished; the same command again goes on where the last one ended.
+    PROMPTS is JSONL: `prompt` or `messages`, or the lines of an OpenAI batch; plain, packed, parquet, or
+    "-" (standard input). Each sample is on disk as soon as it is finished; the same command again goes on
+    where the last one ended.
 
     Example: sooner generate prompts.jsonl --out replies.jsonl --url http://127.0.0.1:8000
     """

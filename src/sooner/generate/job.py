@@ -13,7 +13,7 @@ import numpy as np
 
 from sooner import __version__
 from sooner.core import DataError
-from sooner.generate import bias, lines, ranking
+from sooner.generate import bias, lines, ranking, sources
 from sooner.generate.course import Course, Fate, Stage
 from sooner.generate.drive import Drive
 from sooner.generate.engines import Answer, Maker
@@ -21,6 +21,7 @@ from sooner.generate.expecting import Expectation
 from sooner.generate.prompts import Ask, PromptFile
 from sooner.generate.settings import JobSettings
 from sooner.generate.store import Lines, check_settings, put_in_order, write_whole
+from sooner.workloads import parquet
 
 _SIDE_EVERY = 5.0  # seconds between two writings of the side file
 
@@ -36,6 +37,10 @@ class OfflineJob:
 
     def __init__(self, prompts: Path, out: Path, settings: JobSettings) -> None:
         self.settings = settings
+        self.table = out if out.suffix == ".parquet" else None
+        if self.table is not None:
+            parquet.required()  # said now, not when everything has been generated
+            out = out.with_suffix(".jsonl")
         self.out = out
         stem = out.name.removesuffix(".jsonl")
         self.side = out.with_name(f"{stem}.meta.json")
@@ -70,8 +75,9 @@ class OfflineJob:
 
     def forget(self) -> None:
         """Remove what an earlier run left."""
-        for path in (self.out, self.side, *self._beside.values()):
-            path.unlink(missing_ok=True)
+        for path in (self.out, self.side, self.table, *self._beside.values()):
+            if path is not None:
+                path.unlink(missing_ok=True)
         shutil.rmtree(self.work, ignore_errors=True)
 
     def prepare(
@@ -83,8 +89,10 @@ class OfflineJob:
         DataError or ConfigError where that cannot be gone on with.
         """
         settings = self.settings
-        if self.out.exists() and not self.side.exists() and self.out.stat().st_size:
-            raise DataError(f"{str(self.out)!r} is no job's file; allowed: another --out, or --restart")
+        for path in (self.out, self.table):
+            if path is not None and path.exists() and not self.side.exists() and path.stat().st_size:
+                raise DataError(f"{str(path)!r} is no job's file; allowed: another --out, or --restart")
+        self.file.path = sources.plain(self.file.path, self.work)
         kept = self.work / "ranked.npz"
         known = ranking.rank(self.file, settings.ranker, settings.max_tokens, kept, progress)
         told = known.told.astype(np.float64)
@@ -124,6 +132,12 @@ class OfflineJob:
         """Put the finished samples in the order of the prompts, once the job has ended."""
         index = self.file.index_of()
         put_in_order(self.out, lambda line: self._place(line, index, str(self.out))[0])
+        self._write_table()
+
+    def _write_table(self) -> None:
+        """Write what is kept once more as parquet, where it was asked for by name."""
+        if self.table is not None:
+            sources.write_table(self.table, self._out)
 
     def _resume(self, side: dict[str, Any]) -> None:
         self._elapsed_before = float(side.get("elapsed_s", 0.0))
@@ -178,6 +192,7 @@ class OfflineJob:
         the same job goes on from there.
         """
         if self._told is not None:
+            self._write_table()
             return self._told
         self._makers, self._started = makers, time.monotonic()
         self._first_steps = [maker.steps for maker in makers]
@@ -287,6 +302,7 @@ class OfflineJob:
         told = self.report()
         if self.settings.goal.selects:
             self._write_weights()
+        self._write_table()
         self._write_side(told)
         return told
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from sooner.chat import ChatRequest, of_body
 from sooner.core import DataError
-from sooner.workloads import decoding
 from sooner.workloads.jsonl import parsed
 
 ROUTES = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
@@ -97,6 +96,7 @@ class PromptFile:
 
     def __init__(self, path: Path, api: str = "chat") -> None:
         self.path = path
+        self.name = str(path)  # as errors say it
         self.api = api
         self.offsets: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.ids: NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
@@ -123,26 +123,24 @@ class PromptFile:
         """
         offsets, ids = _Growing(np.int64), _Growing(np.uint64)
         digest, offset = hashlib.sha256(), 0
-        if decoding.head(self.path, 2) in (b"\x1f\x8b", b"BZ", b"PK", b"PA"):
-            raise DataError(f"{str(self.path)!r} is packed or parquet, allowed: plain JSON lines")
         try:
             with self.path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
                     digest.update(line)
                     if line.strip():
-                        found = self._read(line, len(offsets), f"{self.path}:{number}")
+                        found = self._read(line, len(offsets), f"{self.name}:{number}")
                         if len(offsets) and found.batch != self.batch:
-                            raise DataError(f"{self.path}:{number}: a batch's lines and others in one file")
+                            raise DataError(f"{self.name}:{number}: a batch's lines and others in one file")
                         self.batch = found.batch
                         offsets.add(offset)
                         ids.add(hashed(found.id))
                         yield found
                     offset += len(line)
         except OSError as error:
-            raise DataError(f"cannot read {str(self.path)!r}: {error}") from error
+            raise DataError(f"cannot read {self.name!r}: {error}") from error
         self.offsets, self.ids, self.digest = offsets.column(), ids.column(), digest.hexdigest()
         if not len(self):
-            raise DataError(f"{self.path} has no prompt, allowed: at least 1")
+            raise DataError(f"{self.name} has no prompt, allowed: at least 1")
         self._refuse_twins()
 
     def _read(self, line: bytes, index: int, where: str) -> Ask:
@@ -157,14 +155,14 @@ class PromptFile:
         twins = np.flatnonzero(self.ids[order][1:] == self.ids[order][:-1])
         if twins.size:
             second = self.ask(int(order[twins[0] + 1]))
-            raise DataError(f"{self.path}: id {second.id!r} comes twice, allowed: ids that differ")
+            raise DataError(f"{self.name}: id {second.id!r} comes twice, allowed: ids that differ")
 
     def ask(self, index: int) -> Ask:
         """Return what the prompt at `index` asks."""
         if self._file is None:
             self._file = self.path.open("rb")
         self._file.seek(int(self.offsets[index]))
-        return self._read(self._file.readline(), index, f"{self.path}, prompt {index}")
+        return self._read(self._file.readline(), index, f"{self.name}, prompt {index}")
 
     def index_of(self) -> Index:
         """Return what finds a prompt by its id."""

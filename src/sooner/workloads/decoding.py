@@ -27,7 +27,7 @@ class Decoded(NamedTuple):
     notes: tuple[str, ...]
 
 
-_UNPACK: dict[bytes, Callable[..., Any]] = {
+UNPACK: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
@@ -78,7 +78,7 @@ def head(path: str | Path, count: int = 8) -> bytes:
 
 
 def _unpacked(data: bytes, name: str, notes: list[str], packed: bool = True) -> bytes:
-    opener = next((make for start, make in _UNPACK.items() if data.startswith(start)), None)
+    opener = next((make for start, make in UNPACK.items() if data.startswith(start)), None)
     if opener is None:
         if packed and name.endswith(_PACKED) and data.lstrip()[:1] not in (b"{", b"["):
             raise DataError(f"cannot read {name!r}: it is not packed as its name says")

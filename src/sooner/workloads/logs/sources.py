@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sooner.core import DataError, MissingExtra
-from sooner.workloads import decoding
+from sooner.workloads import decoding, parquet
 from sooner.workloads.logs import frames, json_values, shipped_lines, table
 from sooner.workloads.logs.json_values import ALLOWED, is_message, items
 from sooner.workloads.logs.report import Report
@@ -77,7 +77,7 @@ def _file(path: str | Path, report: Report) -> Iterator[Any]:
     name = str(path)
     kind = _kind(name)
     if decoding.head(path, 4) == b"PAR1" or kind == ".parquet":
-        found: Iterator[Any] = _parquet(path)
+        found: Iterator[Any] = parquet.rows(path)
     else:
         text, notes = decoding.read(path)
         report.notes += [f"{Path(name).name}: {note}" for note in notes]
@@ -128,25 +128,6 @@ def _unfolded(record: Mapping[str, Any], report: Report) -> Iterator[Mapping[str
                     report.drop("not a JSON object")
             return
     yield record
-
-
-def _parquet(path: str | Path) -> Iterator[Mapping[str, Any]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtra("pyarrow", "logs") from error
-    try:
-        for batch in pyarrow.parquet.ParquetFile(str(path)).iter_batches(batch_size=1024):
-            for record in batch.to_pylist():
-                yield {name: _text(value) for name, value in record.items()}
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise DataError(f"cannot read {str(path)!r}: {error}") from error
-
-
-def _text(value: Any) -> Any:
-    """Text that a table keeps as bytes."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _downloaded(name: str) -> Iterator[Path]:
