@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from gateway_virtual import Ask, Seen, drive, poisson, run
 
+from gateway_virtual import Ask, Seen, drive, poisson, run
 from sooner.gateway.settings import QueueSettings
 
 PLACES, TOKEN_TIME, MEDIAN, SIGMA = 8, 0.01, 60.0, 0.8

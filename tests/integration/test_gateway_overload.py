@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 import pytest
-from gateway_virtual import Seen, drive, poisson, run
 
+from gateway_virtual import Seen, drive, poisson, run
 from sooner.gateway.admission.shares import charge
 from sooner.gateway.settings import QueueSettings
 
