@@ -70,8 +70,13 @@ def serve(folder: Path, label: str, settings: Mapping[str, Any], asked: Sequence
             path.unlink()
         options = {"trace": str(trace), "state": str(folder / f"{label}.state.json"), **settings}
 
+        sent_ones = [
+            *asked,
+            {**asked[-1], "tag": "last"},
+        ]  # with the next one vLLM tells of a stop string's end
+
         def ask(at: int) -> None:
-            data = json.dumps(body(asked[at], max_tokens, seed=at)).encode()
+            data = json.dumps(body(sent_ones[at], max_tokens, seed=at)).encode()
             sent = urllib.request.Request(
                 f"{url}/v1/chat/completions", data, {"Content-Type": "application/json"}
             )
@@ -85,6 +90,7 @@ def serve(folder: Path, label: str, settings: Mapping[str, Any], asked: Sequence
         ):  # fmt: skip
             for at in range(0, len(asked), BURST):
                 list(pool.map(ask, range(at, min(at + BURST, len(asked)))))
+            ask(len(asked))
         done.touch()
     lines = map(json.loads, trace.read_text(encoding="utf-8").splitlines())
     return {line["tag"]: line for line in lines}
