@@ -4,9 +4,10 @@
 
 SmolLM2-135M on 6 slots of the CPU engine. Every sixth request is a document of about 1,600 words, the others
 are short chats; reply lengths are forced, and orders are told them spoiled to a Kendall tau of about 0.5.
-A request arrives, in either home, when its client sends it. Arrivals are Poisson at 1.1 and at 0.5 of capacity, and both they and all latencies are counted in engine work
-at one pace, fitted to a first burst: so the load is what it is said to be, and two runs of the same steps
-give the same figures, whatever else the machine does. Seconds by the wall clock stand beside. Prints JSON.
+A request arrives, in either home, when its client sends it. Arrivals are Poisson at 1.1 and at 0.5 of
+capacity. They and all latencies are counted in engine work at one pace, fitted to a first burst: so the load
+is what it is said to be, and two runs of the same steps give the same figures on any machine, however busy.
+Seconds by the wall clock stand beside. Prints JSON.
 """
 
 from __future__ import annotations
