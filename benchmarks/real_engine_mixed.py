@@ -80,6 +80,7 @@ class WorkArrivals:
         self._file = Path(f"{trace}.steps").open(encoding="utf-8")  # noqa: SIM115  # read on and on
         self._pace = pace
         self._work = 0.0
+        self._begun = ""  # of a line that is still being written
         self._read()
         self._zero = self._work
         self._done = 0
@@ -96,7 +97,8 @@ class WorkArrivals:
         self.sent.append(self._work)
 
     def _read(self) -> None:
-        for line in self._file.readlines():
+        *lines, self._begun = (self._begun + self._file.read()).split("\n")
+        for line in lines:
             step, pace = json.loads(line), self._pace
             self._work += pace.iteration_s + pace.prefill_token_s * step["prefill"]
             self._work += pace.decode_seq_s * step["decoding"] + pace.context_token_s * step["context"]
