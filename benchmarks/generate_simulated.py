@@ -3,9 +3,9 @@
     python benchmarks/generate_simulated.py [--prompts 2048] [--draws 3]
 
 Reasoning lengths (log-normal, median 1,480, sigma 1, cap 16,384) on 256 slots, predictions at tau 0.5; each
-goal in our order beside the same goal in arrival order, same lengths, same engine, no controls there. Ratios
-are of steps and of seconds by the engine's cost model, at the goal and until every control has ended. Prints
-JSON.
+goal in our order beside the same goal in arrival order, same lengths, same engine, no controls there.
+"Lengths known" is our order told the true lengths. Ratios are of steps and of seconds by the engine's cost
+model, at the goal and until every control has ended. Prints JSON.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ def main() -> None:
         "first quarter": (Goal(kind="first", n=n // 4), ("auto",)),
         "first half, balanced": (Goal(kind="first", n=n // 2, balanced=True), ("auto",)),
     }
+    known = ("all", "first half, no controls")
     found: dict[str, Any] = {}
     taus = []
     for seed in range(asked.draws):
@@ -112,9 +113,13 @@ def main() -> None:
             plain = Goal(kind=goal.kind, n=goal.n, control=0.0)
             base = bases.get(plain) or arm(plain, "arrival", work, seed)
             bases[plain] = base
-            for order in orders:
-                ours = arm(goal, order, work, seed)
-                row = found.setdefault(name if order == "auto" else f"{name}, {order}", {})
+            arms = [(name if order == "auto" else f"{name}, {order}", order, work) for order in orders]
+            if name in known:
+                truth = {**work, "told": work["true"].astype(float)}
+                arms.append((f"{name}, lengths known", "auto", truth))
+            for title, order, told_of in arms:
+                ours = arm(goal, order, told_of, seed)
+                row = found.setdefault(title, {})
                 for key in ("goal_steps", "goal_s", "steps", "s"):
                     row.setdefault(f"{key}_ratio", []).append(round(ours[key] / base[key], 3))
                 share = ours["kept_mean_len"] / float(work["true"].mean())
