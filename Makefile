@@ -1,7 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. Both install what they need into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-
 TOOLS := .venv-tools/bin
 
 .PHONY: demo demo-quick test check lock audit clean
@@ -19,9 +18,9 @@ help:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "sooner needs Python 3.11 to 3.13; choose one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement
 	$(BIN)/python scripts/install_engine.py
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable packages/sooner-blend --editable .
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable packages/sooner-blend \
+		--editable '.[demo,sim,train,logs,gateway,vllm,dev]'
 	@touch $@
 
 $(TOOLS)/stamp: Makefile
