@@ -94,6 +94,20 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
     raise ConfigError(f"{where}={value!r}, allowed: {names}")
 
 
+def otel_wanted() -> bool:
+    """Return whether OpenTelemetry's standard variables name where traces go, and do not turn them off."""
+    off = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower()
+    named = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    return not off and exporter == "otlp" and any(os.environ.get(name) for name in named)
+
+
+def otel_protocol() -> str:
+    """Return how traces are sent, "http/protobuf" unless `OTEL_EXPORTER_OTLP_PROTOCOL` says otherwise."""
+    either = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+    return (either or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf").strip().lower()
+
+
 def cache_folder() -> Path:
     """Return where large files made once are kept: `SOONER_CACHE`, else the user's cache folder."""
     chosen = os.environ.get("SOONER_CACHE")

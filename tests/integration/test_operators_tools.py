@@ -145,6 +145,7 @@ def test_the_lines_are_bounded_and_what_is_left_out_is_counted(caplog: pytest.Lo
     record: Any = type("Done", (), {
         "id": "r", "tenant": "t", "asked": type("A", (), {"model": "m"}), "backend": "b", "status": 200,
         "wait": 0.0, "first_byte": 0.0, "total": 0.0, "prompt_len": 1, "output_len": 1,
+        "trace": "",
     })  # fmt: skip
     with caplog.at_level(logging.INFO, "sooner.access"):
         for _ in range(1000):

@@ -18,6 +18,7 @@ EXTRAS = {
     "logs": ("pyarrow", "huggingface-hub"),
     "gateway": ("aiohttp", "sqlalchemy", "uvloop"),
     "postgres": ("psycopg",),
+    "otel": ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"),
     "vllm": ("prometheus-client",),
 }
 SLOW_SCORE = 0.05

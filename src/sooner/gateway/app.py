@@ -61,9 +61,8 @@ class Gateway:
         self._journal = self._new_journal()
         self._admin_key = key_in(settings.admin_key_file)
         self._door = Door(settings.limits, self.dispatcher.counters)
-        here = entrance.local
         self._access = AccessLog(settings.access_log)
-        self.page = Page(self.dispatcher, self._admin_key, open_here=not settings.keys, local=here)
+        self.page = Page(self.dispatcher, self._admin_key, open_here=not settings.keys, local=entrance.local)
         self.closing = False
         self.url = ""
         self._tasks: list[asyncio.Task[None]] = []
@@ -163,6 +162,7 @@ class Gateway:
         for backend in self.dispatcher.backends:
             backend.close()
         await asyncio.to_thread(self.dispatcher.close)
+        await asyncio.to_thread(self.proxy.close)
         if self._journal is not None:
             await asyncio.to_thread(self._journal.close)
         if self.keys is not None:
@@ -387,12 +387,12 @@ class Gateway:
         return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        form, ours = telemetry.form(request.headers.getall("Accept", [])), self.dispatcher
         text = telemetry.page(
-            self.proxy.delivery.telemetry, self.dispatcher.counters.counts, COUNTERS,
-            self.dispatcher.gauges(), self.dispatcher.backends, time.monotonic(),
-            self.dispatcher.scores.standings,
+            self.proxy.delivery.telemetry, ours.counters.counts, COUNTERS, ours.gauges(), ours.backends,
+            time.monotonic(), ours.scores.standings, form,
         )  # fmt: skip
-        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        return web.Response(text=text, headers={"Content-Type": form})
 
 
 async def _openapi(request: web.Request) -> web.Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import socket
 import stat
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sooner import rankers
+from sooner import config, rankers
 from sooner.core import SoonerError
 from sooner.gateway.admission.keys import KeyBook
 from sooner.gateway.database import Database
@@ -41,7 +42,7 @@ async def check(settings: GatewaySettings) -> list[Finding]:
             backend.close()
     if not backends:
         found.append(Finding("backends", ERROR, "none is named, allowed: at least one [[backend]]"))
-    for look in (_port, _keys, _admin_key, _journal, _ranker):
+    for look in (_port, _keys, _admin_key, _journal, _ranker, _traces):
         found += await asyncio.to_thread(_list, look, settings)
     return found
 
@@ -166,3 +167,12 @@ def _loaded(what: str, name: str) -> Finding:
         return Finding(what, OK, f"{name}: {rankers.load(name).name}")
     except SoonerError as error:
         return Finding(what, ERROR, str(error))
+
+
+def _traces(settings: GatewaySettings) -> Iterator[Finding]:
+    if not config.otel_wanted():
+        yield Finding("traces", OK, "none: OTEL_EXPORTER_OTLP_ENDPOINT names no collector")
+    elif importlib.util.find_spec("opentelemetry") is None:
+        yield Finding("traces", ERROR, "wanted, and not installed: pip install 'sooner[otel]'")
+    else:
+        yield Finding("traces", OK, f"sent by OTLP over {config.otel_protocol()}")

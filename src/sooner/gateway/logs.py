@@ -85,6 +85,8 @@ class AccessLog:
             "prompt_tokens": record.prompt_len,
             "output_tokens": record.output_len,
         }
+        if record.trace:
+            fields["trace_id"] = record.trace
         if self.left_out:
             fields["left_out"] = self.left_out
             self.left_out = 0

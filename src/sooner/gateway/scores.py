@@ -93,6 +93,8 @@ class WaitingScores:
         if request is None:
             return
         request.scored = True
+        if request.trace is not None:
+            request.trace.scored(request.ticket.arrival_time, prediction.predicted_len)
         if prediction.predicted_len is not None:
             if not math.isfinite(prediction.predicted_len):
                 return

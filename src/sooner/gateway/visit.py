@@ -12,6 +12,7 @@ from sooner.gateway.admission.waiting import Waiting
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.connections import Connection
 from sooner.gateway.engines.paces import mixed
+from sooner.gateway.tracing import RequestTrace
 from sooner.ordering.order import Mean, Order
 
 
@@ -39,6 +40,7 @@ class Visit(Waiting):
     cut: Callable[[ConnectionError], None] | None = None  # ends its reply, once that has begun
     connection: Connection | None = None  # its reply comes over it
     told: bool = False  # its reply has ended, and the learner was told
+    trace: RequestTrace | None = None  # its spans, where OpenTelemetry is on
 
     @property
     def made(self) -> int:

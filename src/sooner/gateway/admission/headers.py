@@ -24,18 +24,21 @@ _RETURNED = frozenset(
 )  # fmt: skip
 
 
-def forwarded(given: Iterable[tuple[str, str]], kind: str, path: str, id: str, content_type: str) -> bytes:
+def forwarded(
+    given: Iterable[tuple[str, str]], kind: str, path: str, id: str, content_type: str,
+    ours: Mapping[str, str] = {},
+) -> bytes:  # fmt: skip
     """Return the header lines of a request that an engine of this kind may see at a path.
 
     `id` is the request's name here, passed on where the client gave it; `content_type` is what the
-    body was read as, whatever the client called it.
+    body was read as, whatever the client called it. `ours` go in place of the client's of that name.
     """
     allowed = _EVERYWHERE | _BY_KIND.get(kind, frozenset())
     for start, names in _BY_PATH.items():
         if path.startswith(start):
             allowed |= names
-    lines = [f"Content-Type: {content_type}\r\n"]
-    seen = set()
+    lines = [f"Content-Type: {content_type}\r\n", *(f"{name}: {value}\r\n" for name, value in ours.items())]
+    seen = set(ours)
     for name, value in given:
         low = name.lower()
         if low in seen:

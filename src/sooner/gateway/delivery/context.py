@@ -22,6 +22,7 @@ from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.client import Call, EngineClient, Sent
 from sooner.gateway.settings import GatewaySettings
 from sooner.gateway.telemetry import Telemetry
+from sooner.gateway.tracing import EngineCall
 from sooner.gateway.visit import Visit
 
 
@@ -44,6 +45,7 @@ class Finished(NamedTuple):
     predicted_len: float | None
     sender: str = ""  # hashes of the groups that it was learned in
     template: str = ""
+    trace: str = ""  # the id of its trace, where that is sampled
 
 
 class Delivery:
@@ -89,11 +91,15 @@ class Delivery:
         key = None if asked.prioritised else waiting.ticket.key
         chunks = chunks and request.version >= (1, 1)
         path = asked.endpoint.path
+        trace = waiting.trace
+        ours = {} if trace is None else trace.sent(_call(asked, backend), waiting.rank)
         lines = headers.forwarded(
-            request.headers.items(), backend.settings.kind, path, waiting.id, asked.content_type
+            request.headers.items(), backend.settings.kind, path, waiting.id, asked.content_type, ours
         )
         call = Call("POST", path + asked.query, lines, body, key, chunks, waiting.tenant)
         sent = await self.client.send(backend, call)
+        if trace is not None:
+            trace.first_byte(sent.began, sent.first_byte, sent.head.status, stream=asked.stream)
         if 300 <= sent.head.status < 400:
             self.client.drop(sent.connection)
             raise EngineError(f"backend {backend.name} redirects {path} ({sent.head.status})")
@@ -122,15 +128,16 @@ class Delivery:
         ticket = waiting.ticket
         groups = self.dispatcher.ended(waiting, used.output_len, status, cut=used.cut)
         total = time.monotonic() - came
-        self.telemetry.wait.add(wait)
-        self.telemetry.first_byte.add(sent.first_byte)
-        self.telemetry.total.add(total)
+        trace = "" if waiting.trace is None else waiting.trace.id
+        self.telemetry.wait.add(wait, trace)
+        self.telemetry.first_byte.add(sent.first_byte, trace)
+        self.telemetry.total.add(total, trace)
         self._finished(
             Finished(
                 waiting.id, waiting.tenant, waiting.asked, sent.backend.name, arrival, wait, sent.first_byte,
                 total, used.prompt_len or 0, used.output_len, used.counted, status,
                 ticket.score if waiting.scored else None, ticket.predicted_len if waiting.scored else None,
-                *groups,
+                *groups, trace,
             )
         )  # fmt: skip
 
@@ -144,3 +151,12 @@ class Delivery:
         if waiting.scored and math.isfinite(waiting.ticket.predicted_len):
             extra["x-sooner-predicted-tokens"] = f"{waiting.ticket.predicted_len:.0f}"
         return extra
+
+
+def _call(asked: Asked, backend: Backend) -> EngineCall:
+    """Return what a trace tells of a request to an engine."""
+    address, said = backend.address, asked.request.signals
+    return EngineCall(
+        asked.endpoint.path, asked.model, backend.settings.kind, address.host, address.port, asked.stream,
+        said.max_tokens, said.temperature,
+    )  # fmt: skip

@@ -32,10 +32,15 @@ class Place:
         self._prompt = prompt
         self._held = True
 
-    def give_back(self, served: float) -> None:
-        """Give it back with the tokens that were made, once; later calls change nothing."""
+    def give_back(self, served: float, error: str = "") -> None:
+        """Give it back with the tokens that were made, once; later calls change nothing.
+
+        `error` names what went wrong, for the trace.
+        """
         if self._held:
             self._held = False
+            if self._waiting.trace is not None:
+                self._waiting.trace.engine_over(error)
             self._dispatcher.over(self._waiting, self.backend, served)
 
     def done(self, served: float) -> None:
@@ -49,16 +54,17 @@ class Place:
         What it may have made unseen counts for no more than was expected: it may as well have stood still.
         """
         if isinstance(error, Unreachable):
-            self.give_back(0.0)
+            made = 0.0
         elif self._seen:
-            self.give_back(self._reckoned())
+            made = self._reckoned()
         else:
-            self.give_back(min(self._reckoned(), self._waiting.charged))
+            made = min(self._reckoned(), self._waiting.charged)
+        self.give_back(made, type(error).__name__)
 
     def left(self) -> None:
         """Give it back where the client has left, or whatever else ended the reply."""
         if self._held:
-            self.give_back(self._reckoned())
+            self.give_back(self._reckoned(), "client_gone")
 
     @property
     def _seen(self) -> bool:

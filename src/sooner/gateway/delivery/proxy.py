@@ -14,6 +14,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from sooner.core import EngineError, UnknownName
+from sooner.gateway import tracing
 from sooner.gateway.admission import paths, reading
 from sooner.gateway.admission.bodies import Bodies, Held
 from sooner.gateway.admission.forms import BadRequest
@@ -29,6 +30,7 @@ from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.client import Sent
 from sooner.gateway.engines.connections import CutOff, KeyGone
 from sooner.gateway.settings import ClassSettings, GatewaySettings
+from sooner.gateway.tracing import RequestTrace
 from sooner.gateway.visit import Visit
 
 logger = logging.getLogger("sooner.gateway")
@@ -61,6 +63,7 @@ class Proxy:
         self.dispatcher = dispatcher
         self.delivery = Delivery(settings, dispatcher, finished)
         self.client = self.delivery.client
+        self.tracing = tracing.opened()
         self._bodies = Bodies(settings.limits, dispatcher.gate.part_of)
         self.take(settings)
 
@@ -72,8 +75,29 @@ class Proxy:
         self._kinds = frozenset(backend.kind for backend in settings.backends)
         self._classes = {entry.name: entry for entry in settings.classes}
 
+    def close(self) -> None:
+        """Send the spans that are left."""
+        if self.tracing is not None:
+            self.tracing.close()
+
     async def serve(self, request: web.BaseRequest, caller: Caller, called: Called) -> web.StreamResponse:
-        """Serve a request that makes an engine work: in its turn."""
+        """Serve a request that makes an engine work: in its turn, and in a trace where those are wanted."""
+        if self.tracing is None:
+            return await self._come(request, caller, called, None)
+        trace = self.tracing.begin(called.endpoint.path, request.scheme, request.headers)
+        try:
+            response = await self._come(request, caller, called, trace)
+        except BaseException as error:
+            gone = isinstance(error, asyncio.CancelledError)
+            trace.close(None, "client_gone" if gone else type(error).__name__)
+            raise
+        trace.close(response.status)
+        return response
+
+    async def _come(
+        self, request: web.BaseRequest, caller: Caller, called: Called, trace: RequestTrace | None
+    ) -> web.StreamResponse:
+        """Read a request, give it its ticket and serve it."""
         counters = self.dispatcher.counters
         counters.add("requests")
         self.delivery.retries.came()
@@ -95,6 +119,9 @@ class Proxy:
                 counters.add(refused.counter)
                 return answers.refusal(refused)
             waiting.good = caller.good
+            if trace is not None:
+                trace.came(waiting.id, waiting.tenant, asked.model)
+                waiting.trace = trace
             return await self._served(request, waiting, body)
 
     async def _served(self, request: web.BaseRequest, waiting: Visit, body: bytes) -> web.StreamResponse:
@@ -248,6 +275,8 @@ class Proxy:
             if waiting.asked.stream:
                 self.delivery.learn(sent, prompt_len, waiting)
         wait = sent.began - ticket.arrival_time
+        if waiting.trace is not None:
+            waiting.trace.used(prompt_len, used.output_len)
         self.delivery.note(waiting, sent, arrival, ticket.arrival_time, wait, used, status)
         work = charge(prompt_len, used.output_len)
         (place.done if 200 <= status < 300 else place.give_back)(work)

@@ -159,6 +159,8 @@ class Slicer:
         if self._stream:
             prompt_len = self._waiting.ticket.prompt_len  # what was generated before is part of it
             delivery.learn(sent, prompt_len, self._waiting)
+        if self._waiting.trace is not None:
+            self._waiting.trace.used(self._waiting.ticket.prompt_len, made)
         place.done(charge(self._prompt_len if first else 0, made))
 
     async def _gather(self, connection: Connection) -> None:
