@@ -18,8 +18,8 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 def form(accepted: Iterable[str]) -> str:
     """Return the form that `Accept` headers ask for: OpenMetrics where that is wanted no less than text."""
     wanted = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
-    for one in ",".join(accepted).split(","):
-        kind, *parameters = (part.strip().lower() for part in one.split(";"))
+    for wish in ",".join(accepted).split(","):
+        kind, *parameters = (part.strip().lower() for part in wish.split(";"))
         if kind in wanted:
             weights = [text[2:] for text in parameters if text.startswith("q=")]
             wanted[kind] = max(wanted[kind], _weight(weights[0]) if weights else 1.0)
