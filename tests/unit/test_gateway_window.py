@@ -236,7 +236,8 @@ def test_settings_are_read_and_wrong_ones_refused_with_the_nearest_name() -> Non
 def test_backends_in_flags() -> None:
     assert settings.backend("vllm=http://a:1").kind == "vllm"
     assert settings.backend("http://a:1").kind == "openai"
-    assert Address.of("https://api.example.com/v1") == ("api.example.com", 443, True, "", "api.example.com")
+    named = Address("api.example.com", 443, secure=True, authority="api.example.com")
+    assert Address.of("https://api.example.com/v1") == named
     assert Address.of("http://h/proxy/v1/").base == "/proxy"
     for wrong in ("http://user:key@h", "h:1", "http://h:x", "http://h/?a=b"):
         with pytest.raises(ConfigError):
