@@ -6,11 +6,13 @@ Each of those is the output of `sooner reproduce NAME --json`. Then: python scri
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/reproduce"
 PAGE = ROOT / "docs/reproduce.md"
+WIDTH = 118
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
 
 
@@ -20,8 +22,11 @@ def section(found: dict) -> str:
     lines = [
         f"### {found['name']}",
         "",
-        f"{found['title']}. **{held} of {len(found['claims'])} claims reproduced**;"
-        f" {found['cpu_s']:.0f} s of CPU. `sooner reproduce {found['name']}`",
+        textwrap.fill(
+            f"{found['title']}. **{held} of {len(found['claims'])} claims reproduced**;"
+            f" {found['cpu_s']:.0f} s of CPU. `sooner reproduce {found['name']}`",
+            WIDTH,
+        ),
         "",
         "| claim | reproduced | ours, and how sure the claim is |",
         "|---|---|---|",
@@ -39,7 +44,7 @@ def section(found: dict) -> str:
         lines += ["", f"Of {len(beside)} numbers beside the paper's, {len(within)} are within 25 %."]
     if found["unconfirmed"]:
         doubts = "; ".join(f"`{name}` ({why})" for name, why in found["unconfirmed"].items())
-        lines += ["", f"Unconfirmed: {doubts}."]
+        lines += ["", textwrap.fill(f"Unconfirmed: {doubts}.", WIDTH, break_on_hyphens=False)]
     return "\n".join(lines) + "\n"
 
 

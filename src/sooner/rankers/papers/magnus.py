@@ -11,15 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sooner.chat import Context, estimate_tokens
-from sooner.core import ConfigError, MissingExtra, UnknownName
+from sooner.core import ConfigError, UnknownName
 from sooner.rankers import ranker
 from sooner.rankers.contract import Floats, Progress, Ranker, Rows, State
 from sooner.rankers.neural import encoding
-
-try:
-    import lightgbm
-except ImportError as error:
-    raise MissingExtra("lightgbm", "train") from error
+from sooner.rankers.papers.forests import Forests
 
 VARIANTS = ("uilo", "raft", "inst", "usin")
 COMPRESSIONS = ("mean", "pca")
@@ -75,14 +71,14 @@ class Magnus(Ranker):
             if outside.all():  # one conversation: nothing is out of fold
                 break
             forests = self._forests(x[~outside], rows.lengths[~outside], keys[~outside])
-            unseen[outside] = _ask(forests, x[outside], keys[outside])
+            unseen[outside] = forests.ask(x[outside], keys[outside])
             progress(0.5 + 0.08 * int(number), f"fold {number + 1} of {_FOLDS}")
         self._grown = self._forests(x, rows.lengths, keys)
         self.training_ = {
             "encoder": self._encoding.name if self._encoding else "none",
             "kind": self.variant,
             "compression": self.compression,
-            "forests": len(self._grown),
+            "forests": len(self._grown.names),
         }
         progress(1.0, "done")
         return unseen if len(np.unique(fold)) > 1 else None
@@ -124,44 +120,19 @@ class Magnus(Ranker):
         digests = [hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16] for text in instructions]
         return np.array(digests, dtype=object)
 
-    def _forests(self, x: Floats, lengths: Floats, keys: NDArray[np.object_]) -> dict[str, lightgbm.Booster]:
-        own = [key for key in sorted(set(keys)) if key and int((keys == key).sum()) >= _OWN_FOREST]
-        forests = {"": self._forest(x, lengths)}
-        return forests | {key: self._forest(x[keys == key], lengths[keys == key]) for key in own}
-
-    def _forest(self, x: Floats, lengths: Floats) -> lightgbm.Booster:
-        settings = {
-            "boosting": "rf",
-            "objective": "regression",
-            "bagging_freq": 1,
-            "bagging_fraction": 0.632,
-            "feature_fraction_bynode": 0.5,
-            "num_leaves": 255,
-            "min_data_in_leaf": 5,
-            "num_threads": 1,
-            "deterministic": True,
-            "force_row_wise": True,
-            "seed": self.seed,
-            "verbose": -1,
-        }
-        if len(lengths) < 20:  # too few for a bag of trees: LightGBM refuses a row or two
-            times = -(-20 // len(lengths))
-            x, lengths = np.tile(x, (times, 1)), np.tile(lengths, times)
-        return lightgbm.train(settings, lightgbm.Dataset(x, lengths), self.trees)
+    def _forests(self, x: Floats, lengths: Floats, keys: NDArray[np.object_]) -> Forests:
+        return Forests.grow(x, lengths, keys, least=_OWN_FOREST, trees=self.trees, seed=self.seed)
 
     def _score(self, prompts: Sequence[str], context: Sequence[Context]) -> Floats:
         if not prompts:
             return np.empty(0)
         instructions, inputs = _split(prompts, context)
         keys = self._keys(instructions, len(prompts))
-        return _ask(self._grown, self._columns(instructions, inputs), keys)
+        return self._grown.ask(self._columns(instructions, inputs), keys)
 
     def _state(self) -> State:
         inner = State() if self._encoding is None else self._encoding.state()
-        files = {
-            f"forest.{i}.txt": forest.model_to_string().encode()
-            for i, forest in enumerate(self._grown.values())
-        }
+        files = {f"forest.{i}.txt": text for i, text in enumerate(self._grown.texts())}
         directions: dict[str, NDArray[Any]] = {f"direction.{k}": v for k, v in self._directions.items()}
         return State(
             {**inner.arrays, **directions},
@@ -169,7 +140,7 @@ class Magnus(Ranker):
                 **inner.settings,
                 "variant": self.variant,
                 "compression": self.compression,
-                "forests": list(self._grown),
+                "forests": self._grown.names,
             },
             {**inner.files, **files},
         )
@@ -182,23 +153,8 @@ class Magnus(Ranker):
             for name, array in state.arrays.items()
             if name.startswith("direction.")
         }
-        try:
-            self._grown = {
-                key: lightgbm.Booster(model_str=state.files[f"forest.{i}.txt"].decode("utf-8"))
-                for i, key in enumerate(state.settings["forests"])
-            }
-        except lightgbm.basic.LightGBMError as error:
-            raise ValueError(f"a forest is not a model: {error}") from error
-        self._grown[""]  # a KeyError says that the forest of all is not there
-
-
-def _ask(forests: dict[str, lightgbm.Booster], x: Floats, keys: NDArray[np.object_]) -> Floats:
-    """Return the expected lengths (n,) [tokens] that each row's forest gives, at least 1."""
-    lengths = np.empty(len(keys))
-    asked = np.array([key if key in forests else "" for key in keys], dtype=object)
-    for key in set(asked):
-        lengths[asked == key] = forests[key].predict(x[asked == key], num_threads=1)
-    return np.maximum(lengths, 1.0)
+        names = state.settings["forests"]
+        self._grown = Forests.read(names, (state.files[f"forest.{i}.txt"] for i in range(len(names))))
 
 
 def _split(prompts: Sequence[str], context: Sequence[Context]) -> tuple[list[str], list[str]]:

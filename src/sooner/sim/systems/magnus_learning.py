@@ -1,4 +1,4 @@
-"""What Magnus learns: generation lengths, by a random forest, and batch times, by nearest neighbours.
+"""What Magnus learns: reply lengths, by its ranker's forests, and batch times, by nearest neighbours.
 
 Magnus embeds instruction and user input with LaBSE. `HashedText` stands in for it: signed hashed
 words and word pairs, which need no model file; any function from texts to vectors can take its place.
@@ -10,13 +10,16 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sooner.core import ConfigError, DataError, MissingExtra, NotFittedError, UnknownName
+from sooner.core import ConfigError, DataError, NotFittedError, UnknownName
 from sooner.sim.static import Column, Counts
+
+if TYPE_CHECKING:
+    from sooner.rankers.papers.forests import Forests
 
 Matrix = NDArray[np.float64]
 Encoder = Callable[[Sequence[str]], Matrix]
@@ -133,45 +136,32 @@ class LengthPredictor:
         self.trees, self.seed = trees, seed
         self.rows: Counts = np.zeros(0, dtype=np.int64)
         self.lengths: Column = np.zeros(0)
-        self._forests: dict[int, Any] = {}
+        self._forests: Forests | None = None
 
     def learn(self, rows: Counts, lengths: Column) -> None:
         """Add finished requests and fit again on all there are."""
+        from sooner.rankers.papers.forests import Forests  # which needs LightGBM
+
         self.rows = np.concatenate([self.rows, rows + self.history])
         self.lengths = np.concatenate([self.lengths, lengths])
-        group = self._group(self.rows)
-        self._forests = {
-            int(key): self._forest().fit(
-                self.prompts.features(self.variant, self.rows[group == key]),
-                self.lengths[group == key],
-            )
-            for key in np.unique(group)
-        }
+        features = self.prompts.features(self.variant, self.rows)
+        self._forests = Forests.grow(
+            features, self.lengths, self._groups(self.rows), least=1, trees=self.trees, seed=self.seed
+        )
 
     def predict(self, rows: Counts) -> Counts:
         """Return predicted lengths (n,) [tokens], in [1, limit]. Raises NotFittedError before `learn`."""
-        if not self._forests:
+        if self._forests is None:
             raise NotFittedError("Magnus's predictor was asked before it was fitted")
         rows = rows + self.history
-        group, predicted = self._group(rows), np.full(rows.shape[0], float(self.lengths.mean()))
-        for key, forest in self._forests.items():
-            member = group == key
-            if member.any():
-                predicted[member] = forest.predict(self.prompts.features(self.variant, rows[member]))
+        predicted = self._forests.ask(self.prompts.features(self.variant, rows), self._groups(rows))
         return np.asarray(np.clip(np.rint(predicted), 1, self.limit), dtype=np.int64)
 
-    def _group(self, rows: Counts) -> Counts:
-        group: Counts = np.zeros(rows.shape[0], dtype=np.int64)
-        return group if self.variant != "RAFT" else np.asarray(self.prompts.app[rows], dtype=np.int64)
-
-    def _forest(self) -> Any:
-        try:
-            from sklearn.ensemble import RandomForestRegressor
-        except ImportError as error:
-            raise MissingExtra("scikit-learn", "train") from error
-        return RandomForestRegressor(
-            self.trees, min_samples_leaf=3, max_features=0.5, random_state=self.seed, n_jobs=1
-        )
+    def _groups(self, rows: Counts) -> NDArray[np.object_]:
+        """The application that names each row's forest (n,); "" names the forest of all."""
+        if self.variant != "RAFT":
+            return np.full(rows.shape[0], "", dtype=object)
+        return np.array([str(app) for app in self.prompts.app[rows]], dtype=object)
 
 
 class TimeEstimator:
