@@ -45,8 +45,8 @@ class Scale:
     """
 
     max_num_seqs: int = 6
-    questions: int = 30
-    documents: int = 10
+    questions: int = 24
+    documents: int = 8
     max_tokens: int = 224
     compared: bool = True
 
