@@ -79,7 +79,7 @@ def sentence(result: Mapping[str, Any]) -> str:
             f" Knowing every length: {_times(result['oracle_gain_vs_fcfs'])}, of which the ranker"
             f" {result['ranker']!r} brought {result['share_of_oracle_gain']:.0%}."
         )
-    return f"{words} Its Kendall tau on these held-out prompts: {result['kendall_tau']:.2f}."
+    return f"{words} The ranker's Kendall tau on these held-out prompts: {result['kendall_tau']:.2f}."
 
 
 def write(out: Path, result: Mapping[str, Any]) -> Path:
