@@ -1,8 +1,8 @@
 """Short questions and long documents on the real vLLM: order by work, kept by the plugin and by the gateway.
 
-    python benchmarks/real_engine_mixed.py [--requests 360] [--seeds 2] [--homes plugin gateway] [--out FILE]
+    python benchmarks/real_engine_mixed.py [--requests 400] [--seeds 2] [--homes plugin gateway] [--out FILE]
 
-The first 6 of SmolLM2-135M's 30 layers on 6 slots of the CPU engine: so many requests that a queue comes to
+The first 3 of SmolLM2-135M's 30 layers on 6 slots of the CPU engine: so many requests that a queue comes to
 be, in minutes. What they say is noise; how long they are is forced. Every fourth request is a document of
 about 3,200 words, the others are short chats; orders are told the reply lengths spoiled to a Kendall tau of
 about 0.5. A request arrives, in either home, when its client sends it. Arrivals are Poisson at 1.1 and at 0.5
@@ -258,8 +258,8 @@ def measure(
 def main() -> None:
     """Run the benchmark and print its JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--requests", type=int, default=360)
-    parser.add_argument("--layers", type=int, default=6, help="of the model's 30")
+    parser.add_argument("--requests", type=int, default=400)
+    parser.add_argument("--layers", type=int, default=3, help="of the model's 30")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--homes", nargs="+", default=["plugin", "gateway"], choices=["plugin", "gateway"])
     parser.add_argument("--orders", nargs="+", default=list(ORDERS), help="the first must be fcfs")
