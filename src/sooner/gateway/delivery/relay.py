@@ -18,10 +18,11 @@ from sooner.gateway.delivery.backlog import Backlog
 from sooner.gateway.engines.connections import Connection, CutOff, SlowClient
 from sooner.gateway.engines.http1 import Head
 
-_OUTPUT = re.compile(rb'(?<!\\)"(?:completion_tokens|output_tokens)"\s*:\s*([0-9]{1,9})')
-_PROMPT = re.compile(rb'(?<!\\)"(?:prompt_tokens|input_tokens)"\s*:\s*([0-9]{1,9})')
+# each begins with its quote, for which the search leaps, and then looks whether that was escaped
+_OUTPUT = re.compile(rb'"(?<!\\")(?:completion_tokens|output_tokens)"\s*:\s*([0-9]{1,9})')
+_PROMPT = re.compile(rb'"(?<!\\")(?:prompt_tokens|input_tokens)"\s*:\s*([0-9]{1,9})')
 _CUT = re.compile(
-    rb'(?<!\\)"(?:finish_reason|stop_reason|reason)"\s*:\s*"(?:length|max_tokens|max_output_tokens)"'
+    rb'"(?<!\\")(?:finish_reason|stop_reason|reason)"\s*:\s*"(?:length|max_tokens|max_output_tokens)"'
 )
 _TAIL = 16 * 1024  # bytes at the end of a reply in which its usage is looked for
 

@@ -132,8 +132,6 @@ class Connection(asyncio.Protocol):
         self._reset(method, chunks)
         self.head: asyncio.Future[Head] = self._loop.create_future()
         self.finished: asyncio.Future[None] = self._loop.create_future()
-        self.finished.add_done_callback(_seen)
-        self.head.add_done_callback(_seen)
         self._busy = True
         self.last_time = self._loop.time()
         self.transport.write(request)
@@ -307,6 +305,7 @@ class Connection(asyncio.Protocol):
         for future in (self.head, self.finished):
             if not future.done():
                 future.set_exception(error)
+                future.exception()  # seen: a reply that nobody waits for any more is no warning
 
     def expire(self, message: str) -> None:
         """Give up on a reply that does not come on."""
@@ -381,9 +380,3 @@ class Connections:
         for connection in self._idle:
             connection.abort()
         self._idle.clear()
-
-
-def _seen(future: asyncio.Future[Head] | asyncio.Future[None]) -> None:
-    """Look at the outcome, so that a reply that nobody waits for any more is no warning."""
-    if not future.cancelled():
-        future.exception()

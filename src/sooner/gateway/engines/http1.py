@@ -15,6 +15,7 @@ MAX_HEAD = 64 * 1024
 _LONGEST_SIZE_LINE = 256
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?\Z")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[^\r\n]*)?\Z")
 HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
@@ -56,7 +57,7 @@ def read_head(block: bytes, method: str = "POST") -> Head:
         if not colon or not _NAME.match(name):
             raise Garbage(f"a reply has the header line {line[:60]!r}")
         key, text = name.decode("ascii"), value.strip(b" \t").decode("utf-8", "replace")
-        if any((ord(c) < 32 and c != "\t") or c == "\x7f" for c in text):
+        if _CONTROL.search(text):
             raise Garbage(f"the header {key!r} of a reply holds control characters")
         low = key.lower()
         if low == "content-length":

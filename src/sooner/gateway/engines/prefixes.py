@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import pairwise
@@ -39,7 +40,7 @@ def beginnings(request: ChatRequest, model: str) -> Beginnings:
     """Return the beginnings of a request's prompt; equal where prompts of a model begin alike."""
     prompt = request.prompt if request.tokenized else request.opening(_LONGEST)
     size = len(prompt)
-    ends = [end for end in _BOUNDS if end < size]
+    ends = _BOUNDS[: bisect_left(_BOUNDS, size)]
     if not size:
         return NONE
     seed, hashes = hash(model), []
