@@ -7,6 +7,7 @@ tenants, and leave when they expire, so a scorer that stands still costs no memo
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import socket
 import threading
@@ -236,6 +237,9 @@ class ScorerClient:
                 out += self._next()
                 if self._endings is not None:
                     out += self._endings.frames()
+                if out:
+                    with contextlib.suppress(BlockingIOError):
+                        del out[: connection.send(out)]
                 if bool(out) != bool(wanted & selectors.EVENT_WRITE):
                     wanted ^= selectors.EVENT_WRITE
                     selector.modify(connection, wanted)
@@ -246,8 +250,6 @@ class ScorerClient:
                     if key.fileobj is self._ear:
                         self._ear.recv(4096)
                         continue
-                    if events & selectors.EVENT_WRITE:
-                        del out[: connection.send(out)]
                     if events & selectors.EVENT_READ:
                         out += self._receive(connection, answers)
                         self._meets = not answers.greeted
