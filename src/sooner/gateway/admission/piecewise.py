@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from json import scanner
 from typing import Any
 
@@ -23,5 +24,9 @@ class PieceDecoder(json.JSONDecoder):
 
 def decoder(size: int, object_pairs_hook: Callable[[Pairs], Any] | None = None) -> json.JSONDecoder:
     """Return what reads a JSON text of `size` letters: both kinds read the same, and refuse the same."""
-    kind = PieceDecoder if size > LARGE else json.JSONDecoder
+    return _made(PieceDecoder if size > LARGE else json.JSONDecoder, object_pairs_hook)
+
+
+@cache
+def _made(kind: type[json.JSONDecoder], object_pairs_hook: Callable[[Pairs], Any] | None) -> json.JSONDecoder:
     return kind(object_pairs_hook=object_pairs_hook)
