@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -42,6 +43,7 @@ def one_path(engine: Handler) -> Middleware:
     return taken
 
 
+@lru_cache(maxsize=64)
 def local(url: str) -> bool:
     """Return whether a URL names this machine; an origin of "null" does not."""
     try:
