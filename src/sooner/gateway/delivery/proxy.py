@@ -157,7 +157,8 @@ class Proxy:
     async def _read(self, request: web.BaseRequest, called: Called, held: Held) -> tuple[bytes, Asked]:
         """Return the body as an engine gets it, and what it asks for. Raises BadRequest, TurnedAway."""
         try:
-            async with asyncio.timeout(self.settings.limits.body_time):
+            here = request.content.is_eof()  # as most bodies are by now
+            async with asyncio.timeout(None if here else self.settings.limits.body_time):
                 body = await self._bodies.read(request, held)
         except TimeoutError as error:
             raise BadRequest(f"no body within {self.settings.limits.body_time:.0f} s") from error

@@ -126,7 +126,8 @@ async def drain(
 ) -> None:  # fmt: skip
     """End a reply once its client has taken it; one that has not after `seconds` is closed: SlowClient."""
     try:
-        async with asyncio.timeout(seconds):
+        waits = bool(last) or transport.get_write_buffer_size() > 0  # else it has taken all there is
+        async with asyncio.timeout(seconds if waits else None):
             if last:
                 await response.write(last)
             await response.write_eof()
