@@ -18,7 +18,7 @@ from sooner.gateway import telemetry
 from sooner.gateway.admission import paths
 from sooner.gateway.admission.door import Door, MalformedLog
 from sooner.gateway.admission.keys import KeyBook, bearer, presented
-from sooner.gateway.admission.paths import UnknownPath
+from sooner.gateway.admission.paths import Called, UnknownPath
 from sooner.gateway.counts import COUNTERS
 from sooner.gateway.database import Database
 from sooner.gateway.delivery import answers, courtesy, entrance
@@ -43,8 +43,8 @@ logger = logging.getLogger("sooner.gateway")
 _TICK = 0.25  # seconds between two looks at deadlines and stalled replies
 _KEEP_ALIVE = 75.0  # seconds that a connection may be idle between two requests
 _KEYS_EVERY = 5.0  # seconds until a new key is good, and a revoked one is not
-_ORDERED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Guarded = Callable[..., Awaitable[web.StreamResponse]]  # of a request, and perhaps what it calls
 
 
 class Gateway:
@@ -83,8 +83,6 @@ class Gateway:
         app = web.Application(middlewares=[courtesy.courtesy(self._origins), entered])
         courtesy.add(app, self._origins)
         add = app.router.add_route
-        for path in _ORDERED:
-            add("POST", path, self._guarded(self._engine))
         for method in ("GET", "HEAD"):
             add(method, "/v1/models", self._guarded(self._models))
             add(method, "/health", self._public(self._health))
@@ -92,7 +90,7 @@ class Gateway:
             add(method, "/metrics", self._public(self._metrics))
         add("GET", "/v1/models/{id:(?s:.+)}", self._guarded(self._model))
         add("GET", "/sooner/v1/requests/{id}", self._guarded(self._request))
-        add("*", "/v1/{rest:(?s:.*)}", self._guarded(self._engine))
+        add("*", "/v1/{rest:(?s:.*)}", self._guarded(self._closed))
         add("GET", "/sooner/v1/openapi.json", self._public(_openapi))
         self.page.add(app.router, self._public)
         add("GET", "/sooner/v1/admin/backends", self._admin(self._list))
@@ -254,10 +252,10 @@ class Gateway:
 
     # Routes
 
-    def _guarded(self, handler: Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]) -> Handler:
+    def _guarded(self, handler: Guarded) -> Guarded:
         """Let only those in who may be, before anything of a body is read."""
 
-        async def guarded(request: web.Request) -> web.StreamResponse:
+        async def guarded(request: web.Request, *called: Called) -> web.StreamResponse:
             self._door.asked(request)
             if self.closing:
                 return answers.error(
@@ -269,7 +267,7 @@ class Gateway:
                 return caller
             self._door.admitted(request)
             try:
-                return await handler(request, caller)
+                return await handler(request, caller, *called)
             except (web.HTTPException, ConnectionError, UnknownPath):
                 raise
             except Exception:  # ours, and no client's business
@@ -300,18 +298,19 @@ class Gateway:
         known = next((entry for entry in self.settings.tenants if entry.name == tenant), None)
         return Caller(tenant, known.classes if known else (), good)
 
-    async def _engine(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """Serve what engines serve: the paths that are listed, and no other."""
+    async def _engine(self, request: web.Request, caller: Caller, called: Called) -> web.StreamResponse:
+        """Serve what engines serve."""
+        if request.method != "POST":
+            told = f"{request.method[:20]} is not served at {called.endpoint.path}, allowed: POST"
+            return answers.error(405, told, "method_not_allowed", headers={"Allow": "POST"})
+        return await self.proxy.serve(request, caller, called)
+
+    async def _closed(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """Say that a path which might be an engine's is not among those that are listed."""
         path = paths.canonical(request.raw_path)
         if paths.changes_an_engine(path):
             return answers.error(403, "this path changes an engine for everyone", "forbidden")
-        called = paths.called(path)
-        if called is None:
-            raise UnknownPath(paths.closed(path))
-        if request.method != "POST":
-            told = f"{request.method[:20]} is not served at {path}, allowed: POST"
-            return answers.error(405, told, "method_not_allowed", headers={"Allow": "POST"})
-        return await self.proxy.serve(request, caller, called)
+        raise UnknownPath(paths.closed(path))
 
     async def _models(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         return answers.as_json(

@@ -12,13 +12,13 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from sooner.gateway.admission import paths
-from sooner.gateway.admission.paths import UnknownPath
+from sooner.gateway.admission.paths import Called, UnknownPath
 from sooner.gateway.delivery import answers
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def one_path(engine: Handler) -> Middleware:
+def one_path(engine: Callable[[web.Request, Called], Awaitable[web.StreamResponse]]) -> Middleware:
     """Return what refuses a path that could be read as another, and says in JSON what is not served.
 
     `engine` handles the paths that engines serve, wherever the router would have sent them.
@@ -28,8 +28,9 @@ def one_path(engine: Handler) -> Middleware:
     async def taken(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             path = paths.canonical(request.raw_path)
-            if paths.called(path) is not None:
-                return await engine(request)
+            called = paths.called(path)
+            if called is not None:
+                return await engine(request, called)
             return await handler(request)
         except UnknownPath as error:
             return answers.error(404, str(error), "path_not_found")
