@@ -119,13 +119,11 @@ class Dispatcher:
 
     def pool_for(self, model: str, path: str) -> Pool:
         """Return the pool of the engines that serve `model` at `path`. Raises UnknownModel."""
-        serving = [backend for backend in self.backends if backend.serves(model)]
-        if serving and not any(path in backend.kind.paths for backend in serving):
-            raise UnknownModel(f"no engine for model {model[:80]!r} serves {path}")
-        serving = [backend for backend in serving if path in backend.kind.paths]
+        serving = [
+            backend for backend in self.backends if path in backend.kind.paths and backend.serves(model)
+        ]
         if not serving:
-            known = sorted({name for backend in self.backends for name in backend.offers})
-            raise UnknownModel(f"unknown model {model[:80]!r}; known: {', '.join(known[:20])}")
+            raise self._unserved(model, path)
         names = tuple(backend.name for backend in serving)
         pool = self._pools.get(names)
         if pool is None:
@@ -136,6 +134,12 @@ class Dispatcher:
             self._kept.usual(names, order)
         pool.backends = serving
         return pool
+
+    def _unserved(self, model: str, path: str) -> UnknownModel:
+        if any(backend.serves(model) for backend in self.backends):
+            return UnknownModel(f"no engine for model {model[:80]!r} serves {path}")
+        known = sorted({name for backend in self.backends for name in backend.offers})
+        return UnknownModel(f"unknown model {model[:80]!r}; known: {', '.join(known[:20])}")
 
     def arrive(self, id: str, tenant: str, level: int, asked: Asked, default_ms: float) -> Visit:
         """Give a request its ticket and ask for its score. Raises TurnedAway, UnknownModel."""

@@ -202,6 +202,8 @@ class Room(Generic[_Guest]):
         """Say that a tenant may stand elsewhere among those who wait; None: all may."""
         if tenant is None:
             self._weights = sum(map(self.shares.weight, self.by_tenant))
+        elif tenant not in self.by_tenant:
+            return  # it has no turn
         for turns in (self._turns, *self._turns_of.values()):
             turns.changed(tenant)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 from typing import NamedTuple
 
 GROUPS = 8
@@ -11,6 +12,7 @@ FRESH = 60.0
 """Seconds after which a group that says nothing more has no voice."""
 
 
+@lru_cache(maxsize=1024)
 def group(tenant: str) -> int:
     """Return the group of a tenant, always the same."""
     return zlib.crc32(tenant.encode("utf-8", "replace")) % GROUPS
