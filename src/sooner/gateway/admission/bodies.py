@@ -77,7 +77,7 @@ class Bodies:
             raise TooLarge(f"the body is larger than {most} bytes")
         pieces: list[bytes] = []
         size = 0
-        async for data in request.content.iter_any():
+        while data := await request.content.readany():
             size += len(data)
             if size > most:
                 raise TooLarge(f"the body is larger than {most} bytes")

@@ -7,7 +7,7 @@ ways counts as the larger; a limit that nobody here can read is none.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from sooner.chat import ChatRequest, estimate_tokens, reply_limit
@@ -53,6 +53,10 @@ class _Names(NamedTuple):
     default: int | None = None
 
 
+def _any_of(names: Iterable[str]) -> _Names:
+    return _Names(tuple(dict.fromkeys(names)), any=True)
+
+
 _CHOICES = ("n", "best_of", "num_beams")
 _MANY = frozenset(("/v1/chat/completions", "/v1/chat/completions/batch", "/v1/completions"))
 _CHAT = _Names(("max_completion_tokens", "max_tokens"))
@@ -71,12 +75,12 @@ _BY_KIND: Mapping[str, Mapping[str, _Names]] = {
         "/v1/completions": _Names(("max_tokens",), default=16),
     },
     "llamacpp": {
-        path: _Names((*said.names, *("n_predict", "max_completion_tokens", "max_tokens")), any=True)
+        path: _any_of((*said.names, "n_predict", "max_completion_tokens", "max_tokens"))
         for path, said in _SAID.items()
     },
 }
 _ELSEWHERE = {
-    path: _Names((*said.names, "max_completion_tokens", "max_tokens", "max_new_tokens"), any=True)
+    path: _any_of((*said.names, "max_completion_tokens", "max_tokens", "max_new_tokens"))
     for path, said in _SAID.items()
 }
 
@@ -107,7 +111,7 @@ def _largest(limits: list[int | None]) -> int | None:
 
 
 def _limit(parsed: Mapping[str, Any], said: _Names) -> int | None:
-    given = [parsed[name] for name in dict.fromkeys(said.names) if parsed.get(name) is not None]
+    given = [parsed[name] for name in said.names if parsed.get(name) is not None]
     if not given:
         return said.default
     read = [number(value) for value in (given if said.any else given[:1])]
@@ -189,7 +193,7 @@ def _tokens(value: object, media: bool, missing: Missing | None) -> float:
         if value and type(value[0]) is int:
             return float(len(value))
         return sum([_tokens(item, media, missing) for item in value])
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return 0.0
     tokens = 0.0
     for name, item in value.items():

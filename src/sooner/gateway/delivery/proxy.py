@@ -156,12 +156,7 @@ class Proxy:
 
     async def _read(self, request: web.BaseRequest, called: Called, held: Held) -> tuple[bytes, Asked]:
         """Return the body as an engine gets it, and what it asks for. Raises BadRequest, TurnedAway."""
-        try:
-            here = request.content.is_eof()  # as most bodies are by now
-            async with asyncio.timeout(None if here else self.settings.limits.body_time):
-                body = await self._bodies.read(request, held)
-        except TimeoutError as error:
-            raise BadRequest(f"no body within {self.settings.limits.body_time:.0f} s") from error
+        body = await self._body(request, held)
         deadline_ms = request.headers.get("x-sooner-deadline-ms")
         endpoint, model = called
 
@@ -182,6 +177,16 @@ class Proxy:
             return read()
         async with self._bodies.aside:
             return await asyncio.to_thread(read)
+
+    async def _body(self, request: web.BaseRequest, held: Held) -> bytes:
+        if request.content.is_eof():  # as with most it came with the head
+            return await self._bodies.read(request, held)
+        patience = self.settings.limits.body_time
+        try:
+            async with asyncio.timeout(patience):
+                return await self._bodies.read(request, held)
+        except TimeoutError as error:
+            raise BadRequest(f"no body within {patience:.0f} s") from error
 
     def _class_of(self, request: web.BaseRequest, caller: Caller) -> ClassSettings:
         name = request.headers.get("x-sooner-class")

@@ -116,7 +116,10 @@ class Relay:
         finally:
             if self._drainer is not None:
                 self._drainer.cancel()
-        await drain(response, writer, transport, self._backlog.limits.client_time)
+        if transport.get_write_buffer_size():
+            await drain(response, writer, transport, self._backlog.limits.client_time)
+        else:  # the client has taken all there is: the end is not waited for
+            await response.write_eof()
         return response
 
 
@@ -126,8 +129,7 @@ async def drain(
 ) -> None:  # fmt: skip
     """End a reply once its client has taken it; one that has not after `seconds` is closed: SlowClient."""
     try:
-        waits = bool(last) or transport.get_write_buffer_size() > 0  # else it has taken all there is
-        async with asyncio.timeout(seconds if waits else None):
+        async with asyncio.timeout(seconds):
             if last:
                 await response.write(last)
             await response.write_eof()
