@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 from sooner.gateway.admission import standing
+from sooner.gateway.admission.ahead import Ahead
+from sooner.gateway.admission.oldest import Oldest, arrival
 from sooner.gateway.admission.refusals import DeadlineMissed, TurnedAway, WaitTooLong
 from sooner.gateway.admission.shares import Shares
 from sooner.gateway.admission.turns import Turns
@@ -26,6 +28,7 @@ from sooner.gateway.settings import QueueSettings
 from sooner.ordering.order import Order
 from sooner.ordering.queue import Place, RankedQueue
 
+_FEW_EVENTS = 64
 _REORDER = 0.05  # seconds between two readings of all keys, for policies whose keys change
 
 
@@ -45,13 +48,12 @@ class Room(Generic[_Guest]):
     def __init__(self, order: Order, shares: Shares, settings: QueueSettings) -> None:
         self._order = order
         self.shares = shares
-        self._settings = settings
         self._changes = not order.policy.timeless
         self._levels: dict[int, dict[str, RankedQueue[_Guest]]] = {}
-        self._by_age: dict[str, list[tuple[float, int, _Guest]]] = {}
-        self._entries = 0  # in `_by_age`, those that have left included
+        self._by_age: dict[str, Oldest[_Guest]] = {}
         self._events: list[tuple[float, int, int, _Guest]] = []  # (when, entry, kind, request)
         self._pushes = 0
+        self._most_events = _FEW_EVENTS  # of which those who have left are swept out
         self._passed: dict[str, int] = {}  # by tenant: starts in which its oldest was overdue and passed over
         self._passed_classes = 0  # the same, of all tenants, while several classes waited
         self._refreshed = -math.inf
@@ -61,13 +63,15 @@ class Room(Generic[_Guest]):
         self._weights = 0.0  # of those who wait
         self._turns = Turns(self._standing)
         self._turns_of: dict[int, Turns] = {}  # by class
-        self._ages: list[tuple[float, int, _Guest]] = []
+        self._ages: Oldest[_Guest] = Oldest(arrival)
+        self.take(settings)
         shares.watch(self._stands)
-        self._amounts: dict[int, dict[str, Amount]] = {}  # by class and tenant
+        self._amounts: dict[int, Ahead] = {}  # by class
 
     def take(self, settings: QueueSettings) -> None:
         """Take new bounds."""
         self._settings = settings
+        self._starving = Oldest(self._starves_at, self) if settings.overdue_ratio else self._ages
 
     def __len__(self) -> int:
         return self._size
@@ -89,14 +93,13 @@ class Room(Generic[_Guest]):
             self.shares.lift(request.tenant, self._turns.lowest)
         request.queued = True
         queue.add_request(request)
-        self._pushes += 1
         self._size += 1
         self._count(request, Amount(request.tokens, request.ticket.work))
         self.by_tenant[request.tenant] = self.by_tenant.get(request.tenant, 0) + 1
-        aged = self._by_age.setdefault(request.tenant, [])
-        for ages in (aged, self._ages):
-            heapq.heappush(ages, (request.ticket.arrival_time, self._pushes, request))
-        self._entries += 1
+        self._by_age.setdefault(request.tenant, Oldest(arrival)).push(request)
+        self._ages.push(request)
+        if self._starving is not self._ages:
+            self._starving.push(request)
         self._plan(request)
         if new:
             self._turns_of.setdefault(request.level, Turns(self._standing)).enter(request.tenant)
@@ -131,7 +134,7 @@ class Room(Generic[_Guest]):
         classless = len(levels) > 1 and self._classless(now)
         turns = self._turns if classless else self._turns_of[levels[0]]
         tenant = turns.first(self.shares.allowed(self._weights))
-        oldest = self._first_in(tenant)
+        oldest = self._by_age[tenant].first
         if self._starves(oldest, now):
             passed = self._passed.get(tenant, self._settings.overdue_every) + 1
             due = classless or passed >= self._settings.overdue_every
@@ -165,13 +168,10 @@ class Room(Generic[_Guest]):
     def late(self, now: float) -> list[Late[_Guest]]:
         """Take out and return who waited too long, and whose deadline is out of reach."""
         found = []
-        for tenant in list(self.by_tenant):
-            while self.by_tenant.get(tenant):
-                request = self._first_in(tenant)
-                if now - request.ticket.arrival_time < self._settings.max_wait:
-                    break
-                self.remove(request)
-                found.append(Late(request, WaitTooLong))
+        while self._size and now - self._ages.first.ticket.arrival_time >= self._settings.max_wait:
+            request = self._ages.first
+            self.remove(request)
+            found.append(Late(request, WaitTooLong))
         self._promote(now)
         while self._events and (not self._events[0][3].queued or self._events[0][0] <= now):
             _, _, kind, request = heapq.heappop(self._events)
@@ -185,9 +185,7 @@ class Room(Generic[_Guest]):
 
     def _classless(self, now: float) -> bool:
         """Return whether this place is given without regard to classes: one of `overdue_every`."""
-        first = [self._oldest] if not self._settings.overdue_ratio else map(self._first_in, self.by_tenant)
-        if any(self._starves(request, now) for request in first):
-            self._passed_classes += 1
+        self._passed_classes += self._starves(self._starving.first, now)
         if self._passed_classes < self._settings.overdue_every:
             return False
         self._passed_classes = 0
@@ -195,7 +193,7 @@ class Room(Generic[_Guest]):
 
     def _standing(self, tenant: str) -> tuple[float, int, float]:
         """Return what decides between tenants: served so far, how many wait, the need of an allowance."""
-        waits = sum(of[tenant].tokens for of in self._amounts.values() if tenant in of)
+        waits = sum(of[tenant].tokens for of in self._amounts.values())
         return self.shares[tenant], self.by_tenant[tenant], self.shares.need(tenant, waits)
 
     def _stands(self, tenant: str | None) -> None:
@@ -206,11 +204,19 @@ class Room(Generic[_Guest]):
             return  # it has no turn
         for turns in (self._turns, *self._turns_of.values()):
             turns.changed(tenant)
+        for amounts in self._amounts.values():
+            amounts.moved(tenant)
+
+    def _starves_at(self, request: _Guest) -> float:
+        return request.ticket.arrival_time + self._patience(request)
+
+    def _patience(self, request: _Guest) -> float:
+        """Return how long it may wait until it is overdue [s]."""
+        most, ratio = self._settings.overdue, self._settings.overdue_ratio
+        return min(most, ratio * request.service or most)
 
     def _starves(self, request: _Guest, now: float) -> bool:
-        waited, bounds = now - request.ticket.arrival_time, self._settings
-        long = bounds.overdue_ratio * request.service
-        return waited >= bounds.overdue or 0.0 < long <= waited
+        return now - request.ticket.arrival_time >= self._patience(request)
 
     def ahead(self, tenant: str, level: int) -> float:
         """Return the work that waits before a request of `tenant` that would come now as its last [s].
@@ -218,22 +224,16 @@ class Room(Generic[_Guest]):
         All of better classes and its own tenant's, and of each other tenant of its class as much as
         the counters give it until then: a tenant that floods the room is not in the others' way.
         """
-        better = sum(amount.work for at, of in self._amounts.items() if at < level for amount in of.values())
-        amounts = self._amounts.get(level, {})
-        own = amounts.get(tenant, NOTHING)
+        better = sum(of.work for at, of in self._amounts.items() if at < level)
+        beside = self._amounts.get(level)
+        if beside is None:
+            return better
         counter = (
             self.shares[tenant]
             if tenant in self.by_tenant
             else self.shares.on_entry(tenant, self._turns.lowest)
         )
-        turn = counter + own.tokens / self.shares.weight(tenant)
-        beside = sum(
-            amount.work
-            * min(1.0, max(0.0, turn - self.shares[name]) * self.shares.weight(name) / amount.tokens)
-            for name, amount in amounts.items()
-            if name != tenant and amount.tokens > 0.0
-        )
-        return better + own.work + beside
+        return better + beside.before(counter + beside[tenant].tokens / self.shares.weight(tenant))
 
     def overdue(self, now: float) -> dict[str, int]:
         """Return how many of each tenant's are overdue."""
@@ -271,6 +271,10 @@ class Room(Generic[_Guest]):
         heapq.heappush(self._events, (last - self._settings.urgent, self._pushes, _URGENT, request))
         heapq.heappush(self._events, (last, self._pushes, _HOPELESS, request))
         self._pushes += 1
+        if len(self._events) > self._most_events:
+            self._events = [event for event in self._events if event[3].queued]
+            heapq.heapify(self._events)
+            self._most_events = _FEW_EVENTS + 2 * len(self._events)
 
     def _promote(self, now: float) -> None:
         """Put those whose deadline is near before the rest of their tenant's, earliest deadline first."""
@@ -291,20 +295,7 @@ class Room(Generic[_Guest]):
     @property
     def oldest(self) -> float:
         """When the oldest came; infinity where nobody waits."""
-        return self._oldest.ticket.arrival_time if self._size else math.inf
-
-    @property
-    def _oldest(self) -> _Guest:
-        while not self._ages[0][2].queued:
-            heapq.heappop(self._ages)
-        return self._ages[0][2]
-
-    def _first_in(self, tenant: str) -> _Guest:
-        aged = self._by_age[tenant]
-        while not aged[0][2].queued:
-            heapq.heappop(aged)
-            self._entries -= 1
-        return aged[0][2]
+        return self._ages.first.ticket.arrival_time if self._size else math.inf
 
     def _left(self, request: _Guest) -> None:
         request.queued = False
@@ -316,34 +307,29 @@ class Room(Generic[_Guest]):
         if not self.by_tenant[request.tenant]:
             del self.by_tenant[request.tenant]
             self._passed.pop(request.tenant, None)
-            self._entries -= len(self._by_age.pop(request.tenant))
+            del self._by_age[request.tenant]
             self._turns.leave(request.tenant)
             self._weights -= self.shares.weight(request.tenant)
         tenants = self._levels[request.level]
         if not tenants[request.tenant]:
             del tenants[request.tenant]
-            del self._amounts[request.level][request.tenant]
+            self._amounts[request.level].drop(request.tenant)
             self._turns_of[request.level].leave(request.tenant)
         self._stands(request.tenant)
-        if self._entries > 64 + 2 * self._size:
-            for tenant, aged in self._by_age.items():
-                self._by_age[tenant] = [entry for entry in aged if entry[2].queued]
-                heapq.heapify(self._by_age[tenant])
-            self._entries = self._size
-            self._ages = [entry for entry in self._ages if entry[2].queued]
-            heapq.heapify(self._ages)
-            self._events = [event for event in self._events if event[3].queued]
-            heapq.heapify(self._events)
 
     def _count(self, request: _Guest, amount: Amount) -> None:
         """Let the sums hold so much of a request, whatever they held of it."""
-        amounts = self._amounts.setdefault(request.level, {})
-        tokens, work = amounts.get(request.tenant, NOTHING)
-        more = amount.work - request.counted.work
-        tokens += amount.tokens - request.counted.tokens
-        amounts[request.tenant] = Amount(max(0.0, tokens), max(0.0, work + more))
-        self.work = max(0.0, self.work + more)
+        amounts = self._amounts.get(request.level)
+        if amounts is None:
+            amounts = self._amounts[request.level] = Ahead(self._counter_and_weight)
+        old, tenants = request.counted, amounts[request.tenant]
+        tokens = max(0.0, tenants.tokens + amount.tokens - old.tokens)
+        amounts.put(request.tenant, Amount(tokens, max(0.0, tenants.work + amount.work - old.work)))
+        self.work = max(0.0, self.work + amount.work - old.work)
         request.counted = amount
+
+    def _counter_and_weight(self, tenant: str) -> tuple[float, float]:
+        return self.shares[tenant], self.shares.weight(tenant)
 
     def _places(self, requests: list[_Guest]) -> list[Place]:
         for request in requests:
