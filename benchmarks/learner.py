@@ -4,10 +4,11 @@
         [--requests 200000] [--out benchmarks/results/learner.json]
 
 `stationary`: ServeGen's senders and lengths in a random order, so that nothing changes; every alarm is false.
-`traffic`: the same in their own order, an hour; what changes there is theirs. `changed`: AlpacaEval's prompts
-again and again, of one served model and then of another: requests until the alarm, and Kendall's tau of
-500 requests after the first 500, beside what it reaches later. `mixed`: those prompts under 12 system
-prompts, each application's served by one of 4 models; the shipped ranker alone, and with the learner.
+`traffic`: the same in their own order, an hour; what changes there is theirs. `measured`: that of the clients
+alone whose lengths were measured, in four hours of the two weeks; the others draw one client's. `changed`:
+AlpacaEval's prompts again and again, of one served model and then of another: requests until the alarm, and
+Kendall's tau of 500 requests after the first 500, beside what it reaches later. `mixed`: those prompts under 12
+system prompts, each application's served by one of 4 models; the shipped ranker alone, and with the learner.
 `shuffled`: a simulated A100 under load, senders that say nothing of lengths; mean E2E over `fcfs`, and where
 senders say all. Prints JSON. ALPACA has the column `instruction` and a column of lengths for each model.
 """
@@ -42,6 +43,8 @@ _HOUSES = ("bank", "school", "shop", "clinic", "museum", "town", "airline", "lib
            "port", "court")  # fmt: skip
 SYSTEMS = tuple(f"You are the assistant of the {name}. Answer as its customers like it." for name in _HOUSES)
 Lengths: TypeAlias = dict[str, NDArray[np.float64]]
+HOURS = (30, 114, 198, 282)  # of the two weeks
+HOURLY = 100_000  # requests of each, at most
 BEHIND = 16  # requests after which a reply is known
 
 
@@ -61,7 +64,7 @@ def sender_streams(path: Path, requests: int, seed: int) -> dict[str, Any]:
     sent = servegen.sent(path, hours=1.0)
     rng = np.random.default_rng(seed)
     n = min(requests, len(sent.output_len))
-    found = {}
+    found: dict[str, Any] = {"measured": [measured_hour(path, hour, requests) for hour in HOURS]}
     for name, rows in {
         "stationary": rng.permutation(len(sent.output_len))[:n],
         "traffic": np.arange(n),
@@ -79,6 +82,17 @@ def sender_streams(path: Path, requests: int, seed: int) -> dict[str, Any]:
             "microseconds_a_request": (time.perf_counter() - start) / n * 1e6,
         }
     return found
+
+
+def measured_hour(path: Path, hour: int, requests: int) -> dict[str, Any]:
+    """Return what a learner of senders does on the clients that have lengths, in one hour."""
+    sent = servegen.sent(path, start=3600.0 * hour, hours=1.0, measured=True)
+    n = min(requests, HOURLY, len(sent.output_len))
+    facts = prequential.of_senders(sent.sender[:n].tolist(), sent.arrival_time[:n])
+    played = prequential.play(facts, sent.output_len[:n])
+    senders = len(set(sent.sender[:n].tolist()))
+    return {"hour": hour, "requests": n, "senders": senders, "kendall_tau": played.kendall_tau,
+            "alarms": played.alarms, "off_share": played.off_share}  # fmt: skip
 
 
 def read_alpaca(path: Path) -> tuple[list[str], dict[str, NDArray[np.float64]]]:

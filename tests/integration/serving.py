@@ -60,19 +60,23 @@ def write_tiny_model(folder: Path) -> Path:
 
 @contextmanager
 def serve(
-    model: Path, *arguments: str, settings: Mapping[str, Any] | None = None, max_num_seqs: int = 4
+    model: Path,
+    *arguments: str,
+    settings: Mapping[str, Any] | None = None,
+    max_num_seqs: int = 4,
+    log: Path | None = None,
 ) -> Iterator[str]:
     """Run `vllm serve` of `model`, named `tiny`, and yield its address; the server is ended afterwards.
 
-    With `settings`, the plugin's, our scheduler orders its requests. Raises EngineError with the end of
-    its log when it does not come up.
+    With `settings`, the plugin's, our scheduler orders its requests. `log` is kept. Raises EngineError with
+    the end of the log when it does not come up.
     """
     with tempfile.TemporaryDirectory() as folder:
         options = ("--load-format", "dummy", "--max-model-len", "1024", *arguments)
         with engine.serve(
             model,
             name="tiny",
-            log=Path(folder) / "log",
+            log=Path(folder) / "log" if log is None else log,
             settings=settings,
             max_num_seqs=max_num_seqs,
             options=options,

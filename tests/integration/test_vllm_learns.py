@@ -21,40 +21,68 @@ from sooner.learning.memory import LearnedFile
 
 pytestmark = pytest.mark.engine
 
-NAMES = ("the-sales-team", "the-research-team")
+NAMES = ("the-sales-team", "the-research-team", "the-press-team")
+SECRET = "word8 word9 word10"  # of the second one's prompts
+STOP = "word77"
 
 
 class LearningServer(NamedTuple):
     """A server whose plugin learns, with no ranker, and where it keeps that."""
 
     url: str
-    trace: Path
-    kept: Path
+    folder: Path
+
+    @property
+    def trace(self) -> Path:
+        return self.folder / "trace.jsonl"
+
+    @property
+    def kept(self) -> Path:
+        return self.folder / "state.learned.npz"
 
     def lines(self) -> list[dict[str, Any]]:
         return (
             [json.loads(line) for line in self.trace.read_text().splitlines()] if self.trace.exists() else []
         )
 
-    def metric(self, name: str) -> float:
+    def metrics(self) -> str:
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
+            return str(answer.read().decode())
+
+    def metric(self, name: str) -> float:
+        lines = self.metrics().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(f"sooner_{name}{{"))
+
+    def post(self, path: str, **body: Any) -> dict[str, Any]:
+        data = json.dumps({"model": "tiny", **body}).encode()
+        request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return dict(json.loads(answer.read()))
 
     def ask(self, app: int, tokens: int, tag: str = "") -> float:
         """Ask as an application; the reply ends by itself after `tokens`. Return when it came [s]."""
-        words = " ".join(f"word{8 * app + n}" for n in range(8))
-        body = {
-            "model": "tiny", "prompt": f"{words} word{tokens + 100}", "max_tokens": 200, "min_tokens": tokens,
-            "logit_bias": {"2": 100}, "vllm_xargs": {"user": NAMES[app], "sooner_tag": tag or str(app)},
-        }  # fmt: skip
-        request = urllib.request.Request(
-            f"{self.url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            made = json.loads(answer.read())["usage"]["completion_tokens"]
+        reply = self.post(
+            "/v1/completions", prompt=f"{words(app)} word{tokens + 100}", max_tokens=200, min_tokens=tokens,
+            logit_bias={"2": 100}, vllm_xargs={"user": NAMES[app], "sooner_tag": tag or str(app)},
+        )  # fmt: skip
+        made = reply["usage"]["completion_tokens"]
         assert tokens <= made <= tokens + 1
         return time.monotonic()
+
+    def ask_until_stopped(self, app: int, tokens: int, tag: str = "stopped") -> None:
+        """Ask for a reply that a stop string ends after `tokens`; vLLM's front end finds it."""
+        (token,) = self.post("/tokenize", prompt=STOP, add_special_tokens=False)["tokens"]
+        reply = self.post(
+            "/v1/completions", prompt=words(app), max_tokens=200, min_tokens=tokens, stop=[STOP],
+            logit_bias={str(token): 100}, vllm_xargs={"user": NAMES[app], "sooner_tag": tag},
+        )  # fmt: skip
+        assert reply["choices"][0]["finish_reason"] == "stop"
+        assert tokens <= reply["usage"]["completion_tokens"] <= tokens + 2
+
+
+def words(app: int) -> str:
+    """Return how an application's prompts begin."""
+    return " ".join(f"word{8 * app + n}" for n in range(8))
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +94,9 @@ def served(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOONER_CACHE", str(folder / "cache"))
-        with serve(tiny_model, settings=settings, max_num_seqs=2) as url:
-            yield LearningServer(url, folder / "trace.jsonl", folder / "state.learned.npz")
+        patch.setenv("SOONER_VLLM_METRICS_DIR", str(folder / "metrics"))
+        with serve(tiny_model, settings=settings, max_num_seqs=2, log=folder / "log") as url:
+            yield LearningServer(url, folder)
 
 
 def eventually(true: Any, seconds: float = 120.0) -> None:
@@ -106,13 +135,36 @@ def test_two_applications_are_told_apart_and_kill_9_of_the_scorer_forgets_nothin
         eventually(lambda: served.metric("scorer_restarts_total") >= 1)
         eventually(lambda: newly_told(served, 0) < 10)
         assert newly_told(served, 1) > 10
-    assert not any(name.encode() in served.kept.read_bytes() for name in NAMES)
+
+
+def test_a_reply_that_a_stop_string_ended_is_whole(served: LearningServer) -> None:
+    """Taken for cut, each would say "at least 8", and what is expected would grow with every one."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(served.ask_until_stopped, [2] * 40, [8] * 40))
+    eventually(lambda: sum(line["tag"] == "stopped" for line in served.lines()) == 40)
+    ended = {line["status"] for line in served.lines() if line["tag"] == "stopped"}
+    assert ended == {"FINISHED_ABORTED"}
+    eventually(lambda: newly_told(served, 2) < 14)
+
+
+def test_no_name_and_no_text_is_in_logs_traces_metrics_or_what_is_kept(served: LearningServer) -> None:
+    files = [path for path in served.folder.rglob("*") if path.is_file()]
+    assert {"log", "trace.jsonl", "trace.jsonl.steps", "state.learned.npz", "salt"} <= {
+        path.name for path in files
+    }
+    assert any(path.parent.name == "metrics" and path.suffix == ".json" for path in files)
+    seen = b"".join(path.read_bytes() for path in files) + served.metrics().encode()
+    assert b"requests were learned from before" in seen  # the scorer's log is among it
+    assert not [name for name in (*NAMES, SECRET) if name.encode() in seen]
 
 
 def newly_told(served: LearningServer, app: int) -> float:
     """Return what is expected of a request that comes now; infinite where no score came in time."""
     tag = f"probe {time.monotonic()}"
-    served.ask(app, (3, 24)[app], tag)
+    if app == 2:
+        served.ask_until_stopped(app, 8, tag)
+    else:
+        served.ask(app, (3, 24)[app], tag)
     eventually(lambda: any(line["tag"] == tag for line in served.lines()))
     line = next(line for line in served.lines() if line["tag"] == tag)
     return float(line["predicted_len"]) if line["scored"] else float("inf")

@@ -181,6 +181,10 @@ def state(text: str) -> dict[str, Any]:
             **{f"{one}_{what}": 0.1 for one in ("acting", "shadow", "better") for what in measures},
             "better_gain": None,
         },
+        "shadow_policy": {
+            "acting": text, "shadow": text, "pairs": 7,
+            **{f"{one}_{what}": 0.1 for one in ("acting", "shadow", "better") for what in measures},
+        },
     }  # fmt: skip
 
 

@@ -163,6 +163,21 @@ def test_false_alarms_are_rare(law: str) -> None:
     assert drift.alarms <= n / 20_000
 
 
+def test_bursts_of_which_the_short_replies_end_first_are_no_drift() -> None:
+    """In the order of their ends errors go from below to above, in every burst; as they came, they do not."""
+    n, burst, rng = 20_040, 120, np.random.default_rng(6)
+    who = rng.integers(0, 2, n).tolist()
+    lengths = np.exp(rng.normal(np.array([3.0, 4.0])[who], 0.8))
+    facts, learner = prequential.of_senders(who, None), Learner()
+    for start in range(0, n, burst):
+        rows = range(start, start + burst)
+        for row in rows:
+            facts.predicted(learner, row)
+        for row in sorted(rows, key=lambda row: lengths[row]):
+            learner.finished(row, float(lengths[row]))
+    assert learner.alarms <= n / 20_000
+
+
 def test_the_threshold_is_siegmunds() -> None:
     slack, run = 0.25, 2_000.0
     limit, rng = threshold(run, slack), np.random.default_rng(0)

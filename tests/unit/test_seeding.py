@@ -14,6 +14,7 @@ from sooner.cli.train import train
 from sooner.learning import Learner, Salt
 from sooner.learning.memory import LearnedFile
 from sooner.ordering.live import LiveLearner
+from sooner.ordering.scoring import ReadQuestion
 from sooner.ordering.wire import Question
 
 
@@ -41,7 +42,7 @@ def test_what_a_log_taught_is_known_at_the_first_request(
     def expected(tenant: str, user: str) -> float:
         request = ChatRequest("a new one", Signals(model="m", sender=user))
         question = Question(1, request, salt.of("m"), salt.sender(tenant, user))
-        length = live.answer("engine", question, request.conversation(), None)[0].predicted_len
+        length = live.answer("engine", question, ReadQuestion(request.conversation()))[0].predicted_len
         assert length is not None
         return length
 

@@ -67,15 +67,15 @@ def test_only_whole_replies_of_requests_that_both_placed_are_compared() -> None:
 
 def test_a_promotion_is_kept_between_the_two_it_is_of(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "promoted"
-    first = Promotion(path, "default", "mine")
+    first = Promotion(path, {"ranker": "default", "shadow": "mine"})
     assert not first.on
     first.turn(True)
-    assert Promotion(path, "default", "mine").on
-    assert not Promotion(path, "default", "another").on
+    assert Promotion(path, {"ranker": "default", "shadow": "mine"}).on
+    assert not Promotion(path, {"ranker": "default", "shadow": "another"}).on
     first.turn(False)
-    assert not Promotion(path, "default", "mine").on
+    assert not Promotion(path, {"ranker": "default", "shadow": "mine"}).on
     path.write_text("[" * 100_000)
-    assert not Promotion(path, "default", "mine").on
+    assert not Promotion(path, {"ranker": "default", "shadow": "mine"}).on
 
 
 def test_the_frames_of_a_shadow_come_whole_from_any_cut() -> None:

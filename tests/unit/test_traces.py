@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_what_is_wrong_is_said(tmp_path: Path, name: str, text: str, says: str) 
         traces.read(path)
 
 
-def servegen_archive(folder: Path) -> Path:
+def servegen_archive(folder: Path, more: Mapping[str, str] | None = None) -> Path:
     path = folder / "clients.tar.gz"
     files = {
         "chunk-0-trace.csv": "0,2.0,1.0,Gamma,1.0,0.5\n600,0,0,,0,0\n",
@@ -139,6 +140,7 @@ def servegen_archive(folder: Path) -> Path:
         ),
         "chunk-1-trace.csv": "0,1.0,1.0,Weibull,0.8,0.5\n600,0,0,,0,0\n",
         "chunk-1-dataset.json": json.dumps({"0": {"input_tokens": "{}", "output_tokens": "{}"}}),
+        **(more or {}),
     }
     with tarfile.open(path, "w:gz") as archive:
         for name, text in files.items():
@@ -157,6 +159,20 @@ def test_servegen_clients_send_at_their_rates(tmp_path: Path) -> None:
     assert set(output) == {7, 9}
     with pytest.raises(DataError, match="nobody sends"):
         servegen.sample(tmp_path / "clients.tar.gz", start=600)
+
+
+def test_servegen_tables_may_have_more_columns_a_head_and_plain_histograms(tmp_path: Path) -> None:
+    lengths = {"0": {"input_tokens": {"50": 1}, "output_tokens": {"30": 2, "40": 2}, "image_tokens": "{}"}}
+    more = {
+        "chunk-2-trace.csv": "start,rate,cv,law,shape,scale,x\n0,1.0,1,weibull,0.9,0.5,7\n600,1,1,,nan,,\n",
+        "chunk-2-dataset.json": json.dumps(lengths),
+    }
+    path = servegen_archive(tmp_path, more)
+    sent = servegen.sent(path, start=0.0)
+    assert set(sent.output_len) == {7, 9, 30, 40}
+    assert set(sent.sender[sent.output_len >= 30]) == {2}
+    assert len(set(sent.sender)) == 3
+    assert len(set(servegen.sent(path, start=0.0, measured=True).sender)) == 2
 
 
 def test_shipped_workloads_have_the_numbers_of_their_sources() -> None:

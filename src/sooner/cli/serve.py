@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     default=None,
     help="Learn the order from what is served, beside the ranker or alone.  [default: learn]",
 )
+@click.option("--shadow-policy", help="A second policy: compared on who waits, see sooner promote --policy.")
 @click.option("--shadow", help="A second ranker, or 'learner': compared on live traffic, see sooner promote.")
 @click.option(
     "--config",
@@ -70,6 +71,7 @@ def serve(
     ranker: str | None,
     learn: bool | None,
     shadow: str | None,
+    shadow_policy: str | None,
     config_file: Path | None,
     host: str | None,
     port: int | None,
@@ -92,8 +94,8 @@ def serve(
 
     logs.set_up(log)
     read = functools.partial(
-        _settings, config_file, backends, policy=policy, ranker=ranker, learn=learn, shadow=shadow, host=host,
-        port=port, keys=keys, journal=journal, access_log=access_log,
+        _settings, config_file, backends, policy=policy, ranker=ranker, learn=learn, shadow=shadow,
+        shadow_policy=shadow_policy, host=host, port=port, keys=keys, journal=journal, access_log=access_log,
     )  # fmt: skip
     settings = read()
     engine = None

@@ -19,6 +19,7 @@ from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.choice import Choice, LeastWork
 from sooner.gateway.engines.kept_engines import KeptEngines
 from sooner.gateway.engines.offload import Offload
+from sooner.gateway.policy_shadow import PolicyShadow
 from sooner.gateway.scores import WaitingScores
 from sooner.gateway.settings import GatewaySettings
 from sooner.gateway.visit import Pool, Visit
@@ -49,7 +50,8 @@ class Dispatcher:
         self.clock = clock
         self.counters = Counters(COUNTERS, logger)
         self.shares = Shares({tenant.name: tenant.weight for tenant in settings.tenants})
-        self._policy = settings.chosen_policy
+        self.policy_shadow = PolicyShadow.of(settings)
+        self._policy = settings.chosen_policy if self.policy_shadow is None else self.policy_shadow.acting
         self.gate = Gate(settings)
         self.choice: Choice = Offload() if settings.slices.tokens else LeastWork()
         self.backends = list(backends)
@@ -190,7 +192,10 @@ class Dispatcher:
         request.told = True
         groups = self.scores.groups(request.id)
         if request.asked.endpoint.generates and (status == 0 or 200 <= status < 300):
-            self.scores.ended(request.id, output_len, _ending(status, cut=cut))
+            how = _ending(status, cut=cut)
+            self.scores.ended(request.id, output_len, how)
+            if self.policy_shadow is not None and how is Ending.STOP:
+                self.policy_shadow.finished(request, output_len)
         else:
             self.scores.ended(request.id, 0, Ending.ABORTED)
         return groups
@@ -221,6 +226,8 @@ class Dispatcher:
         granted: asyncio.Future[Backend] = self._loop.create_future()
         request.granted = granted
         pool.room.push(request, now)
+        if self.policy_shadow is not None:
+            self.policy_shadow.waits(request)
         if request.asked.beginnings.hashes:
             self._alike.setdefault(request.asked.beginnings.hashes[0], {})[request.id] = request
         if not request.rank:
@@ -257,6 +264,8 @@ class Dispatcher:
     def _start(self, request: Visit, backend: Backend, now: float) -> None:
         request.pool.order.now = now
         request.pool.order.admitted(request.id)
+        if self.policy_shadow is not None:
+            self.policy_shadow.started(request, now)
         request.charged = request.tokens
         self.shares.charge(request.tenant, request.charged)
         self.choice.began(request, backend)
@@ -296,6 +305,8 @@ class Dispatcher:
     def leave(self, request: Visit) -> None:
         """Forget a request, however it ended."""
         request.pool.room.remove(request)
+        if self.policy_shadow is not None:
+            self.policy_shadow.left(request)
         if not request.told:
             self.scores.ended(request.id, request.made, Ending.ABORTED)
         self.gate.limits.correct(request.tenant, request.served - request.admitted)
@@ -383,7 +394,8 @@ class Dispatcher:
         """Return what `/metrics` shows besides the counters."""
         now = self.clock()
         gauges = outlook.gauges(list(self.pools), self.backends, self.settings.queue, now)
-        return {**gauges, **self.scores.gauges()}
+        watched = {} if self.policy_shadow is None else self.policy_shadow.gauges()
+        return {**gauges, **self.scores.gauges(), **watched}
 
 
 def _ending(status: int, *, cut: bool) -> Ending:

@@ -14,8 +14,12 @@ _PATIENCE = 30.0
 _MOST = 1 << 20
 
 
-def ask(url: str, admin_key: str = "", *, by: str = "", if_better: bool = False) -> dict[str, Any] | None:
+def ask(
+    url: str, admin_key: str = "", *, by: str = "", if_better: bool = False, what: str = "ranker"
+) -> dict[str, Any] | None:
     """Ask the gateway at `url` that its shadow acts; return how both stand, None where it is not better.
+
+    `what` is "ranker" or "policy".
 
     Raises ConfigError where it has no shadow or the key is wrong, EngineError where it does not answer.
     """
@@ -24,7 +28,7 @@ def ask(url: str, admin_key: str = "", *, by: str = "", if_better: bool = False)
     headers = {"Content-Type": "application/json"}
     if admin_key:
         headers["Authorization"] = f"Bearer {admin_key}"
-    body = json.dumps({"by": by, "if_better": if_better}).encode()
+    body = json.dumps({"by": by, "if_better": if_better, "what": what}).encode()
     where = url.rstrip("/") + "/sooner/v1/promote"
     try:
         with urllib.request.urlopen(urllib.request.Request(where, body, headers), timeout=_PATIENCE) as reply:

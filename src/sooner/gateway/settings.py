@@ -220,7 +220,8 @@ class GatewaySettings:
 
     `parameters` are the policy's own. `ranker` is as for the plugin: "default", a folder,
     "module:name", or "" for none. `shadow` is a second one, or "learner" for what is learned alone: it is
-    asked too, and compared, and does not act until it is promoted. With `learn` the order is learned from
+    asked too, and compared, and does not act until it is promoted; so is `shadow_policy`, a second policy
+    with its `shadow_parameters`. With `learn` the order is learned from
     how replies end, beside the ranker or alone; `learned` is the file in which that is kept: "auto" for
     one a port in the cache folder (none for port 0), "" for none; `state` is the same for what is learned
     of engines and waits. `client_scores` lets requests bring their own numbers. `keys` is the database of
@@ -238,6 +239,8 @@ class GatewaySettings:
     parameters: Mapping[str, float] = field(default_factory=dict)
     ranker: str = "default"
     shadow: str = ""
+    shadow_policy: str = ""
+    shadow_parameters: Mapping[str, float] = field(default_factory=dict)
     learn: bool = True
     learned: str = "auto"
     state: str = "auto"
@@ -270,6 +273,14 @@ class GatewaySettings:
         if self.shadow and (not self.learn or self.shadow == (self.ranker or LEARNER)):
             told = "another than ranker, and with learn = true"
             raise ConfigError(f"gateway.shadow={self.shadow!r}, allowed: {told}")
+        if self.shadow_policy:
+            HOST.bind(self.shadowing_policy)
+            if self.slices.tokens or (self.shadow_policy, self.shadow_parameters) == (
+                self.policy,
+                self.parameters,
+            ):
+                told = "another than policy, and replies that are not served in slices"
+                raise ConfigError(f"gateway.shadow_policy={self.shadow_policy!r}, allowed: {told}")
         for what, names in (
             ("backend", [backend.title for backend in self.backends]),
             ("class", [entry.name for entry in self.classes]),
@@ -313,6 +324,11 @@ class GatewaySettings:
     def chosen_policy(self) -> policies.Policy:
         """The policy with its parameters bound."""
         return policies.get(self.policy, **self.parameters)
+
+    @property
+    def shadowing_policy(self) -> policies.Policy:
+        """The policy that watches, with its parameters bound. Raises UnknownName where none is named."""
+        return policies.get(self.shadow_policy, **self.shadow_parameters)
 
 
 def _loopback(host: str) -> bool:

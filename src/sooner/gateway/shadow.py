@@ -9,6 +9,7 @@ from typing import Any
 
 from sooner.core import ConfigError, EngineError
 from sooner.gateway.dispatch import Dispatcher
+from sooner.gateway.switch import OrderSwitch
 from sooner.learning.shadow import Rivalry
 from sooner.learning.watch import LiveStanding
 from sooner.ordering.process import LEARNER
@@ -41,6 +42,26 @@ def state(dispatcher: Dispatcher) -> dict[str, Any] | None:
         "promoted": promoted,
         "known": report is not None,
         "requests": 0 if report is None else report.seen,
+        **_measured(now),
+    }
+
+
+def policy_state(dispatcher: Dispatcher) -> dict[str, Any] | None:
+    """Return which policy acts and how both stand on the same pairs; None where no other is named."""
+    watched = dispatcher.policy_shadow
+    if watched is None:
+        return None
+    return {
+        "acting": watched.acting.name,
+        "shadow": watched.shadow.name,
+        "promoted": watched.promotion.on,
+        "pairs": watched.pairs.seen,
+        **_measured(watched.pairs.now),
+    }
+
+
+def _measured(now: Rivalry) -> dict[str, Any]:
+    return {
         "is_better": is_better(now),
         **{
             f"{name}_{measure}": value if math.isfinite(value) else None
@@ -76,5 +97,22 @@ async def promote(dispatcher: Dispatcher, by: str) -> dict[str, Any]:
         raise EngineError(f"the scorer has not changed places within {_PATIENCE:.0f} s") from None
     logger.warning("%r orders from now on in place of %r, by %r", before["shadow"], before["acting"], by)
     after = state(dispatcher)
+    assert after is not None
+    return after
+
+
+def promote_policy(dispatcher: Dispatcher, switch: OrderSwitch, by: str) -> dict[str, Any]:
+    """Let the policy that watches act, and what acted be its shadow; return the state then.
+
+    Raises ConfigError where the settings name none.
+    """
+    watched = dispatcher.policy_shadow
+    if watched is None:
+        raise ConfigError("no policy watches, allowed: one as shadow_policy in the settings")
+    switch.take(watched.change_places())
+    logger.warning(
+        "%r orders from now on in place of %r, by %r", watched.acting.name, watched.shadow.name, by
+    )
+    after = policy_state(dispatcher)
     assert after is not None
     return after

@@ -37,11 +37,17 @@ class OrderSwitch:
 
     @property
     def policy(self) -> str:
-        """The order that the settings name, which holds while the switch is on."""
+        """The order that the settings name, or that was promoted; it holds while the switch is on."""
         return self._chosen.name
 
+    def take(self, policy: policies.Policy) -> None:
+        """Let another policy hold while the switch is on."""
+        self._chosen = policy
+        if self.on:
+            self._dispatcher.choose(policy)
+
     def turn(self, on: bool, by: str) -> None:
-        """SwitchTurn it; a turn that changes nothing is not kept."""
+        """Turn it; a turn that changes nothing is not kept."""
         if on == self.on:
             return
         self.on = on

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import NamedTuple
 
 from sooner.core import Prediction
@@ -17,6 +17,7 @@ from sooner.learning.censoring import beyond
 from sooner.learning.drift import Drift
 from sooner.learning.hierarchy import MOST_GROUPS, Group, Groups
 from sooner.learning.identity import Identity
+from sooner.learning.last_layer import LastLayer, Vector
 from sooner.learning.regression import Regression
 from sooner.learning.switch import Switch
 from sooner.learning.watch import Watch
@@ -38,6 +39,7 @@ _SETTLED = 200  # replies of a model before its errors count, and after an alarm
 _FAR = 0.3  # log lengths
 _KNOWN = 100  # replies of a sender that are remembered before its errors count
 _MOST_PENDING = 100_000
+_LATE = 4  # times as many as are under way have come since: drift waits no more for such a reply
 _MOST_MODELS = 256
 _MOST_WATCHED = 64  # senders
 _MODEL, _SENDER = 1, 2
@@ -66,8 +68,8 @@ class Pending:
     """A request under way: the groups it is of, what was predicted, and what it was last taken in as."""
 
     __slots__ = (
-        "counts", "groups", "known", "level", "mean", "model", "raw", "row", "sender", "taken", "text",
-        "word",
+        "counts", "error", "groups", "known", "level", "mean", "model", "over", "raw", "row", "sender",
+        "shift", "taken", "text", "word",
     )  # fmt: skip
 
     def __init__(
@@ -75,16 +77,19 @@ class Pending:
     ) -> None:
         self.model = model
         self.groups = groups
-        self.known = known  # its sender has a past
+        self.known = known  # its model and its sender have a past
         self.level = level  # of all, when it came
         self.row = row
         self.raw = level
         self.mean = level  # the same, were there no limit
         self.text = 0.0  # what of `raw` is the text's
+        self.shift = 0.0  # what of that the last layer adds
         self.word: float | None = None  # what a ranker said, in its own scale
         self.sender = 0
         self.taken: float | None = None
         self.counts: list[int] = []
+        self.over = False
+        self.error: float | None = None  # in deviations, once it is over and until drift was looked for in it
 
 
 class Learned(NamedTuple):
@@ -101,6 +106,7 @@ class Learner:
         self.groups = Groups(most_groups)
         self.root = Group(long=True)
         self.regression = Regression(_PRIOR, _BELIEF)
+        self.layer = LastLayer()
         self.variance = _SPREAD**2
         self.text_mean = _USUAL  # of finished requests
         self.senders: OrderedDict[int, Watch] = OrderedDict()  # of those heard of last
@@ -110,6 +116,7 @@ class Learner:
         self._texts = 0
         self._models: OrderedDict[int, Served] = OrderedDict()
         self._pending: OrderedDict[object, Pending] = OrderedDict()
+        self._came: deque[Pending] = deque()  # in order of arrival, from the first that is not over
 
     @property
     def models(self) -> dict[int, Served]:
@@ -147,10 +154,11 @@ class Learner:
         text: Prediction | None = None,
         *,
         limit: int | None = None,
+        vector: Vector | None = None,
     ) -> Prediction:
         """Return what is expected of request `key`, and remember it until `finished`.
 
-        `text` is a ranker's word, `limit` the client's [tokens].
+        `text` is a ranker's word and `vector` what it was made from; `limit` is the client's [tokens].
         """
         model = self.served(identity.model)
         pending = self._placed(model, identity)
@@ -158,7 +166,8 @@ class Learner:
         said = self._said(pending, text)
         part = pending.level + sum([w * x for w, x in zip(weights, pending.row, strict=True)])
         pending.row.append(said)
-        pending.text = trust * said
+        pending.shift = self.layer.said(key, text, vector)
+        pending.text = trust * said + pending.shift
         pending.raw = round(part / STEP) * STEP + pending.text
         sure = 1.0
         if text is not None:  # who has learned little says what the ranker says, and in its order
@@ -170,6 +179,7 @@ class Learner:
             pending.raw = min(pending.raw, math.log1p(limit))
         pending.sender = identity.sender
         self._pending[key] = pending
+        self._came.append(pending)
         if len(self._pending) > _MOST_PENDING:
             self._pending.popitem(last=False)
         if not (self.switch.on and model.switch.on):
@@ -198,7 +208,8 @@ class Learner:
         elif not whole:
             value, square = beyond(value, pending.mean, sd)
         self._take(pending, value)
-        self.regression.add(pending.row, value - pending.level)
+        self.regression.add(pending.row, value - pending.level - pending.shift)
+        self.layer.ended(key, value - pending.mean + pending.shift)
         if pending.word is not None:
             self._texts += 1
             self.text_mean += (pending.word - self.text_mean) / min(self._texts, _MEMORY)
@@ -216,7 +227,10 @@ class Learner:
 
     def dropped(self, key: object) -> None:
         """Say that a request ended before anything was known of its reply."""
-        self._pending.pop(key, None)
+        pending = self._pending.pop(key, None)
+        if pending is not None:
+            pending.over = True
+        self.layer.ended(key, None)
 
     def served(self, name: int) -> Served:
         """Return what is known of a model, made where it is not known."""
@@ -231,7 +245,7 @@ class Learner:
         """Return the request at its groups, with how far each of them is from its parent."""
         level = mean = of_model = self.root.mean(_USUAL)
         groups, row = [self.root], [1.0]
-        key, known = 0, True
+        key, known = 0, model.settled > _SETTLED
         for tier, part in enumerate(identity, start=1):
             if not part:
                 row.append(0.0)
@@ -287,23 +301,42 @@ class Learner:
         moved = self._switched(pending.raw, length) or moved
         if pending.sender:
             self._of_sender(pending.sender).note(pending.raw, length)
-        alarm = (
-            pending.known and model.settled > _SETTLED and model.drift.add(error, pending.raw - pending.level)
-        )
+        pending.over, pending.error = True, error
+        alarm = self._drifted()
         if moved:
             now = model.watch.now if model.watch.now.n else self.watch.now
             if self.switch.on and model.switch.on:
                 logger.warning("the learned order is back: %s", now.told)
             else:
                 logger.warning("the learned order is off, requests go by arrival: %s", now.told)
-        if alarm:
-            logger.warning("replies are not as they were (alarm %d): the order is learned anew", self.alarms)
-            model.epoch += 1
-            model.settled = 0
-            model.watch.clear()
-            self.watch.clear()
-            self.regression.forget(KEPT)
         return Learned(alarm, moved)
+
+    def _drifted(self) -> bool:
+        """Look for drift in the replies that are over, in order of arrival; return whether there is an alarm.
+
+        In the order in which they end it would always be found: of those under way, short ones end first.
+        """
+        alarm = False
+        most = _LATE * (len(self._pending) + _KNOWN)
+        while self._came and (self._came[0].over or len(self._came) > most):
+            pending = self._came.popleft()
+            model, error = pending.model, pending.error
+            if error is None or not pending.known or model.settled <= _SETTLED:
+                continue
+            if model.drift.add(error, pending.raw - pending.level):
+                alarm = True
+                self._begin_anew(model)
+        return alarm
+
+    def _begin_anew(self, model: Served) -> None:
+        """Forget most of what was learned of a model's replies."""
+        logger.warning("replies are not as they were (alarm %d): the order is learned anew", self.alarms)
+        model.epoch += 1
+        model.settled = 0
+        model.watch.clear()
+        self.watch.clear()
+        self.regression.forget(KEPT)
+        self.layer.forget()
 
     def _of_sender(self, sender: int) -> Watch:
         watch = self.senders.get(sender)

@@ -47,6 +47,7 @@ def state(learner: Learner) -> Arrays:
         "model_facts": np.array([_facts(model) for _, model in models]).reshape(len(models), -1),
         "watched": np.concatenate(kept),
         "watched_counts": np.array([len(one) for one in kept]),
+        **learner.layer.state(),
         **{f"regression_{name}": values.copy() for name, values in learner.regression.state().items()},
     }
 
@@ -63,6 +64,7 @@ def restore(learner: Learner, arrays: Mapping[str, NDArray[Any]]) -> None:
     learner.root.weight, learner.root.total, learner.root.count = weight, total, int(count)
     on, turns = arrays["switch"].tolist()
     learner.switch.on, learner.switch.turns = bool(on), turns
+    learner.layer.load(arrays)
     learner.groups.load(arrays["group_keys"], arrays["groups"])
     learner.regression.load({name: arrays[f"regression_{name}"] for name in ("square", "product")})
     watches = [learner.watch]

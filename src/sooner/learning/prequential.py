@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from sooner.chat import ChatRequest
 from sooner.core import DataError, Prediction
 from sooner.learning.identity import Identity, Salt
+from sooner.learning.last_layer import Vector
 from sooner.learning.learner import Learner
 from sooner.metrics import kendall_tau
 from sooner.rankers import Ranker
+from sooner.rankers.offers import HasVectors
 
 SECONDS_PER_TOKEN = 0.02
 """Pace at which a reply is taken to be written, where the log says when requests came."""
@@ -42,12 +44,23 @@ class Played(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """n requests: their groups, limits [tokens], what a text ranker says, and when they came [s], or None."""
+    """n requests: their groups, limits [tokens], what a text ranker says, and when they came [s], or None.
+
+    `vectors` (d,) are what the ranker's word was made from, where it shows that.
+    """
 
     identities: Sequence[Identity]
     limits: Sequence[int | None]
     texts: Sequence[Prediction | None]
     arrival: NDArray[np.float64] | None
+    vectors: Sequence[Vector | None] | None = None
+
+    def predicted(self, learner: Learner, row: int) -> Prediction:
+        """Return what a learner says of a request."""
+        vector = None if self.vectors is None else self.vectors[row]
+        return learner.predict(
+            row, self.identities[row], self.texts[row], limit=self.limits[row], vector=vector
+        )
 
 
 def of_senders(senders: Sequence[object], arrival: NDArray[np.float64] | None) -> Facts:
@@ -84,13 +97,16 @@ def of_requests(
             for known, name in zip(identities, senders, strict=True)
         ]
     texts: list[Prediction | None] = [None] * len(seen)
-    if ranker is not None:
-        for at in range(0, len(seen), _BATCH):
-            part = seen[at : at + _BATCH]
-            texts[at : at + _BATCH] = ranker.predictions(
-                [asked.prompt for asked in part], context=[asked.context for asked in part]
-            )
-    return Facts(identities, [asked.context.max_tokens for asked in seen], texts, arrival)
+    vectors: list[Vector | None] = [None] * len(seen)
+    for at in range(0, len(seen) if ranker is not None else 0, _BATCH):
+        part = slice(at, at + _BATCH)
+        prompts, context = [asked.prompt for asked in seen[part]], [asked.context for asked in seen[part]]
+        if isinstance(ranker, HasVectors):
+            texts[part], shown = ranker.viewed(prompts, context)
+            vectors[part] = shown.astype(np.float16)
+        elif ranker is not None:
+            texts[part] = ranker.predictions(prompts, context=context)
+    return Facts(identities, [asked.context.max_tokens for asked in seen], texts, arrival, vectors)
 
 
 def play(
@@ -118,8 +134,7 @@ def play(
         while ends and ends[0][0] <= times[row]:
             _, ended = heapq.heappop(ends)
             learner.finished(ended, tokens[ended], whole=not cut[ended])
-        said = learner.predict(row, facts.identities[row], facts.texts[row], limit=facts.limits[row])
-        scores[row] = said.score
+        scores[row] = facts.predicted(learner, row).score
         off += not learner.on(facts.identities[row])
         heapq.heappush(ends, (until[row], row))
     for _, ended in sorted(ends):

@@ -12,8 +12,10 @@ from pathlib import Path
 from sooner.chat import Conversation
 from sooner.core import Prediction
 from sooner.learning import Identity, Learner, Salt
+from sooner.learning.last_layer import Vector
 from sooner.learning.memory import LearnedFile
 from sooner.learning.watch import LiveStanding, Watch
+from sooner.ordering.scoring import ReadQuestion
 from sooner.ordering.wire import Ending, LiveReport, Placed, Question, ReplyEnd, Scope
 
 logger = logging.getLogger("sooner.scorer")
@@ -25,25 +27,29 @@ _MOST_TOLD = 16  # models, and senders, of a report
 class LiveLearner:
     """Answers questions and learns how their replies ended. `path` is the file it is kept in, None: none.
 
+    `probe` is the ranker's vector of one fixed prompt, None where it has none: what was learned of vectors
+    is of one ranker.
+
     A question is known by who asked it and its number. One thread answers; another may `close`.
     """
 
-    def __init__(self, path: Path | None, salt: Salt | None = None) -> None:
+    def __init__(self, path: Path | None, salt: Salt | None = None, probe: Vector | None = None) -> None:
         self._salt = Salt.of_installation() if salt is None else salt
         self._file = None if path is None else LearnedFile(path)
         self.learner = Learner() if self._file is None else self._file.read(Learner())
+        self.learner.layer.bind(probe)
         self.unsaved = False
         self._lock = threading.Lock()
         self._tell = self._tell_senders = 0.0
 
-    def answer(
-        self, who: Hashable, question: Question, seen: Conversation | None, text: Prediction | None
-    ) -> tuple[Prediction, Placed]:
-        """Return what is expected of a request, and what it was taken for; `text` is the ranker's word."""
-        placed = Placed(self._identity(question, seen), _usable(text))
+    def answer(self, who: Hashable, question: Question, read: ReadQuestion) -> tuple[Prediction, Placed]:
+        """Return what is expected of a request, and what it was taken for."""
+        placed = Placed(self._identity(question, read.conversation), _usable(read.text))
         limit = question.request.signals.max_tokens
         with self._lock:
-            found = self.learner.predict((who, question.number), placed.identity, placed.text, limit=limit)
+            found = self.learner.predict(
+                (who, question.number), placed.identity, placed.text, limit=limit, vector=read.vector
+            )
         return found, placed
 
     def ended(self, who: Hashable, told: ReplyEnd, *, anew: bool = True) -> None:

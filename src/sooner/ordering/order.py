@@ -332,15 +332,18 @@ class Order:
         self._waiting -= 1
         self.backlog = self.backlog - ticket.work if self._waiting > 0 else 0.0  # no rounding stays
 
+    def view(self, ticket: Ticket, attained: int) -> View:
+        """Return what a policy sees of a request that has `attained` tokens of its reply."""
+        return View(
+            ticket.arrival_time, ticket.prompt_len, ticket.predicted_len, ticket.score,
+            attained, ticket.cached_len, ticket.deadline, ticket.pressure, ticket.level, ticket.counter,
+            ticket.work, self.usual.wait, self.usual.work,
+        )  # fmt: skip
+
     def _key(self, ticket: Ticket, attained: int) -> float:
         """Return the policy's key, or the last good one where it fails: then arrival decides."""
         try:
-            view = View(
-                ticket.arrival_time, ticket.prompt_len, ticket.predicted_len, ticket.score,
-                attained, ticket.cached_len, ticket.deadline, ticket.pressure, ticket.level, ticket.counter,
-                ticket.work, self.usual.wait, self.usual.work,
-            )  # fmt: skip
-            key = float(self._scalar_key(view, self.now))
+            key = float(self._scalar_key(self.view(ticket, attained), self.now))
             if key != key:
                 raise ValueError("the key is not a number")
         except Exception as error:

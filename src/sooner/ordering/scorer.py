@@ -239,10 +239,10 @@ class ScorerServer:
         answers: dict[socket.socket, bytes] = {}
         answered: list[Answered] = []
         read = self._scorer.score([job.question for job in jobs]) if jobs else []
-        for (question, connection, _), (seen, text) in zip(jobs, read, strict=True):
-            prediction, placed = text, wire.UNPLACED
+        for (question, connection, _), one in zip(jobs, read, strict=True):
+            prediction, placed = one.text, wire.UNPLACED
             if self._live is not None:
-                prediction, placed = self._live.answer(connection, question, seen, text)
+                prediction, placed = self._live.answer(connection, question, one)
                 answered.append(Answered(question, connection, prediction.score))
             frame = wire.answer(question.number, prediction, placed)
             answers[connection] = answers.get(connection, b"") + frame
@@ -307,18 +307,19 @@ def main() -> None:
         return
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     ranker = load_ranker(options.ranker) if options.ranker else None
+    scorer = Scorer(ranker, tokenizer)
     live: LiveLearner | None = None
     shadow: Shadow | None = None
     if options.learn:
         learned = Path(options.learned) if options.learned else None
         salt = Salt.of_installation()
-        live = LiveLearner(learned, salt)
+        live = LiveLearner(learned, salt, scorer.probe)
         last_words.append(live.close)
         if options.shadow:
             shadow = beside(options.shadow, options.ranker, tokenizer, learned, salt)
         if shadow is not None:
             last_words.append(shadow.live.close)
-    ScorerServer(Scorer(ranker, tokenizer), options.socket, options.timeout, live, shadow).serve()
+    ScorerServer(scorer, options.socket, options.timeout, live, shadow).serve()
 
 
 if __name__ == "__main__":

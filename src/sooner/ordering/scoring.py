@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, Protocol
 from sooner import rankers
 from sooner.chat import Context, Conversation, Detokenize
 from sooner.core import ConfigError, Prediction
+from sooner.learning.last_layer import Vector, probe
 from sooner.ordering import wire
+from sooner.rankers.offers import HasVectors
 
 logger = logging.getLogger("sooner.scorer")
 
@@ -58,10 +60,11 @@ def load_tokenizer(model: str) -> Detokenize:
 
 
 class ReadQuestion(NamedTuple):
-    """A question as it was read, and the ranker's word on it; None where there is none."""
+    """A question as it was read, the ranker's word on it and its vector (d,); None where there is none."""
 
     conversation: Conversation | None = None
     text: Prediction | None = None
+    vector: Vector | None = None
 
 
 class Scorer:
@@ -73,6 +76,11 @@ class Scorer:
     def __init__(self, ranker: Scores | None, detokenize: Detokenize | None) -> None:
         self._ranker = ranker
         self._detokenize = detokenize
+
+    @property
+    def probe(self) -> Vector | None:
+        """What the ranker is known by, see `last_layer.probe`."""
+        return probe(self._ranker)
 
     def score(self, questions: Sequence[wire.Question]) -> list[ReadQuestion]:
         """Return what each question is, and a prediction for it where one could be made."""
@@ -89,6 +97,10 @@ class Scorer:
             return [ReadQuestion(self._read(question)) for question in questions]
         seen = [question.request.conversation(self._detokenize) for question in questions]
         prompts, context = [asked.prompt for asked in seen], [asked.context for asked in seen]
+        if isinstance(self._ranker, HasVectors):
+            return [
+                ReadQuestion(*one) for one in zip(seen, *self._ranker.viewed(prompts, context), strict=True)
+            ]
         made = self._ranker.predictions(prompts, context=context)
         return [ReadQuestion(*pair) for pair in zip(seen, made, strict=True)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,14 +29,14 @@ class Answered(NamedTuple):
 
 
 class Promotion:
-    """Whether the shadow acts, in place of the ranker that the settings name; kept in a file if there is one.
+    """Whether the shadow acts, in place of what the settings name; kept in a file if there is one.
 
-    It is of these two rankers: where the settings name others, it is forgotten.
+    It is `between` these two: where the settings name others, it is forgotten.
     """
 
-    def __init__(self, path: Path | None, ranker: str, shadow: str) -> None:
+    def __init__(self, path: Path | None, between: Mapping[str, str]) -> None:
         self._path = path
-        self._between = {"ranker": ranker, "shadow": shadow}
+        self._between = dict(between)
         self.on = self._read()
 
     def _read(self) -> bool:
@@ -50,7 +50,7 @@ class Promotion:
             logger.warning("whether the shadow was promoted cannot be read: %s", error)
             return False
         if kept != self._between:
-            logger.warning("a promotion is forgotten, for the settings name other rankers now")
+            logger.warning("a promotion is forgotten, for the settings name others now")
             return False
         return True
 
@@ -84,8 +84,8 @@ class Shadow:
     def follow(self, answered: Sequence[Answered]) -> None:
         """Say what it would have answered."""
         read = self.scorer.score([one.question for one in answered])
-        for (question, who, score), (seen, text) in zip(answered, read, strict=True):
-            found, _ = self.live.answer(who, question, seen, text)
+        for (question, who, score), one in zip(answered, read, strict=True):
+            found, _ = self.live.answer(who, question, one)
             self._watch.placed((who, question.number), score, found.score)
 
     def ended(self, who: Hashable, told: ReplyEnd) -> None:
@@ -125,8 +125,9 @@ def beside(
     except Exception as error:  # whatever it is, the order that acts goes on
         logger.warning("the shadow %r cannot be loaded, and nothing is compared: %r", name, error)
         return None
-    promotion = Promotion(_next_to(learned, "promoted"), ranker, name)
-    return Shadow(Scorer(own, detokenize), LiveLearner(_next_to(learned, "shadow"), salt), promotion)
+    promotion = Promotion(_next_to(learned, "promoted"), {"ranker": ranker, "shadow": name})
+    scorer = Scorer(own, detokenize)
+    return Shadow(scorer, LiveLearner(_next_to(learned, "shadow"), salt, scorer.probe), promotion)
 
 
 def _next_to(path: Path | None, ending: str) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from sooner.learning.shadow import Rivalry
 from sooner.ordering.wire import LiveReport, Scope, ShadowReport
 
 
@@ -28,12 +29,21 @@ def shadow_gauges(told: ShadowReport | None) -> dict[str, float]:
     """Return the gauges of a shadow by name; what is not known yet is left out."""
     if told is None:
         return {}
-    found = {"shadow_promoted": float(told.promoted), "shadow_compared_requests": float(told.seen)}
-    for name, now in {
-        "shadow_acting": told.now.acting,
-        "shadow": told.now.shadow,
-        "shadow_better": told.now.better,
+    return {
+        "shadow_promoted": float(told.promoted),
+        "shadow_compared_requests": float(told.seen),
+        **rivalry_gauges("shadow", told.now),
+    }
+
+
+def rivalry_gauges(shadow: str, now: Rivalry) -> dict[str, float]:
+    """Return how two orders stand, under the name of the one that watches; what is not known is left out."""
+    found = {}
+    for name, one in {
+        f"{shadow}_acting": now.acting,
+        shadow: now.shadow,
+        f"{shadow}_better": now.better,
     }.items():
-        found |= {f"{name}_tau": now.tau, f"{name}_tau_error": now.tau_error}
-        found |= {f"{name}_expected_gain": now.gain, f"{name}_expected_gain_error": now.gain_error}
+        found |= {f"{name}_tau": one.tau, f"{name}_tau_error": one.tau_error}
+        found |= {f"{name}_expected_gain": one.gain, f"{name}_expected_gain_error": one.gain_error}
     return {name: value for name, value in found.items() if math.isfinite(value)}

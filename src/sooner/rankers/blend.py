@@ -18,7 +18,7 @@ from sooner.rankers.features import hashed as features
 from sooner.rankers.features import history
 from sooner.rankers.features.history import History
 from sooner.rankers.lexical import Lexical
-from sooner.rankers.offers import Indivisible, Term
+from sooner.rankers.offers import Indivisible, Term, Viewed
 from sooner.rankers.refit import Refit
 from sooner.rankers.scaling import Scaling
 from sooner.rankers.stack import PARTS, Stack
@@ -137,6 +137,12 @@ class Blend(Ranker):
         columns, vectors = self._columns(prompts, context)
         return Seen(self._stack(columns), self._vectors(columns, vectors))
 
+    def viewed(self, prompts: Sequence[str], context: Sequence[Context]) -> Viewed:
+        """Return the predictions, and the vectors (n, d) that a last layer reads, in one pass."""
+        seen = self.view(prompts, context)
+        scores = self._capped(self._last(seen), context)
+        return Viewed(self._told(scores, context), seen.vectors.astype(np.float32))
+
     def parts(self, prompts: Sequence[str], *, context: Sequence[Context] | None = None) -> dict[str, Floats]:
         """Return what each part adds to the scores; columns (n,) that sum to `predict`'s.
 
@@ -190,7 +196,9 @@ class Blend(Ranker):
         return np.column_stack(columns), seen.vectors
 
     def _score(self, prompts: Sequence[str], context: Sequence[Context]) -> Floats:
-        seen = self.view(prompts, context)
+        return self._last(self.view(prompts, context))
+
+    def _last(self, seen: Seen) -> Floats:
         return seen.scores if self.refit_ is None else self.refit_(seen.scores, seen.vectors)
 
     def refit(

@@ -103,10 +103,7 @@ class Ranker(ABC):
         if self.calibration_ is None:
             raise NotFittedError(f"this {self.name!r} ranker was not fitted; call fit, or load a saved one")
         known = _aligned(prompts, context)
-        scores = np.asarray(self._score(prompts, known), dtype=np.float64)
-        if any(request.max_tokens is not None for request in known):
-            scores = np.minimum(scores, self.calibration_.score_at(_limits(known)))
-        return scores
+        return self._capped(self._score(prompts, known), known)
 
     def predict_len(self, prompts: Sequence[str], *, context: Sequence[Context] | None = None) -> Floats:
         """Return expected reply lengths (n,) [tokens], calibrated on out-of-fold scores."""
@@ -118,11 +115,20 @@ class Ranker(ABC):
     ) -> list[Prediction]:
         """Return score and expected length of each prompt, scoring once: what a scheduler calls."""
         known = _aligned(prompts, context)
-        scores = self.predict(prompts, context=known)
-        return [
-            Prediction(*pair)
-            for pair in zip(scores.tolist(), self._lengths(scores, known).tolist(), strict=True)
-        ]
+        return self._told(self.predict(prompts, context=known), known)
+
+    def _told(self, scores: Floats, context: Sequence[Context]) -> list[Prediction]:
+        """Return scores (n,) with the lengths they stand for."""
+        pairs = zip(scores.tolist(), self._lengths(scores, context).tolist(), strict=True)
+        return [Prediction(*pair) for pair in pairs]
+
+    def _capped(self, scores: Floats, context: Sequence[Context]) -> Floats:
+        """Return scores (n,), none above that of its request's `max_tokens`."""
+        assert self.calibration_ is not None  # of a fitted ranker
+        scores = np.asarray(scores, dtype=np.float64)
+        if any(request.max_tokens is not None for request in context):
+            scores = np.minimum(scores, self.calibration_.score_at(_limits(context)))
+        return scores
 
     def _lengths(self, scores: Floats, context: Sequence[Context]) -> Floats:
         assert self.calibration_ is not None  # predict raised before

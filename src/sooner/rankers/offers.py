@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, Self, runtime_checkable
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from sooner.chat import Context
+from sooner.core import Prediction
 from sooner.rankers.contract import Floats
 
 
@@ -51,6 +53,21 @@ class Refits(Protocol):
         self, prompts: Sequence[str], lengths: ArrayLike, *, context: Sequence[Context] | None = None
     ) -> Self:
         """Return a copy that orders replies of the model these lengths (n,) [tokens] came from."""
+
+
+class Viewed(NamedTuple):
+    """The predictions of n requests, and the vectors (n, d), of length about 1, that they were made from."""
+
+    predictions: list[Prediction]
+    vectors: NDArray[np.float32]
+
+
+@runtime_checkable
+class HasVectors(Protocol):
+    """A ranker whose last layer reads vectors, so that a learner can fit one anew to what it serves."""
+
+    def viewed(self, prompts: Sequence[str], context: Sequence[Context]) -> Viewed:
+        """Return the predictions and what they were made from, at the cost of the predictions."""
 
 
 @runtime_checkable

@@ -39,7 +39,7 @@ def learned(workload: Workload, facts: Facts, serve: Serve) -> Predictions:
             outcome = serve(workload.take(part), Predictions(predicted[part], score[part], "learned", np.nan))
             _take_in(learner, workload, outcome, float(workload.arrival_time[start]), taken, lengths)
         for row in range(start, end):
-            said = learner.predict(row, facts.identities[row], facts.texts[row], limit=facts.limits[row])
+            said = facts.predicted(learner, row)
             score[row], predicted[row] = said.score, said.predicted_len or 1.0
     tau = kendall_tau(score[-SAMPLE:], lengths[-SAMPLE:]) if n > 1 else float("nan")
     return Predictions(predicted, score, "learned", tau)

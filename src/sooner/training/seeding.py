@@ -7,6 +7,7 @@ from typing import Any
 
 from sooner.core import DataError
 from sooner.learning import Learner, Salt, prequential
+from sooner.learning.last_layer import probe
 from sooner.learning.memory import save
 from sooner.rankers import Ranker
 from sooner.workloads.traces import Trace
@@ -24,6 +25,7 @@ def seed(trace: Trace, ranker: Ranker | None, out: Path) -> dict[str, Any]:
     if trace.sender is not None and names:
         senders = [names[int(at)] for at in trace.sender.tolist()]
     salt, learner = Salt.of_installation(), Learner()
+    learner.layer.bind(probe(ranker))
     facts = prequential.of_requests(trace.requests, ranker, trace.arrival_time, senders, salt)
     played = prequential.play(facts, trace.output_len, learner)
     save(learner, out)

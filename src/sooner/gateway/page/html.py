@@ -64,7 +64,9 @@ def sections(state: Mapping[str, Any]) -> dict[str, str]:
         "hour": _hour(state["hour"]),
         "tenants": _tenants(state["tenants"]),
         "truth": _truth(state["truth"]),
-        "learned": _learned(state["learned"]) + _shadow(state["shadow"]),
+        "learned": _learned(state["learned"])
+        + _shadow("Shadow", state["shadow"], "requests", "replies")
+        + _shadow("Shadow policy", state["shadow_policy"], "pairs", "pairs that waited together"),
     }
 
 
@@ -230,7 +232,7 @@ def _learned(standings: Sequence[Mapping[str, Any]]) -> str:
     return "<h2>Learned order, by model and sender</h2>" + _table("Learned order", head, rows)
 
 
-def _shadow(state: Mapping[str, Any] | None) -> str:
+def _shadow(title: str, state: Mapping[str, Any] | None, compared: str, words_of: str) -> str:
     """Return the order that acts beside the one that watches, where there is one."""
     if state is None:
         return ""
@@ -246,8 +248,8 @@ def _shadow(state: Mapping[str, Any] | None) -> str:
         )
         for key, words in (("acting", "Acts:"), ("shadow", "Watches:"), ("better", "Would be better by"))
     ]
-    return f"<h3>Shadow, over {count(state['requests'])} replies</h3>" + _table(
-        "Shadow", ("Order", "Kendall's tau", "Expected gain"), rows
+    return f"<h3>{title}, over {count(state[compared])} {words_of}</h3>" + _table(
+        title, ("Order", "Kendall's tau", "Expected gain"), rows
     )
 
 

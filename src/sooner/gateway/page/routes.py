@@ -197,16 +197,23 @@ class Page:
         return f"{who} ({door}, {plain(str(request.remote), 45)})"
 
     async def _promote(self, request: web.Request) -> web.StreamResponse:
-        """Let the shadow act, by JSON such as {"by": "anna", "if_better": true}."""
+        """Let a shadow act, by JSON such as {"by": "anna", "if_better": true, "what": "policy"}."""
         if request.content_type != "application/json":
             told = f"content type {request.content_type[:40]!r}, allowed: application/json"
             return answers.error(415, told, "unsupported_media_type")
         said = await _json(request)
-        now = shadow.state(self._dispatcher)
+        what = said.get("what", "ranker")
+        if what not in ("ranker", "policy"):
+            told = f"what={str(what)[:40]!r}, allowed: ranker or policy"
+            return answers.error(400, told, "invalid_request")
+        now = (shadow.policy_state if what == "policy" else shadow.state)(self._dispatcher)
         if said.get("if_better") is True and now is not None and not now["is_better"]:
             return answers.error(409, "the shadow is not better beyond chance", "not_better")
+        by = self._who(request, said)
         try:
-            return answers.as_json(await shadow.promote(self._dispatcher, self._who(request, said)))
+            if what == "policy":
+                return answers.as_json(shadow.promote_policy(self._dispatcher, self.switch, by))
+            return answers.as_json(await shadow.promote(self._dispatcher, by))
         except ConfigError as error:
             return answers.error(404, str(error), "no_shadow")
         except EngineError as error:

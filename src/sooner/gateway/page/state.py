@@ -51,6 +51,7 @@ def state(dispatcher: Dispatcher, recent: Recent, switch: OrderSwitch) -> dict[s
             "groups": [group._asdict() for group in hour.truth.groups],
         },
         "shadow": shadow.state(dispatcher),
+        "shadow_policy": shadow.policy_state(dispatcher),
         "learned": [_standing(report) for report in dispatcher.scores.standings[:ROWS]],
     }
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,11 +53,13 @@ def sample(
     return arrival, prompt, output
 
 
-def sent(path: Path, *, start: float | None = None, hours: float = 1.0, seed: int = 0) -> SentColumns:
+def sent(
+    path: Path, *, start: float | None = None, hours: float = 1.0, seed: int = 0, measured: bool = False
+) -> SentColumns:
     """Return what all clients send over some hours, in order of arrival.
 
-    `start` [s] is the first window; None is the hour of the median rate. Raises DataError where the
-    file holds no such clients.
+    `start` [s] is the first window; None is the hour of the median rate. `measured` leaves out who has no
+    lengths of its own. Raises DataError where the file holds no such clients.
     """
     windows, lengths = _read(path)
     if not windows or not lengths:
@@ -72,6 +75,8 @@ def sent(path: Path, *, start: float | None = None, hours: float = 1.0, seed: in
     anybody = next(iter(lengths.values()))
     parts = []
     for number, (client, rows) in enumerate(windows.items()):
+        if measured and client not in lengths:
+            continue
         mine = lengths.get(client, anybody)
         for begin, rate, shape, weibull in rows:
             if start <= begin < start + 3600 * hours and rate > 0:
@@ -105,7 +110,7 @@ def _read(
     try:
         for client, kind, text in _members(path):
             if kind == "trace.csv":
-                windows[client] = [_window(line) for line in text.splitlines() if line.strip()]
+                windows[client] = [_window(line) for line in text.splitlines() if line[:1].isdigit()]
             else:
                 found = {}
                 for start, both in json.loads(text).items():
@@ -129,13 +134,19 @@ def _members(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _window(line: str) -> tuple[float, float, float, bool]:
-    start, rate, _, kind, shape, _ = line.split(",")
-    return float(start), float(rate), float(shape) or 1.0, kind == "Weibull"
+    """Return a window's start [s], rate [req/s], shape of its gaps, and whether they are Weibull's.
+
+    More columns are left aside; a shape that was not fitted is a Poisson process's.
+    """
+    start, rate, _, kind, shape = (cell.strip() for cell in line.split(",")[:5])
+    fitted = float(shape or 0.0)
+    return float(start), float(rate), fitted if 0.0 < fitted < math.inf else 1.0, kind.lower() == "weibull"
 
 
-def _histogram(text: str) -> LengthHistogram | None:
-    table = ast.literal_eval(text)
-    if not table:
-        return None
+def _histogram(written: str | Mapping[str, float]) -> LengthHistogram | None:
+    """Return the histogram in a table of shares by length, or in its text; None for an empty one."""
+    table = ast.literal_eval(written) if isinstance(written, str) else written
     share = np.array(list(table.values()), dtype=np.float64)
+    if not share.sum() > 0.0:
+        return None
     return LengthHistogram(np.array(list(table), dtype=np.float64), share / share.sum())
