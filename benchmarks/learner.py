@@ -7,8 +7,8 @@
 `traffic`: the same in their own order, an hour; what changes there is theirs. `measured`: that of the clients
 alone whose lengths were measured, in four hours of the two weeks; the others draw one client's. `changed`:
 AlpacaEval's prompts again and again, of one served model and then of another: requests until the alarm, and
-Kendall's tau of 500 requests after the first 500, beside what it reaches later. `mixed`: those prompts under 12
-system prompts, each application's served by one of 4 models; the shipped ranker alone, and with the learner.
+Kendall's tau of 500 requests after the first 500, beside what it reaches later. `mixed`: those prompts under
+12 system prompts, each application's served by one of 4 models; the shipped ranker alone, and with a learner.
 `shuffled`: a simulated A100 under load, senders that say nothing of lengths; mean E2E over `fcfs`, and where
 senders say all. Prints JSON. ALPACA has the column `instruction` and a column of lengths for each model.
 """

@@ -66,14 +66,15 @@ class ByRequest(NamedTuple):
 
 
 def by_request(scores: NDArray[np.float64], lengths: NDArray[np.float64]) -> ByRequest:
-    """Return what each of n predictions adds, against what came; at least 2."""
+    """Return what each of n predictions adds, against what came; at least 2, at most 32,767."""
     n = scores.shape[0]
     lengths = np.minimum(lengths, np.quantile(lengths, _WHOLE))
-    order, apart = _signs(scores), _signs(lengths)
-    untied = math.sqrt(float(np.count_nonzero(order)) * float(np.count_nonzero(apart)))
-    right = np.einsum("ij,ij->i", order, apart).astype(np.float64)
-    before = (order @ np.stack([np.ones(n), lengths], axis=1).astype(np.float32)).astype(np.float64)
-    saved = lengths * before[:, 0] - before[:, 1]
+    below, above = _ranks(scores)
+    shorter, longer = _ranks(lengths)
+    untied = math.sqrt(float((below + above).sum()) * float((shorter + longer).sum()))
+    right = np.einsum("ij,ij->i", _signs(below), _signs(shorter)).astype(np.float64)
+    sums = np.concatenate([[0.0], np.cumsum(lengths[np.argsort(scores)])])
+    saved = lengths * (below - above) - (sums[below] - (sums[n] - sums[n - above]))
     mean = max(float(lengths.mean()), 1e-9)
     return ByRequest(right * (n / untied if untied else 0.0), saved / (2.0 * mean * (n - 1)))
 
@@ -83,10 +84,16 @@ def standing(scores: NDArray[np.float64], lengths: NDArray[np.float64]) -> LiveS
     return by_request(scores, lengths).standing
 
 
-def _signs(values: NDArray[np.float64]) -> NDArray[np.float32]:
+def _ranks(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many (n,) are smaller than each, and how many larger."""
+    order = np.sort(values)
+    return order.searchsorted(values), values.shape[0] - order.searchsorted(values, "right")
+
+
+def _signs(ranks: NDArray[np.int64]) -> NDArray[np.int16]:
     """Return the signs (n, n) of all differences, 1 where the row is larger. Small numbers are quick."""
-    above = (values[:, None] > values[None, :]).view(np.int8)
-    return (above - above.T).astype(np.float32)
+    small = ranks.astype(np.int16)
+    return np.sign(small[:, None] - small)
 
 
 class Watch:
