@@ -51,7 +51,7 @@ class Dispatcher:
         self.counters = Counters(COUNTERS, logger)
         self.shares = Shares({tenant.name: tenant.weight for tenant in settings.tenants})
         self.policy_shadow = PolicyShadow.of(settings)
-        self._policy = settings.chosen_policy if self.policy_shadow is None else self.policy_shadow.acting
+        self._policy = self.policy_shadow.acting
         self.gate = Gate(settings)
         self.choice: Choice = Offload() if settings.slices.tokens else LeastWork()
         self.backends = list(backends)
@@ -194,7 +194,7 @@ class Dispatcher:
         if request.asked.endpoint.generates and (status == 0 or 200 <= status < 300):
             how = _ending(status, cut=cut)
             self.scores.ended(request.id, output_len, how)
-            if self.policy_shadow is not None and how is Ending.STOP:
+            if how is Ending.STOP:
                 self.policy_shadow.finished(request, output_len)
         else:
             self.scores.ended(request.id, 0, Ending.ABORTED)
@@ -226,8 +226,7 @@ class Dispatcher:
         granted: asyncio.Future[Backend] = self._loop.create_future()
         request.granted = granted
         pool.room.push(request, now)
-        if self.policy_shadow is not None:
-            self.policy_shadow.waits(request)
+        self.policy_shadow.waits(request)
         if request.asked.beginnings.hashes:
             self._alike.setdefault(request.asked.beginnings.hashes[0], {})[request.id] = request
         if not request.rank:
@@ -264,8 +263,7 @@ class Dispatcher:
     def _start(self, request: Visit, backend: Backend, now: float) -> None:
         request.pool.order.now = now
         request.pool.order.admitted(request.id)
-        if self.policy_shadow is not None:
-            self.policy_shadow.started(request, now)
+        self.policy_shadow.started(request, now)
         request.charged = request.tokens
         self.shares.charge(request.tenant, request.charged)
         self.choice.began(request, backend)
@@ -305,8 +303,7 @@ class Dispatcher:
     def leave(self, request: Visit) -> None:
         """Forget a request, however it ended."""
         request.pool.room.remove(request)
-        if self.policy_shadow is not None:
-            self.policy_shadow.left(request)
+        self.policy_shadow.left(request)
         if not request.told:
             self.scores.ended(request.id, request.made, Ending.ABORTED)
         self.gate.limits.correct(request.tenant, request.served - request.admitted)
@@ -394,8 +391,7 @@ class Dispatcher:
         """Return what `/metrics` shows besides the counters."""
         now = self.clock()
         gauges = outlook.gauges(list(self.pools), self.backends, self.settings.queue, now)
-        watched = {} if self.policy_shadow is None else self.policy_shadow.gauges()
-        return {**gauges, **self.scores.gauges(), **watched}
+        return {**gauges, **self.scores.gauges(), **self.policy_shadow.gauges()}
 
 
 def _ending(status: int, *, cut: bool) -> Ending:

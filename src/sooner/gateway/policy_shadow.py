@@ -6,6 +6,7 @@ import logging
 import random
 from pathlib import Path
 
+from sooner.core import ConfigError
 from sooner.gateway.settings import GatewaySettings
 from sooner.gateway.visit import Visit
 from sooner.learning.pairs import Met, PairWatch
@@ -53,24 +54,25 @@ class PolicyShadow:
 
     A policy orders a tenant's requests of a class, so only these are compared. One drawn pair stands for all
     of its start. What either policy promised is held against the work that both requests turn out to be.
+    Without a `shadow` nothing is compared.
     """
 
-    def __init__(self, acting: Policy, shadow: Policy, promotion: Promotion) -> None:
+    def __init__(self, acting: Policy, shadow: Policy | None, promotion: Promotion) -> None:
         self.acting, self.shadow = acting, shadow
         self.promotion = promotion
         self.pairs = PairWatch()
         self._rng = random.Random(0)
         self._seats: dict[tuple[int, int, str], Seats] = {}
-        self._failed = False
-        if promotion.on:
+        self._compares = shadow is not None
+        if promotion.on and shadow is not None:
             self.acting, self.shadow = shadow, acting
-        self._keys = scalar_key(self.acting), scalar_key(self.shadow)
+        self._keys = [scalar_key(policy) for policy in (self.acting, self.shadow) if policy is not None]
 
     @classmethod
-    def of(cls, settings: GatewaySettings) -> PolicyShadow | None:
-        """Return the one that the settings name, kept beside what is learned; None where they name none."""
+    def of(cls, settings: GatewaySettings) -> PolicyShadow:
+        """Return the one that the settings name, kept beside what is learned."""
         if not settings.shadow_policy:
-            return None
+            return cls(settings.chosen_policy, None, Promotion(None, {}))
         kept = settings.learned_file
         path = Path(f"{kept}.promoted-policy") if kept else None
         between = {"policy": settings.policy, "shadow": settings.shadow_policy}
@@ -78,12 +80,13 @@ class PolicyShadow:
 
     def waits(self, request: Visit) -> None:
         """Say that a request has to wait."""
-        self._seats.setdefault(_beside(request), Seats()).add(request)
+        if self._compares:
+            self._seats.setdefault(_beside(request), Seats()).add(request)
 
     def started(self, request: Visit, now: float) -> None:
         """Say that a request goes to an engine: it is held against one of those that wait on."""
         seats = self._gone(request)
-        if seats is None or self._failed:
+        if seats is None:
             return
         other = seats.draw(self._rng)
         first, second = sorted((request, other), key=lambda one: one.ticket.sequence)
@@ -92,13 +95,16 @@ class PolicyShadow:
         try:
             swaps = [bool(key(views[1], now) < key(views[0], now)) for key in self._keys]
         except Exception as error:  # a policy of the user's: the order that acts goes on
-            self._failed = True
-            logger.warning("the shadow %r cannot be compared any more: %r", self.shadow.name, error)
+            self._compares = False
+            self._seats.clear()
+            logger.warning("the policy that watches cannot be compared any more: %r", error)
             return
         self.pairs.met(Met(first.id, second.id, float(len(seats)), *swaps))
 
     def finished(self, request: Visit, output_len: int) -> None:
         """Say how long a whole reply is [tokens]."""
+        if not self._compares:
+            return
         ticket, pace = request.ticket, request.pool.order.pace
         self.pairs.finished(
             request.id, float(work(pace, ticket.prompt_len, ticket.cached_len, float(output_len)))
@@ -110,7 +116,9 @@ class PolicyShadow:
         self.pairs.dropped(request.id)
 
     def gauges(self) -> dict[str, float]:
-        """Return how both stand, by the names of `/metrics`."""
+        """Return how both stand, by the names of `/metrics`; nothing where none watches."""
+        if self.shadow is None:
+            return {}
         return {
             "shadow_policy_promoted": float(self.promotion.on),
             "shadow_policy_compared_pairs": float(self.pairs.seen),
@@ -118,7 +126,9 @@ class PolicyShadow:
         }
 
     def change_places(self) -> Policy:
-        """Let the shadow act from now on; return it."""
+        """Let the shadow act from now on; return it. Raises ConfigError where there is none."""
+        if self.shadow is None:
+            raise ConfigError("no policy watches, allowed: one as shadow_policy in the settings")
         self.acting, self.shadow = self.shadow, self.acting
         self._keys = self._keys[::-1]
         self.pairs.change_places()

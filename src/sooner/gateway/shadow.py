@@ -49,7 +49,7 @@ def state(dispatcher: Dispatcher) -> dict[str, Any] | None:
 def policy_state(dispatcher: Dispatcher) -> dict[str, Any] | None:
     """Return which policy acts and how both stand on the same pairs; None where no other is named."""
     watched = dispatcher.policy_shadow
-    if watched is None:
+    if watched.shadow is None:
         return None
     return {
         "acting": watched.acting.name,
@@ -106,13 +106,10 @@ def promote_policy(dispatcher: Dispatcher, switch: OrderSwitch, by: str) -> dict
 
     Raises ConfigError where the settings name none.
     """
-    watched = dispatcher.policy_shadow
-    if watched is None:
-        raise ConfigError("no policy watches, allowed: one as shadow_policy in the settings")
-    switch.take(watched.change_places())
-    logger.warning(
-        "%r orders from now on in place of %r, by %r", watched.acting.name, watched.shadow.name, by
-    )
+    before = dispatcher.policy_shadow.acting
+    now = dispatcher.policy_shadow.change_places()
+    switch.take(now)
+    logger.warning("%r orders from now on in place of %r, by %r", now.name, before.name, by)
     after = policy_state(dispatcher)
     assert after is not None
     return after
