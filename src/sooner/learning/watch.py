@@ -93,7 +93,7 @@ def _ranks(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.i
 def _signs(ranks: NDArray[np.int64]) -> NDArray[np.int16]:
     """Return the signs (n, n) of all differences, 1 where the row is larger. Small numbers are quick."""
     small = ranks.astype(np.int16)
-    return np.sign(small[:, None] - small)
+    return np.asarray(np.sign(small[:, None] - small), dtype=np.int16)
 
 
 class Watch:

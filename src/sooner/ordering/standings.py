@@ -38,7 +38,7 @@ def shadow_gauges(told: ShadowReport | None) -> dict[str, float]:
 
 def rivalry_gauges(shadow: str, now: Rivalry) -> dict[str, float]:
     """Return how two orders stand, under the name of the one that watches; what is not known is left out."""
-    found = {}
+    found: dict[str, float] = {}
     for name, one in {
         f"{shadow}_acting": now.acting,
         shadow: now.shadow,
