@@ -1,120 +1,190 @@
-"""What `sooner generate` brings on the real vLLM: SmolLM2 in this process, the same requests each time.
+"""What `sooner generate` brings on the real vLLM, with the reply lengths of the whole SmolLM2-135M.
 
-    python benchmarks/generate_served.py [--prompts 400] [--groups 60] [--samples 8] [--slots 32] [--draws 3]
+    python benchmarks/generate_served.py [--prompts 400] [--groups 60] [--samples 8] [--slots 48] [--draws 3]
 
-One engine, loaded once, serves every arm; arms are compared in engine steps, which no other work on the
-machine moves. The ranker is the demo's, trained on the model's own replies to other prompts. Each arm is a
-job of its own in a folder that is thrown away. Prints JSON: ratios to the same goal in arrival order, a
-list of the draws.
+Arms are compared in engine steps, which hang on how long replies are and not on what they say. So how long
+they are is what the whole model said, sample by sample, at temperature 0.6, cut at 512 tokens
+(`demo_held_out_lengths.jsonl.gz` for one sample a prompt, `generate_sibling_lengths.jsonl.gz` for eight: ids
+and numbers), and what says it is the model's first layer alone, which speaks noise of just that length.
+All else is as with `sooner generate --model`: prompts, chat template, ranker, vLLM's scheduler, order, turns.
+The ranker is the demo's, trained on the model's replies to other prompts. Ratios are to the same goal in
+arrival order. Each arm's report is in `--work` as soon as it is there; the same command goes on. Prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gzip
 import json
 import sys
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sooner.demo import model, prompts
-from sooner.demo.run import TEMPERATURE, fit_ranker
+from real_engine_mixed import cut_model
+from sooner.demo import prompts
+from sooner.demo.run import fit_ranker, versions
+from sooner.generate.engines import Answer, Begun, Told
 from sooner.generate.goals import Goal
 from sooner.generate.inprocess import InProcess
 from sooner.generate.job import OfflineJob
+from sooner.generate.prompts import Ask
 from sooner.generate.settings import JobSettings
+
+HERE = Path(__file__).parent
+ONE, EIGHT = HERE / "demo_held_out_lengths.jsonl.gz", HERE / "generate_sibling_lengths.jsonl.gz"
+CAP = 512
+ENGINE = {"dtype": "bfloat16", "max_model_len": 2048, "enforce_eager": True}
+Lengths = Mapping[tuple[str, int], int]
 
 
 def say(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
 
 
+def lengths(path: Path) -> dict[tuple[str, int], int]:
+    """Return the known lengths by id and number of the sample."""
+    rows = map(json.loads, gzip.decompress(path.read_bytes()).splitlines())
+    return {(row["id"], row.get("sample", 0)): min(row["output_len"], CAP) for row in rows}
+
+
+class Forced(InProcess):
+    """vLLM in this process, whose replies are as long as is known: of each id, its samples as they come."""
+
+    def __init__(self, model: str, settings: Mapping[str, Any]) -> None:
+        super().__init__(model, settings, stream=True)
+        self.known: Lengths = {}
+        self._came: dict[str, int] = {}
+        self._number: dict[int, int] = {}
+
+    def forget(self, known: Lengths) -> None:
+        """Begin anew, with these lengths."""
+        self.known, self._came = known, {}
+
+    async def reply(self, ask: Ask, told: Told | None, begun: Begun | None = None) -> Answer | Begun:
+        """Return a reply of the known length, whoever says it."""
+        name = str(ask.id)
+        if begun is None:
+            number = self._came[name] = self._came.get(name, -1) + 1
+        else:
+            number = self._number.pop(id(begun))
+        body = {**ask.body, "max_tokens": self.known[name, number], "ignore_eos": True, "temperature": 0.0}
+        made = await super().reply(ask._replace(body=body), told, begun)
+        if isinstance(made, Begun):
+            self._number[id(made)] = number
+        return made
+
+
 def write(path: Path, n: int, draw: int) -> None:
     """Write n held-out prompts, others for each draw as far as they reach."""
-    there = prompts.held_out(min(n * (draw + 1), 788))
-    lines = [{"id": each.id, "messages": list(each.messages)} for each in there[-n:]]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    if not path.exists():
+        there = prompts.held_out(min(n * (draw + 1), 788))[-n:]
+        lines = [{"id": each.id, "messages": list(each.messages)} for each in there]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-async def arm(engine: InProcess, folder: Path, source: Path, **settings: Any) -> dict[str, Any]:
-    """Run one job on the engine that is loaded; its steps are counted from its own beginning."""
-    name = "-".join(str(settings.get(key, "")) for key in ("goal", "order", "ranker")).replace("/", "_")[-80:]
-    chosen = JobSettings(temperature=TEMPERATURE, **settings)
-    with OfflineJob(source, folder / f"{source.stem}{chosen.samples}{name}.jsonl", chosen) as job:
-        job.prepare(engine.model)
-        report = await job.run([engine])
-    say(f"  {chosen.goal}, {chosen.order}, K={chosen.samples}: {report['goal_steps']} steps")
-    return report
+async def arm(
+    engine: Forced, folder: Path, source: Path, name: str, known: Lengths, **settings: Any
+) -> dict[str, Any]:
+    """Return the report of one job on the engine that is loaded, from disk where it was run before."""
+    kept = folder / f"{name}.json"
+    if not kept.exists():
+        engine.forget(known)
+        with OfflineJob(source, folder / f"{name}.jsonl", JobSettings(max_tokens=CAP, **settings)) as job:
+            job.forget()
+            job.prepare("SmolLM2")
+            report = await job.run([engine])
+        kept.write_text(json.dumps(report), encoding="utf-8")
+    report = json.loads(kept.read_text(encoding="utf-8"))
+    say(f"{name}: {report['goal_steps']} steps, {report['made_room']} made room")
+    return dict(report)
 
 
-async def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    ranker = folder / "ranker"
-    fit_ranker(ranker, "lexical", asked.max_tokens, say)
-    engine = InProcess(
-        str(model.prepare()),
-        {
-            "dtype": "float32", "max_model_len": 2048, "max_num_seqs": asked.slots, "enforce_eager": True,
-            "enable_chunked_prefill": False, "max_num_batched_tokens": 2048, "enable_prefix_caching": False,
-        },
-        stream=True,
-    )  # fmt: skip
+def goals(asked: argparse.Namespace, ranker: str) -> list[tuple[str, Goal, dict[str, Any]]]:
+    """Return the arms: their names, goals and settings; those of several samples are on fewer prompts."""
+    quarter, siblings = asked.prompts // 4, {"ranker": "none", "samples": asked.samples}
+    arms: list[tuple[str, Goal, dict[str, Any]]] = [
+        ("all, with a ranker", Goal(), {"ranker": ranker}),
+        ("sample a quarter", Goal(kind="sample", n=quarter), {"ranker": ranker}),
+        ("first quarter", Goal(kind="first", n=quarter), {"ranker": ranker}),
+        ("first quarter, no controls", Goal(kind="first", n=quarter, control=0.0), {"ranker": ranker}),
+        ("all, with siblings", Goal(), siblings),
+    ]
+    if asked.more:
+        arms += [
+            ("all, with a ranker, no turns", Goal(), {"ranker": ranker, "turns": False}),
+            ("all, nothing told", Goal(), {"ranker": "none"}),
+            ("all, with siblings, no turns", Goal(), {**siblings, "turns": False}),
+        ]
+    return arms if EIGHT.exists() else [each for each in arms if "samples" not in each[2]]
+
+
+async def one_draw(
+    engine: Forced, asked: argparse.Namespace, draw: int, found: dict[str, dict[str, list[float]]]
+) -> None:
+    """Run every goal in arrival order and in ours."""
+    folder = asked.work
+    many, few = folder / f"many{draw}.jsonl", folder / f"few{draw}.jsonl"
+    write(many, asked.prompts, draw)
+    write(few, asked.groups, draw)
+    one, eight = lengths(ONE), lengths(EIGHT) if EIGHT.exists() else {}
+    for name, goal, more in goals(asked, str(folder / "ranker")):
+        source, known = (few, eight) if "samples" in more else (many, one)
+        plain = Goal(kind=goal.kind, n=goal.n, control=0.0)
+        label = f"{draw}-{plain}-{more.get('samples', 1)}-arrival".replace(" ", "-")
+        by_arrival = {**more, "ranker": "none", "goal": plain, "order": "arrival", "seed": draw}
+        base = await arm(engine, folder, source, label, known, **by_arrival)
+        label = f"{draw}-{name}".replace(" ", "-").replace(",", "")
+        ours = await arm(engine, folder, source, label, known, goal=goal, seed=draw, **more)
+        row = found.setdefault(name, {})
+        for key, value in (
+            ("goal_steps", round(ours["goal_steps"] / base["goal_steps"], 3)),
+            ("until_controls_ended", round(ours["steps"] / base["goal_steps"], 3)),
+            ("steps", [ours["goal_steps"], base["goal_steps"]]),
+            ("made_room", ours["made_room"]),
+            ("kept_mean_len", [ours["kept_mean_len"], base["kept_mean_len"]]),
+            ("estimated_mean_len", ours["estimated_mean_len"]),
+        ):
+            row.setdefault(key, []).append(value)
+
+
+async def run(asked: argparse.Namespace) -> dict[str, Any]:
+    asked.work.mkdir(parents=True, exist_ok=True)
+    if not (asked.work / "ranker").exists():
+        fit_ranker(asked.work / "ranker", asked.ranker, CAP, say)
+    weights = asked.work / "weights"
+    if not (weights / "config.json").exists():
+        cut_model(weights, asked.layers)
+    engine = Forced(str(weights), {**ENGINE, "max_num_seqs": asked.slots})
     found: dict[str, dict[str, list[float]]] = {}
     await engine.start()
     try:
         for draw in range(asked.draws):
-            await one_draw(engine, folder, asked, draw, str(ranker), found)
-            say(json.dumps(found))
+            await one_draw(engine, asked, draw, found)
+            say(json.dumps({name: row["goal_steps"] for name, row in found.items()}))
     finally:
         await engine.close()
     return found
 
 
-async def one_draw(
-    engine: InProcess, folder: Path, asked: argparse.Namespace, draw: int, ranker: str,
-    found: dict[str, dict[str, list[float]]],
-) -> None:  # fmt: skip
-    """Run every goal in arrival order and in ours."""
-    many, few = folder / f"many{draw}.jsonl", folder / f"few{draw}.jsonl"
-    write(many, asked.prompts, draw)
-    write(few, asked.groups, draw)
-    quarter = asked.prompts // 4
-    both = {"max_tokens": asked.max_tokens, "seed_base": draw, "seed": draw}
-    pairs: list[tuple[str, Path, Goal, dict[str, Any]]] = [
-        ("all, with a ranker", many, Goal(), {"ranker": ranker}),
-        ("all, siblings only", few, Goal(), {"ranker": "none", "samples": asked.samples}),
-        ("all, siblings and a ranker", few, Goal(), {"ranker": ranker, "samples": asked.samples}),
-        ("sample a quarter", many, Goal(kind="sample", n=quarter), {"ranker": ranker}),
-        ("first quarter", many, Goal(kind="first", n=quarter), {"ranker": ranker}),
-    ]
-    bases: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for name, source, goal, more in pairs:
-        plain = Goal(kind=goal.kind, n=goal.n, control=0.0)
-        key = (source.name, str(plain), more.get("samples", 1))
-        if key not in bases:
-            settings = {**more, **both, "ranker": "none", "goal": plain, "order": "arrival"}
-            bases[key] = await arm(engine, folder, source, **settings)
-        ours, base = await arm(engine, folder, source, goal=goal, **more, **both), bases[key]
-        row = found.setdefault(name, {})
-        row.setdefault("goal_steps", []).append(round(ours["goal_steps"] / base["goal_steps"], 3))
-        row.setdefault("until_controls_ended", []).append(round(ours["steps"] / base["goal_steps"], 3))
-        row.setdefault("kept_mean_len", []).append(ours["kept_mean_len"])
-        row.setdefault("kept_mean_len_by_arrival", []).append(base["kept_mean_len"])
-        row.setdefault("estimated_mean_len", []).append(ours["estimated_mean_len"])
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    """Run what is not there yet and print all of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--prompts", type=int, default=400)
     parser.add_argument("--groups", type=int, default=60)
     parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--slots", type=int, default=32)
-    parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--slots", type=int, default=48)
+    parser.add_argument("--layers", type=int, default=1, help="of the model's 30")
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--ranker", default="lexical", choices=["lexical", "blend"])
+    parser.add_argument("--more", action="store_true", help="also without a ranker, and without turns")
+    parser.add_argument("--work", type=Path, default=Path("generate_served.work"))
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = asyncio.run(run(asked, Path(folder)))
-    print(json.dumps({"settings": vars(asked), "ratios_to_arrival_order": found}))
+    found = asyncio.run(run(asked))
+    settings = {name: value for name, value in vars(asked).items() if name != "work"}
+    told = {"settings": settings, "versions": versions(), "ratios_to_arrival_order": found}
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

@@ -48,17 +48,19 @@ def play(course: Course, work: dict[str, Any]) -> dict[str, Any]:
     ended: list[int] = []
     steps, seconds = 0, 0.0
     at_goal: tuple[int, float] | None = None
+    had: dict[int, int] = {}  # tokens of samples that made room
     while True:
         for sample in course.doomed():
             engine.abort(jobs[sample])
             course.aborted(sample, jobs.pop(sample).produced)
         while len(jobs) < opening.size and (sample := course.next()) is not None:
+            left = int(work["true"][sample]) - had.get(sample, 0)
 
-            def told(n: int, sample: int = sample) -> None:
-                if n >= work["true"][sample]:
+            def told(n: int, sample: int = sample, left: int = left) -> None:
+                if n >= left:
                     ended.append(sample)
 
-            jobs[sample] = Job(int(work["prompt"][sample]), int(work["true"][sample]), told)
+            jobs[sample] = Job(int(work["prompt"][sample]) + had.get(sample, 0), left, told)
             engine.submit(jobs[sample])
         if not jobs:
             break
@@ -69,8 +71,13 @@ def play(course: Course, work: dict[str, Any]) -> dict[str, Any]:
         for sample in ended:
             jobs.pop(sample)
             for other, running in jobs.items():
-                course.progress(other, running.produced)
+                course.progress(other, had.get(other, 0) + running.produced)
             course.finished(sample, int(work["true"][sample]))
+        if ended and course.takes_turns:
+            for sample in [sample for sample in jobs if course.due(sample)]:
+                engine.abort(jobs[sample])
+                had[sample] = had.get(sample, 0) + jobs.pop(sample).produced
+                course.made_room(sample, had[sample])
         ended.clear()
         if course.met and at_goal is None:
             at_goal = (steps, seconds)
@@ -78,14 +85,15 @@ def play(course: Course, work: dict[str, Any]) -> dict[str, Any]:
     kept = course.length[course.stage == Stage.KEPT]
     return {
         "goal_steps": goal_steps, "goal_s": goal_seconds, "steps": steps, "s": seconds,
-        "kept_mean_len": float(kept.mean()), "preempted": engine.preempted,
+        "kept_mean_len": float(kept.mean()), "preempted": engine.preempted, "made_room": course.paused,
     }  # fmt: skip
 
 
 def arm(goal: Goal, order: str, work: dict[str, Any], seed: int) -> dict[str, Any]:
     """Run one goal in one order."""
     expecting = Expectation(work["told"], work["prompt"], limits=np.full(work["prompt"].shape, float(CAP)))
-    return play(Course(goal, expecting, work["prompt"], order=order, seed=seed), work)
+    turns = not goal.selects and order == "auto"
+    return play(Course(goal, expecting, work["prompt"], order=order, seed=seed, turns=turns), work)
 
 
 def main() -> None:
@@ -127,6 +135,7 @@ def main() -> None:
                 plainly = base["kept_mean_len"] / float(work["true"].mean())
                 row.setdefault("kept_mean_len_of_all_by_arrival", []).append(round(plainly, 3))
                 row.setdefault("preempted", []).append([ours["preempted"], base["preempted"]])
+                row.setdefault("made_room", []).append(ours["made_room"])
     told = {"prompts": n, "slots": SLOTS, "tau": taus, "against": "the same goal in arrival order"}
     print(json.dumps({**told, "ratios": found}))
 

@@ -344,3 +344,51 @@ def test_vllm_in_this_process_replaces_its_own_batch_run(tiny_model: Path, tmp_p
 def report_of(folder: Path) -> dict[str, Any]:
     told: dict[str, Any] = json.loads((folder / "out.meta.json").read_text())["report"]
     return told
+
+
+IN_TURNS = """
+import asyncio, json, sys
+from sooner.generate.engines import Begun
+from sooner.generate.inprocess import InProcess
+from sooner.generate.prompts import ROUTES, Ask
+
+async def main():
+    engine = InProcess(sys.argv[1], json.loads(sys.argv[2]), stream=True)
+    await engine.start()
+    try:
+        body = {"messages": [{"role": "user", "content": "word"}], "max_tokens": 200, "temperature": 0.0}
+        ask = Ask("a", ROUTES["chat"], {**body, "ignore_eos": True})
+        whole = await engine.reply(ask, None)
+        begun, seen, pieces = None, [], 0
+        while True:  # in turns of 40 tokens or some more
+            last = 0 if begun is None else len(begun.ids)
+            made = await engine.reply(ask, lambda n, text: seen.append(n) or n >= last + 40, begun)
+            pieces += 1
+            if not isinstance(made, Begun):
+                break
+            assert len(made.ids) >= last + 40
+            begun = made
+        assert seen == sorted(seen)
+        seeded = await engine.reply(ask._replace(body={**ask.body, "seed": 1}), lambda n, text: True)
+    finally:
+        await engine.close()
+    print(json.dumps({"whole": whole, "in_turns": made, "pieces": pieces, "seeded": seeded.output_len}))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.engine
+def test_a_reply_of_the_real_vllm_that_is_interrupted_comes_out_as_if_it_were_not(tiny_model: Path) -> None:
+    settings = {"load_format": "dummy", "max_num_seqs": 2, "max_model_len": 512, "dtype": "float32"}
+    done = subprocess.run(
+        [sys.executable, "-c", IN_TURNS, str(tiny_model), json.dumps({**settings, "enforce_eager": True})],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["in_turns"] == told["whole"]
+    assert told["whole"][1] == 200
+    assert told["pieces"] > 1
+    assert told["seeded"] == 200  # a seeded reply would come out differently, so it is never interrupted

@@ -22,21 +22,28 @@ def job(
 
 
 def play(chosen: Course, true: Any, slots: int = 16, budget: float = np.inf) -> tuple[float, list[int]]:
-    """Serve on `slots` places, a token a step; return when the goal was met and the order of beginning."""
+    """Serve on `slots` places, a token a step; return when the goal was met and the order of beginning.
+
+    A sample that makes room goes on later from where it was.
+    """
     now, begun, met = 0.0, [], None
     ends: list[tuple[float, int]] = []
-    since: dict[int, float] = {}
+    since: dict[int, float] = {}  # when a sample would have begun, had it not been interrupted
     while True:
         if now >= budget:
             chosen.expire()
         for sample in chosen.doomed():
             chosen.aborted(sample, int(now - since[sample]))
         while len(chosen.running) < slots and (sample := chosen.next()) is not None:
-            begun.append(sample)
-            since[sample] = now
-            heapq.heappush(ends, (now + true[sample], sample))
+            had = chosen.running[sample]
+            if not had:
+                begun.append(sample)
+            since[sample] = now - had
+            heapq.heappush(ends, (since[sample] + true[sample], sample))
         if met is None and chosen.met:
             met = now
+        while ends and ends[0] != (since[ends[0][1]] + true[ends[0][1]], ends[0][1]):
+            heapq.heappop(ends)
         while ends and ends[0][1] not in chosen.running:
             heapq.heappop(ends)
         if not ends:
@@ -45,6 +52,9 @@ def play(chosen: Course, true: Any, slots: int = 16, budget: float = np.inf) -> 
             now = budget
             continue
         now, sample = heapq.heappop(ends)
-        for other in chosen.running:
+        for other in list(chosen.running):
             chosen.progress(other, now - since[other])
         chosen.finished(sample, int(true[sample]))
+        for other in list(chosen.running):
+            if now < since[other] + true[other] and chosen.due(other):
+                chosen.made_room(other, int(now - since[other]))

@@ -30,6 +30,53 @@ def test_all_runs_everything_once_and_the_longest_first() -> None:
     assert true[begun[:100]].mean() > 1.5 * true[begun[-100:]].mean()
 
 
+def cut(n: int, seed: int) -> Any:
+    """Return lengths of which a third are cut at 512, as a small model's are."""
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(n) < 1 / 3, 512, np.exp(rng.normal(4.7, 0.8, n)).clip(5, 500)).astype(int)
+
+
+@pytest.mark.parametrize("goal", [Goal(), Goal(kind="sample", n=N // 2)])
+def test_taking_turns_at_the_end_packs_it_where_nothing_is_foretold(goal: Goal) -> None:
+    told, prompt_len = np.full(N, np.nan), np.full(N, 20.0)
+
+    def ends(order: str, turns: bool, seed: int) -> tuple[float, Course]:
+        expecting = Expectation(told, prompt_len, limits=np.full(N, 512.0))
+        chosen = Course(goal, expecting, prompt_len, order=order, turns=turns, seed=seed)
+        return play(chosen, cut(N, seed), slots=40)[0], chosen
+
+    for seed in range(3):
+        in_turns, chosen = ends("auto", True, seed)
+        assert in_turns < 0.96 * ends("arrival", False, seed)[0]
+        assert chosen.kept == (goal.n or N)
+        assert 0 < chosen.paused < N
+        lengths = cut(N, seed)
+        kept = chosen.stage == Stage.KEPT
+        assert (chosen.length[kept] == lengths[kept]).all()
+
+
+def test_nobody_makes_room_while_much_waits_nor_for_who_has_had_more() -> None:
+    told, _ = job(N)
+    chosen = course(Goal(), told, turns=True)
+    for _ in range(16):
+        chosen.next()
+    for sample in chosen.running:
+        chosen.progress(sample, 400.0)
+    assert not any(chosen.due(sample) for sample in chosen.running)
+    few = course(Goal(), told[:24], turns=True)
+    for sample in [few.next() for _ in range(4)]:
+        few.finished(sample or 0, 100_000)  # enough is done for much to be read again
+    first = [few.next() for _ in range(16)]
+    for place, sample in enumerate(first):
+        few.progress(sample or 0, 1e4 - place)
+    leave = [sample for sample in first if sample is not None and few.due(sample)]
+    assert leave == first[:4]  # as many as wait, the furthest
+    few.made_room(leave[0], 10_000)
+    assert few.left() == 5
+    assert [few.next() for _ in range(5)][-1] == leave[0]  # after all that were never begun
+    assert few.running[leave[0]] == 10_000
+
+
 def test_a_sample_is_drawn_before_anything_runs_and_is_unbiased() -> None:
     told, true = job(N)
     chosen = course(Goal(kind="sample", n=100), told, seed=3)

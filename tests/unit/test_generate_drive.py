@@ -13,7 +13,7 @@ import pytest
 from sooner.core import EngineError
 from sooner.generate.course import Course
 from sooner.generate.drive import Drive
-from sooner.generate.engines import Answer, Declined, OutOfReach, Told, Unwell
+from sooner.generate.engines import Answer, Begun, Declined, OutOfReach, Told, Unwell
 from sooner.generate.expecting import Expectation
 from sooner.generate.goals import Goal
 from sooner.generate.prompts import Ask
@@ -26,6 +26,7 @@ class Scripted:
 
     name = model = "scripted"
     steps = None
+    pauses = False
 
     def __init__(self, act: Callable[[int, int], None], window: int = 4) -> None:
         self.act, self.window = act, window
@@ -34,7 +35,7 @@ class Scripted:
 
     async def start(self) -> None: ...
 
-    async def reply(self, ask: Ask, told: Told | None) -> Answer:
+    async def reply(self, ask: Ask, told: Told | None, begun: Begun | None = None) -> Answer | Begun:
         self.open += 1
         self.most = max(self.most, self.open)
         try:
@@ -118,7 +119,7 @@ def test_what_cannot_be_kept_ends_the_job() -> None:
 def test_a_budget_that_is_spent_ends_what_runs() -> None:
     hanging = Scripted(lambda id, attempt: None)
 
-    async def never(ask: Ask, told: Told | None) -> Answer:
+    async def never(ask: Ask, told: Told | None, begun: Begun | None = None) -> Answer:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -133,3 +134,53 @@ def test_a_budget_that_is_spent_ends_what_runs() -> None:
     assert len(parts) == 4
     assert all(ended for _, ended in parts)
     assert course.met
+
+
+class Counting(Scripted):
+    """An engine of 4 slots that makes a token at a time and interrupts a reply where it is told to."""
+
+    pauses = True
+
+    def __init__(self, lengths: list[int]) -> None:
+        super().__init__(lambda id, attempt: None)
+        self.lengths, self.gone_on = lengths, 0
+
+    async def reply(self, ask: Ask, told: Told | None, begun: Begun | None = None) -> Answer | Begun:
+        had = [] if begun is None else list(begun.ids)
+        self.gone_on += begun is not None
+        assert told is not None
+        while len(had) < self.lengths[int(ask.id)]:
+            await asyncio.sleep(0)
+            had.append(len(had))
+            if told(len(had), f"{len(had)} ") and len(had) < self.lengths[int(ask.id)]:
+                return Begun(tuple(had), "".join(f"{token} " for token in had))
+        return Answer(" ".join(map(str, had)), len(had), 3, "stop", {})
+
+
+def test_replies_that_make_room_are_gone_on_with_and_come_out_whole() -> None:
+    lengths = [200 if i % 3 == 0 else 10 for i in range(N)]
+    engine = Counting(lengths)
+    expecting = Expectation(np.full(N, np.nan), np.full(N, 5.0), limits=np.full(N, 200.0))
+    course = Course(Goal(), expecting, np.full(N, 5.0), turns=True)
+    taken: dict[int, Answer] = {}
+    made = Drive(
+        course, [engine], lambda sample: Ask(sample, "/v1/chat/completions", {}),
+        lambda sample, answer, fate: taken.update({sample: answer}),
+    )  # fmt: skip
+    asyncio.run(made.run())
+    assert {sample: answer.output_len for sample, answer in taken.items()} == dict(enumerate(lengths))
+    assert all(answer.text == " ".join(map(str, range(answer.output_len))) for answer in taken.values())
+    assert engine.gone_on == course.paused > 0
+
+
+def test_an_engine_that_cannot_go_on_is_never_asked_to() -> None:
+    counting, plain = Counting([50] * N), Scripted(lambda id, attempt: None)
+    expecting = Expectation(np.full(N, np.nan), np.full(N, 5.0), limits=np.full(N, 50.0))
+    course = Course(Goal(), expecting, np.full(N, 5.0), turns=True)
+    made = Drive(
+        course, [counting, plain], lambda sample: Ask(sample, "/v1/chat/completions", {}),
+        lambda sample, answer, fate: None,
+    )  # fmt: skip
+    asyncio.run(made.run())
+    assert course.kept == N
+    assert course.paused == counting.gone_on == 0

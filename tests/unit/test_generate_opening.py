@@ -21,6 +21,15 @@ def test_it_settles_a_little_above_the_slots(slots: int) -> None:
         assert slots < settled(slots, looks).size <= slots + max(4, 0.2 * slots)
 
 
+def test_prompts_that_are_on_their_way_in_are_not_taken_for_a_full_batch() -> None:
+    opening = Opening()
+    running = 0
+    for _ in range(40):  # an engine of 256 slots that takes in 12 prompts a look
+        running = min(running + 12, opening.size, 256)
+        opening.look(running, opening.size - running)
+    assert running == 256
+
+
 def test_preemptions_make_it_smaller_and_older_ones_do_not() -> None:
     opening = settled(100, preempted=40)  # a server that has preempted before this job
     before = opening.size

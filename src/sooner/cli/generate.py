@@ -154,7 +154,8 @@ def generate(
         elif model:
             from sooner.generate.inprocess import InProcess
 
-            makers = [InProcess(model, _settings(engine), stream=goal.selects)]
+            told = goal.selects or settings.takes_turns
+            makers = [InProcess(model, _settings(engine), stream=told)]
         else:
             from sooner.generate.http import Server
 

@@ -76,6 +76,8 @@ async def groups(
         raise ConfigError(f"keep={keep}, allowed: at least 1 group")
     begun: dict[str | int, list[Sample]] = {}
     whole = 0
+    if keep is not None:
+        settings.setdefault("turns", False)  # it is not the end of all that counts
     job = generate(prompts, engines=engines, samples=samples, ended=ended, **settings)
     async with aclosing(job) as arriving:
         async for sample in arriving:

@@ -16,6 +16,7 @@ from sooner import policies
 from sooner.core import ConfigError, View
 from sooner.generate.expecting import Expectation
 from sooner.generate.goals import Goal
+from sooner.generate.turns import SHARE, Turns
 from sooner.work import Pace, work
 
 TENTHS = 10
@@ -46,11 +47,14 @@ class Fate(Enum):
 
 
 class Course:
-    """Chooses samples; told what becomes of them. `stage` and `length` are columns (n * K,)."""
+    """Chooses samples; told what becomes of them. `stage` and `length` are columns (n * K,).
+
+    With `turns`, running samples make room for others at the job's end: see `due`.
+    """
 
     def __init__(
         self, goal: Goal, expecting: Expectation, prompt_len: NDArray[np.float64], *, samples: int = 1,
-        order: str = "auto", seed: int = 0, pace: Pace | None = None,
+        order: str = "auto", seed: int = 0, pace: Pace | None = None, turns: bool = False,
     ) -> None:  # fmt: skip
         n = len(expecting)
         if goal.n is not None and goal.n > n * samples:
@@ -66,6 +70,8 @@ class Course:
         self._policy = policies.get(goal.policy(order))
         self._pace, self._prompt_len = pace or Pace(), prompt_len
         self._begun = np.zeros(n, dtype=np.int32)  # samples of a prompt that were begun
+        self._fresh, self._usual, self._reach = 0, 0.0, 0.0  # never begun: how many, their mean; the longest
+        self._turns = Turns() if turns else None
         self._again: deque[int] = deque()
         rng = np.random.default_rng(seed)
         if goal.kind == "sample":
@@ -87,7 +93,17 @@ class Course:
     @property
     def over(self) -> bool:
         """Whether nothing runs and nothing is left to run. Ask after `next` gave None."""
-        return not self.running and not self._again
+        return not self.running and not self._again and not self._turns
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether a running sample may be asked to make room."""
+        return self._turns is not None
+
+    @property
+    def paused(self) -> int:
+        """Times that a running sample made room."""
+        return 0 if self._turns is None else self._turns.made
 
     @property
     def wanted(self) -> int | None:
@@ -124,9 +140,24 @@ class Course:
         if self.met:
             return None
         for sample in self._queue:
-            if self.stage[sample] == Stage.WAITING and self._open(sample):
+            if self.stage[sample] == Stage.WAITING and self._open(sample) and not self._made_room(sample):
                 return self._begin(sample)
-        return None
+        return self._go_on()
+
+    def _made_room(self, sample: int) -> bool:
+        return self._turns is not None and sample in self._turns
+
+    def _go_on(self) -> int | None:
+        """Return a sample that made room and goes on now."""
+        back = None if self._turns is None else self._turns.back()
+        if self._turns is None or back is None:
+            return None
+        sample, had = back
+        self.stage[sample] = Stage.RUNNING
+        self.length[sample] = 0
+        self.running[sample] = had
+        self._turns.begin(sample, had)
+        return sample
 
     def _next_control(self) -> int | None:
         if self.met and self.goal.kind == "budget":
@@ -142,12 +173,15 @@ class Course:
         self.stage[sample] = Stage.RUNNING
         self.running[sample] = 0.0
         self._begun[prompt] += 1
+        self._fresh -= 1
+        if self._turns is not None:
+            self._turns.begin(sample)
         self._paid += float(self.expecting.tokens[prompt])
         return sample
 
     def finished(self, sample: int, length: int) -> Fate:
         """Take in a whole reply of `length` tokens; return what to do with it."""
-        self.running.pop(sample, None)
+        self._stop(sample, length)
         self.length[sample] = length
         prompt = sample // self.samples
         self.expecting.add(prompt, length)
@@ -165,19 +199,20 @@ class Course:
 
     def failed(self, sample: int) -> None:
         """Say that a sample is given up."""
-        self.running.pop(sample, None)
+        self._stop(sample)
         self.stage[sample] = Stage.FAILED
 
     def returned(self, sample: int) -> None:
         """Say that a sample did not run after all and is to be begun again."""
-        self.running.pop(sample, None)
+        self._stop(sample)
         self.stage[sample] = Stage.WAITING
         self._begun[sample // self.samples] -= 1
+        self._fresh += 1
         self._again.append(sample)
 
     def aborted(self, sample: int, tokens: int) -> None:
         """Say that a running sample was ended with `tokens` of its reply there."""
-        self.running.pop(sample, None)
+        self._stop(sample)
         self.stage[sample] = Stage.ABORTED
         self.length[sample] = tokens
 
@@ -185,6 +220,26 @@ class Course:
         """Say how many tokens a running sample has."""
         if sample in self.running:
             self.running[sample] = tokens
+
+    def due(self, sample: int) -> bool:
+        """Whether a running sample should make room now: the job nears its end and others have had less.
+
+        The end is where all that was never begun fills the slots for less than the longest reply.
+        """
+        if self._turns is None or sample not in self.running:
+            return False
+        to_come = self._fresh * self._usual
+        if to_come > self._reach * len(self.running):
+            return False
+        return self._turns.due(sample, self.running, self._fresh, to_come)
+
+    def made_room(self, sample: int, tokens: int) -> None:
+        """Say that a running sample was interrupted with `tokens`; `next` returns it again."""
+        self._stop(sample)
+        self.stage[sample] = Stage.WAITING
+        self.length[sample] = tokens
+        if self._turns is not None:
+            self._turns.leave(sample, tokens)
 
     def expire(self) -> None:
         """Say that the budget is spent."""
@@ -197,6 +252,11 @@ class Course:
     def left(self) -> int:
         """Return how many samples wait."""
         return int((self.stage == Stage.WAITING).sum())
+
+    def _stop(self, sample: int, whole: int = 0) -> None:
+        self.running.pop(sample, None)
+        if self._turns is not None:
+            self._turns.end(sample, whole)
 
     def _open(self, sample: int) -> bool:
         """Whether a sample may still run: it could be kept, or is one of the controls."""
@@ -253,6 +313,8 @@ class Course:
         """Order what waits by what is expected now."""
         prompts = np.flatnonzero(self._begun < self.samples)
         tokens = self.expecting.tokens[prompts].astype(np.float64)
+        if self._turns is not None:
+            self._foresee(self._turns, prompts, tokens)
         prompt_len = self._prompt_len[prompts]
         size = np.asarray(work(self._pace, prompt_len, 0.0, tokens))
         view = View(
@@ -266,6 +328,15 @@ class Course:
         known = ((self._begun[prompts] > 0) | ~alone) if explore else np.zeros(prompts.shape, dtype=bool)
         order = np.lexsort((prompts, key, known))
         self._queue = self._samples_of(prompts[order], ~known[order] if explore else None)
+
+    def _foresee(self, turns: Turns, prompts: NDArray[np.int64], tokens: NDArray[np.float64]) -> None:
+        """Learn what is left: how much was never begun, its usual length, and how long a reply may be."""
+        count = self.samples - self._begun[prompts]
+        self._fresh = int(count.sum())
+        self._usual = float(tokens @ count) / max(self._fresh, 1)
+        running = np.array(list(self.running), dtype=np.int64) // self.samples
+        self._reach = self.expecting.reach(np.concatenate([prompts, running]))
+        turns.turn = self._reach / SHARE
 
     def _samples_of(self, prompts: NDArray[np.int64], single: NDArray[np.bool_] | None) -> Iterator[int]:
         """Yield the samples of prompts in order; of a `single` one the first only, the rest at the end."""

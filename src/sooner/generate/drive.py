@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from sooner.core import EngineError
 from sooner.generate.course import Course, Fate
-from sooner.generate.engines import Answer, Declined, Maker, OutOfReach, Unwell
+from sooner.generate.engines import Answer, Begun, Declined, Maker, OutOfReach, Unwell
 from sooner.generate.prompts import Ask
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
@@ -47,6 +47,8 @@ class Drive:
         self._down: dict[Maker, asyncio.Task[None]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._said: dict[int, list[str]] = {}
+        self._interrupts = all(maker.pauses for maker in makers)
+        self._begun: dict[int, Begun] = {}  # samples that made room
         self._ended: set[int] = set()
         self._tries: dict[int, int] = {}
         self._lost: dict[int, int] = {}
@@ -105,19 +107,26 @@ class Drive:
         return best
 
     async def _one(self, maker: Maker, sample: int) -> None:
-        def told(tokens: int, text: str) -> None:
+        begun = self._begun.pop(sample, None)
+
+        def told(tokens: int, text: str) -> bool:
             self._course.progress(sample, tokens)
             if self._partial is not None and text:
                 self._said.setdefault(sample, []).append(text)
+            return self._interrupts and self._course.due(sample)
 
         try:
-            answer = await maker.reply(self._ask(sample), told)
-            self._take(sample, answer, self._course.finished(sample, answer.output_len))
+            answer = await maker.reply(self._ask(sample), told, begun)
+            if isinstance(answer, Begun):
+                self._begun[sample] = answer
+                self._course.made_room(sample, len(answer.ids))
+            else:
+                self._take(sample, answer, self._course.finished(sample, answer.output_len))
         except asyncio.CancelledError:
             tokens = int(self._course.running.get(sample, 0))
             self._course.aborted(sample, tokens)
             if self._partial is not None:
-                text = "".join(self._said.get(sample, ()))
+                text = ("" if begun is None else begun.text) + "".join(self._said.get(sample, ()))
                 self._partial(sample, tokens, text, sample in self._ended)
         except Declined as error:
             self._give_up(sample, str(error))

@@ -8,8 +8,11 @@ from typing import Any, NamedTuple, Protocol
 from sooner.core import EngineError
 from sooner.generate.prompts import Ask
 
-Told = Callable[[int, str], None]
-"""Told how many tokens a running reply has, and the text that is new, where the engine says so."""
+Told = Callable[[int, str], bool]
+"""Told how many tokens a running reply has, and the text that is new, where the engine says so.
+
+Returns whether the reply is to be interrupted, which only an engine that `pauses` does.
+"""
 
 
 class Answer(NamedTuple):
@@ -21,6 +24,13 @@ class Answer(NamedTuple):
     finish_reason: str
     message: dict[str, Any]
     raw: dict[str, Any] | None = None
+
+
+class Begun(NamedTuple):
+    """What there is of a reply that was interrupted, to be gone on with."""
+
+    ids: tuple[int, ...]  # its tokens
+    text: str
 
 
 class Declined(EngineError):
@@ -42,6 +52,10 @@ class Maker(Protocol):
     model: str
 
     @property
+    def pauses(self) -> bool:
+        """Whether a reply can be interrupted and gone on with."""
+
+    @property
     def window(self) -> int:
         """How many requests may be open at once now."""
 
@@ -52,10 +66,10 @@ class Maker(Protocol):
     async def start(self) -> None:
         """Be ready. Raises EngineError where that cannot be."""
 
-    async def reply(self, ask: Ask, told: Told | None) -> Answer:
-        """Return the whole reply; when cancelled, the engine drops the request.
+    async def reply(self, ask: Ask, told: Told | None, begun: Begun | None = None) -> Answer | Begun:
+        """Return the whole reply, or what there is of it where it was interrupted; `begun` is gone on with.
 
-        Raises Declined, Unwell or OutOfReach.
+        When cancelled, the engine drops the request. Raises Declined, Unwell or OutOfReach.
         """
 
     async def recovered(self, patience: float) -> bool:

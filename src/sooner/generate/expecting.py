@@ -27,6 +27,7 @@ _STRENGTH = (
 )  # requests' worth of belief in: the level, the ranker's word, no effect of length
 _WITHIN, _BETWEEN = 0.25, 0.5  # variances of log lengths: of a prompt's replies, of prompts' own parts
 _LEAST = 0.02
+_FAR = 2.0
 _BELIEF = 20.0
 
 
@@ -90,6 +91,13 @@ class Expectation:
         base += (np.bincount(self._groups[rows], weights * apart, most) / (held + DRAWN))[self._groups]
         self._vary(seen, count, mean - base[seen])
         self._tell(base)
+
+    def reach(self, prompts: NDArray[np.int64]) -> float:
+        """Return how long a reply to one of `prompts` may well be: two deviations above what is expected."""
+        if not prompts.size:
+            return 0.0
+        far = self.mean[prompts].astype(np.float64) + _FAR * math.sqrt(self.within + self.between)
+        return float(np.minimum(np.expm1(np.minimum(far, 30.0)), self._limits[prompts]).max())
 
     def _base(self, weights: Column) -> Column:
         return np.asarray(weights[0] + weights[1] * self._text + weights[2] * self._length, dtype=np.float64)

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 
 from sooner.core import ConfigError, EngineError
-from sooner.generate.engines import Answer, Declined, OutOfReach, Told, Unwell
+from sooner.generate.engines import Answer, Begun, Declined, OutOfReach, Told, Unwell
 from sooner.generate.opening import Opening
 from sooner.generate.prompts import ROUTES, Ask
 from sooner.replay.client import Endpoint, events, refuse, session
@@ -42,6 +42,8 @@ class Server:
         self._watch: asyncio.Task[None] | None = None
         self._first_step: int | None = None
         self._last_step: int | None = None
+
+    pauses = False
 
     @property
     def window(self) -> int:
@@ -97,7 +99,7 @@ class Server:
             waiting, preempted = gauges.get(_WAITING, 0.0), gauges.get(_PREEMPTED, 0.0)
             self._opening.look(gauges[_RUNNING], waiting, preempted)
 
-    async def reply(self, ask: Ask, told: Told | None) -> Answer:
+    async def reply(self, ask: Ask, told: Told | None, begun: Begun | None = None) -> Answer:
         """Return the whole reply; see `Maker`."""
         assert self._http is not None
         body = ask.body if ask.body.get("model") else {**ask.body, "model": self.model}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sooner.core import ConfigError, EngineError
-from sooner.generate.engines import Answer, Declined, Told
+from sooner.generate.engines import Answer, Begun, Declined, Told
 from sooner.generate.prompts import ROUTES, Ask
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ class InProcess:
         self._settings = dict(settings or {})
         self._stream = stream
         self._engine: SteppedEngine | None = None
+        self._news: deque[Callable[[], None]] = deque()
+        self._woken = False
 
     @property
     def window(self) -> int:
@@ -52,10 +56,23 @@ class InProcess:
 
         self._engine = SteppedEngine(self.model, self._settings, pieces=self._stream)
 
-    async def reply(self, ask: Ask, told: Told | None) -> Answer:
-        """Return the whole reply; see `Maker`."""
+    @property
+    def pauses(self) -> bool:
+        """Whether a reply can be interrupted: where its tokens are told."""
+        return self._stream
+
+    async def reply(self, ask: Ask, told: Told | None, begun: Begun | None = None) -> Answer | Begun:
+        """Return the whole reply, or what there is of it; see `Maker`."""
+        from sooner.vllm.offline import goes_on
+
         engine, loop = self.stepped, asyncio.get_running_loop()
         done: asyncio.Future[WholeReply] = loop.create_future()
+        had: tuple[int, ...] = () if begun is None else begun.ids
+        try:
+            prompt = engine.tokens(ask.body)
+            params = engine.params(ask.body, len(prompt), len(had))
+        except ConfigError as error:
+            raise Declined(str(error)) from error
 
         def arrived(tokens: int, text: str, ended: WholeReply | Exception | None) -> None:
             if done.done():
@@ -64,17 +81,16 @@ class InProcess:
                 done.set_exception(ended)
             elif ended is not None:
                 done.set_result(ended)
-            elif told is not None:
-                told(tokens, text)
+            elif told is not None and told(len(had) + tokens, text) and goes_on(params):
+                engine.interrupt(name)
 
         def heard(tokens: int, text: str, ended: WholeReply | Exception | None) -> None:
-            loop.call_soon_threadsafe(arrived, tokens, text, ended)
+            self._news.append(partial(arrived, tokens, text, ended))
+            if not self._woken:
+                self._woken = True
+                loop.call_soon_threadsafe(self._hear)
 
-        try:
-            ids = engine.tokens(ask.body)
-            name = engine.submit(ids, engine.params(ask.body, len(ids)), heard)
-        except ConfigError as error:
-            raise Declined(str(error)) from error
+        name = engine.submit([*prompt, *had], params, heard)
         try:
             ended = await done
         except asyncio.CancelledError:
@@ -84,8 +100,18 @@ class InProcess:
             raise
         except Exception as error:
             raise Declined(f"vLLM refuses the request: {error}") from error
-        raw = _as_served(ask, self.model, name, ended) if ask.batch else None
-        return Answer(ended.text, ended.output_len, ended.prompt_len, ended.finish_reason, {}, raw)
+        ids = (*had, *ended.ids)
+        text = engine.text(ids) if had or ended.interrupted else ended.text
+        if ended.interrupted:
+            return Begun(ids, text)
+        answer = Answer(text, len(ids), len(prompt), ended.finish_reason, {})
+        return answer._replace(raw=_as_served(ask, self.model, name, answer)) if ask.batch else answer
+
+    def _hear(self) -> None:
+        """Take in what the engine's thread has told, all that came together at once."""
+        self._woken = False
+        while self._news:
+            self._news.popleft()()
 
     async def recovered(self, patience: float) -> bool:
         """An engine in this process does not come back."""
@@ -98,7 +124,7 @@ class InProcess:
             self._engine = None
 
 
-def _as_served(ask: Ask, model: str, name: str, ended: WholeReply) -> dict[str, Any]:
+def _as_served(ask: Ask, model: str, name: str, ended: Answer) -> dict[str, Any]:
     """Return a reply as a server would have sent it."""
     chat = ask.route == ROUTES["chat"]
     said: dict[str, Any] = {"text": ended.text}

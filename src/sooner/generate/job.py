@@ -106,7 +106,7 @@ class OfflineJob:
         self._foretold = self.expecting.mean
         self.course = Course(
             settings.goal, self.expecting, prompt_len, samples=settings.samples, order=settings.order,
-            seed=settings.seed,
+            seed=settings.seed, turns=settings.takes_turns,
         )  # fmt: skip
         self._resume(side)
 
@@ -354,6 +354,7 @@ class OfflineJob:
             "steps": self.steps,
             "goal_steps": self._goal_steps,
             "tokens_discarded": int(thrown.sum()),
+            "made_room": course.paused,
             **({} if course.price is None else {"balanced_price": round(course.price, 2)}),
             **(account or dict.fromkeys(bias.HEADLINE)),
         }

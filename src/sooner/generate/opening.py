@@ -15,6 +15,7 @@ class Opening:
 
     What waits in the engine can no longer be ordered, and where the KV cache is full, a request that was
     preempted waits too, so both make it smaller. It leaps until something waited, and creeps from then on.
+    While more run than at the last look, what waits is on its way in, prompt by prompt: that says nothing.
     """
 
     def __init__(self, fixed: int | None = None) -> None:
@@ -24,6 +25,7 @@ class Opening:
         self._size = float(fixed or _FIRST)
         self._found = False
         self._preempted: float | None = None
+        self._ran = 0.0
 
     @property
     def size(self) -> int:
@@ -33,6 +35,7 @@ class Opening:
     def look(self, running: float, waiting: float, preempted: float = 0.0) -> None:
         """Take in what an engine says of itself; `preempted` counts from its start."""
         before, self._preempted = self._preempted, preempted
+        grew, self._ran = running > self._ran, running
         if self._fixed is not None:
             return
         if before is not None and preempted > before:
@@ -40,6 +43,8 @@ class Opening:
             self._size = max(min(self._size, running) * _LESS, _LEAST)
             return
         reserve = max(2.0, _RESERVE * running)
+        if waiting > reserve and grew:
+            return
         if waiting > reserve:
             self._found = True
             self._size = max(min(self._size, running + waiting) - (waiting - reserve), running, _LEAST)

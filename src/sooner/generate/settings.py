@@ -17,7 +17,8 @@ class JobSettings:
     """What a job is, whatever engines run it. `seed` draws samples and controls.
 
     `max_tokens`, `temperature`, `top_p` go with each request whose line does not say its own. With a
-    `seed_base` each sample is seeded by its id and number, so that it comes out the same again.
+    `seed_base` each sample is seeded by its id and number, so that it comes out the same again. `turns`:
+    replies may make room for others at the end, where nothing is selected and an engine can go on with them.
     """
 
     goal: Goal = field(default_factory=Goal)
@@ -30,6 +31,7 @@ class JobSettings:
     top_p: float | None = None
     seed_base: int | None = None
     seed: int = 0
+    turns: bool = True
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -37,6 +39,14 @@ class JobSettings:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ConfigError(f"max_tokens={self.max_tokens}, allowed: at least 1")
         self.goal.policy(self.order)
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether replies may be interrupted: a seeded one would come out differently."""
+        return (
+            self.turns and not self.goal.selects and self.order in ("auto", "longest")
+            and self.seed_base is None
+        )  # fmt: skip
 
     def facts(self, digest: str, model: str) -> dict[str, Any]:
         """Return what must be the same for a job to be gone on with."""

@@ -21,18 +21,46 @@ _TAKEN = (
     "repetition_penalty", "logit_bias", "min_tokens", "ignore_eos",
 )  # fmt: skip
 
+INTERRUPTED = "interrupted"
+
 
 class WholeReply(NamedTuple):
-    """What came of a request: the whole reply."""
+    """What came of a request: the whole reply, or what there was of it when it was interrupted."""
 
     text: str
-    output_len: int
+    ids: tuple[int, ...]
     prompt_len: int
     finish_reason: str
+
+    @property
+    def interrupted(self) -> bool:
+        return self.finish_reason == INTERRUPTED
+
+
+def goes_on(params: Any) -> bool:
+    """Whether a reply that is drawn so may be interrupted: nothing hangs on where it began."""
+    return (
+        params.seed is None and not params.stop and not params.min_tokens
+        and not params.presence_penalty and not params.frequency_penalty
+    )  # fmt: skip
 
 
 Heard = Callable[[int, str, WholeReply | Exception | None], None]
 """Told, in the engine's thread, the tokens and the text that are new, and at the end what came of it."""
+
+
+class _Open(NamedTuple):
+    """A request that runs: who hears of it, and what has come so far."""
+
+    heard: Heard
+    prompt_len: int
+    parts: list[str]
+    ids: list[int]
+
+    def ended(self, reason: str) -> None:
+        """Tell that no more comes."""
+        whole = WholeReply("".join(self.parts), tuple(self.ids), self.prompt_len, reason)
+        self.heard(len(self.ids), "", whole)
 
 
 class SteppedEngine:
@@ -56,7 +84,7 @@ class SteppedEngine:
         self.steps = 0
         self._kind = RequestOutputKind.DELTA if pieces else RequestOutputKind.FINAL_ONLY
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._heard: dict[str, tuple[Heard, list[str], list[int]]] = {}
+        self._heard: dict[str, _Open] = {}
         self._names = itertools.count()
         self._thread = threading.Thread(target=self._run, name="vllm steps", daemon=True)
         self._thread.start()
@@ -81,10 +109,16 @@ class SteppedEngine:
             raise ConfigError(f"the model's chat template refuses the messages: {error}") from error
         return list(tokenizer.encode(text, add_special_tokens=False))
 
-    def params(self, body: Mapping[str, Any], prompt_len: int) -> Any:
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of a reply's tokens."""
+        tokenizer: Any = self.llm.get_tokenizer()
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def params(self, body: Mapping[str, Any], prompt_len: int, begun: int = 0) -> Any:
         """Return how a reply is drawn, the model's own defaults where the body says nothing.
 
-        Raises ConfigError for a setting that only a server serves, or a value that is not allowed.
+        `begun` tokens of it are there already. Raises ConfigError for a setting that only a server serves,
+        or a value that is not allowed.
         """
         for name in ("response_format", "logprobs", "tool_choice"):
             if body.get(name):
@@ -100,7 +134,7 @@ class SteppedEngine:
             return SamplingParams(
                 **{name: value for name, value in known.items() if value is not None},
                 **given,
-                max_tokens=room if limit is None else min(limit, room),
+                max_tokens=(room if limit is None else min(limit, room)) - begun,
                 output_kind=self._kind,
             )
         except (TypeError, ValueError) as error:
@@ -116,7 +150,7 @@ class SteppedEngine:
             except Exception as error:
                 heard(0, "", error)
                 return
-            self._heard[name] = (heard, [], [0, len(ids)])
+            self._heard[name] = _Open(heard, len(ids), [], [])
 
         self._inbox.put(add)
         return name
@@ -127,6 +161,17 @@ class SteppedEngine:
         def drop() -> None:
             if self._heard.pop(name, None) is not None:
                 self._engine.abort_request([name])
+
+        self._inbox.put(drop)
+
+    def interrupt(self, name: str) -> None:
+        """End a request early and tell what there is of it, unless it has ended by then."""
+
+        def drop() -> None:
+            known = self._heard.pop(name, None)
+            if known is not None:
+                self._engine.abort_request([name])
+                known.ended(INTERRUPTED)
 
         self._inbox.put(drop)
 
@@ -171,19 +216,16 @@ class SteppedEngine:
         known = self._heard.get(output.request_id)
         if known is None:
             return
-        heard, parts, counts = known
         reply = output.outputs[0]
-        parts.append(reply.text)
-        counts[0] += len(reply.token_ids)
-        if not output.finished:
-            heard(counts[0], reply.text, None)
-            return
-        self._heard.pop(output.request_id)
-        heard(
-            counts[0], reply.text, WholeReply("".join(parts), counts[0], counts[1], str(reply.finish_reason))
-        )
+        known.parts.append(reply.text)
+        known.ids.extend(reply.token_ids)
+        if output.finished:
+            self._heard.pop(output.request_id)
+            known.ended(str(reply.finish_reason))
+        else:
+            known.heard(len(known.ids), reply.text, None)
 
     def _fail(self, error: Exception) -> None:
-        for heard, _, _ in self._heard.values():
-            heard(0, "", error)
+        for known in self._heard.values():
+            known.heard(0, "", error)
         self._heard.clear()
