@@ -10,7 +10,7 @@ What is shown is what a rollout needs of its engine:
 - more prompts are begun than are kept, and the stragglers are cut (`keep`);
 - what was cut comes first in the next step, so that no prompt is left out for being long.
 
-`TinyEngine` is an engine of one's own: whatever has these six names can make a job's replies.
+`TinyEngine` is an engine of one's own: whatever is a `Maker` can make a job's replies.
 """
 
 from __future__ import annotations
