@@ -16,7 +16,7 @@ from sooner import policies
 from sooner.core import ConfigError, View
 from sooner.generate.expecting import Expectation
 from sooner.generate.goals import Goal
-from sooner.generate.turns import SHARE, Turns
+from sooner.generate.turns import SHARE, EndTurns
 from sooner.work import Pace, work
 
 TENTHS = 10
@@ -71,7 +71,7 @@ class Course:
         self._pace, self._prompt_len = pace or Pace(), prompt_len
         self._begun = np.zeros(n, dtype=np.int32)  # samples of a prompt that were begun
         self._fresh, self._usual, self._reach = 0, 0.0, 0.0  # never begun: how many, their mean; the longest
-        self._turns = Turns() if turns else None
+        self._turns = EndTurns() if turns else None
         self._again: deque[int] = deque()
         rng = np.random.default_rng(seed)
         if goal.kind == "sample":
@@ -329,7 +329,7 @@ class Course:
         order = np.lexsort((prompts, key, known))
         self._queue = self._samples_of(prompts[order], ~known[order] if explore else None)
 
-    def _foresee(self, turns: Turns, prompts: NDArray[np.int64], tokens: NDArray[np.float64]) -> None:
+    def _foresee(self, turns: EndTurns, prompts: NDArray[np.int64], tokens: NDArray[np.float64]) -> None:
         """Learn what is left: how much was never begun, its usual length, and how long a reply may be."""
         count = self.samples - self._begun[prompts]
         self._fresh = int(count.sum())

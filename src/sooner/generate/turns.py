@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 
 SHARE = 6.0
-"""Turns in the longest reply: more pack closer, and each costs a prefill that a prefix cache may spare."""
+"""EndTurns in the longest reply: more pack closer, and each costs a prefill that a prefix cache may spare."""
 
 _AGAIN = 0.25
 """Of the job's tokens: so many may be read again at most, were no prefix cache to spare it."""
@@ -19,7 +19,7 @@ _AGAIN = 0.25
 _LOOKS = 8.0  # times within a turn that it is asked again whether it is over
 
 
-class Turns:
+class EndTurns:
     """The replies that made room, and when those that run have had their turn. Lengths are tokens."""
 
     def __init__(self) -> None:
