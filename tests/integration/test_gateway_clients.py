@@ -18,6 +18,7 @@ import pytest
 from gateway_rig import engine, rig, run
 
 from sooner.gateway.app import Gateway
+from sooner.gateway.settings import QueueSettings
 
 NODE = "openai@6.49.0"
 LANGCHAIN = (
@@ -98,9 +99,16 @@ def langchain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(folder / "program.py", PYTHON_PROGRAM)
 
 
-def test_langchains_client_works_unmodified(langchain: Path) -> None:
+SLOW = {"iteration_s": 0.1}  # so that every stream begins with comments where those are on
+COMMENTS = QueueSettings(comment_every=0.02)
+
+
+@pytest.mark.parametrize(("cost", "queue"), [({}, QueueSettings()), (SLOW, COMMENTS)], ids=["", "comments"])
+def test_langchains_client_works_unmodified(
+    langchain: Path, cost: dict[str, Any], queue: QueueSettings
+) -> None:
     async def test() -> None:
-        async with rig([engine()]) as gateway:
+        async with rig([engine(**cost)], queue=queue) as gateway:
             told = await told_by(gateway, sys.executable, langchain)
             assert told["whole"] == told["text"] == told["azure"]
             assert told["tokens"] == 5
@@ -118,9 +126,10 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(folder / "program.mjs", NODE_PROGRAM)
 
 
-def test_nodes_client_works_unmodified(node: Path) -> None:
+@pytest.mark.parametrize(("cost", "queue"), [({}, QueueSettings()), (SLOW, COMMENTS)], ids=["", "comments"])
+def test_nodes_client_works_unmodified(node: Path, cost: dict[str, Any], queue: QueueSettings) -> None:
     async def test() -> None:
-        async with rig([engine()]) as gateway:
+        async with rig([engine(**cost)], queue=queue) as gateway:
             told = await told_by(gateway, "node", node)
             assert told["whole"] == told["text"]
             assert told["chunks"] > 5

@@ -130,6 +130,7 @@ class QueueSettings:
     waited that many times what it is expected to run. `max_wait` is how long any may wait, and a
     newcomer that is expected to wait longer is refused at once. A tenant whose
     waiting requests are no more work than its share of `burst` seconds goes before those who ask for more.
+    A client that wants its reply as a stream gets a comment every `comment_every` while it waits; 0: none.
     """
 
     max_waiting: int = 10_000
@@ -139,6 +140,7 @@ class QueueSettings:
     overdue_ratio: float = 0.0
     urgent: float = 5.0
     burst: float = 10.0
+    comment_every: float = 0.0
 
     def __post_init__(self) -> None:
         _check(
@@ -150,6 +152,7 @@ class QueueSettings:
             ("overdue_ratio", self.overdue_ratio, self.overdue_ratio >= 0, ">= 0; 0 for none"),
             ("urgent", self.urgent, self.urgent >= 0, ">= 0 [s]"),
             ("burst", self.burst, self.burst >= 0, ">= 0 [s]"),
+            ("comment_every", self.comment_every, self.comment_every >= 0, ">= 0 [s]; 0 for none"),
         )
 
 

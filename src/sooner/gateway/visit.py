@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from sooner.gateway.admission.reading import Asked
 from sooner.gateway.admission.room import Room
 from sooner.gateway.admission.waiting import Waiting
+from sooner.gateway.delivery.comments import Comments
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.connections import Connection
 from sooner.gateway.engines.paces import mixed
@@ -41,6 +42,7 @@ class Visit(Waiting):
     connection: Connection | None = None  # its reply comes over it
     told: bool = False  # its reply has ended, and the learner was told
     trace: RequestTrace | None = None  # its spans, where OpenTelemetry is on
+    comments: Comments | None = None  # what its client hears while it waits, where that is on
 
     @property
     def made(self) -> int:

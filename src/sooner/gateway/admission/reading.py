@@ -53,6 +53,11 @@ class Asked(NamedTuple):
     content_type: str = "application/json"
     claim: Claimed = ONE
 
+    @property
+    def streams_events(self) -> bool:
+        """Whether its reply should be server-sent events."""
+        return self.stream and self.endpoint.generates and not self.endpoint.form
+
 
 def read(
     body: bytes, *, client_scores: bool, deadline_ms: str | None, endpoint: Route = CHAT,

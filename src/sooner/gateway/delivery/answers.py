@@ -41,12 +41,6 @@ def refusal(refused: TurnedAway) -> web.Response:
     return error(refused.status, str(refused), refused.code, kind=refused.kind, headers=headers)
 
 
-def cut_event(message: str) -> bytes:
-    """Return an event, as one HTTP chunk, that says to a streaming client that its reply was cut."""
-    event = b"data: " + error_body(message, "engine_failed", "server_error") + b"\n\n"
-    return b"%x\r\n%b\r\n" % (len(event), event)
-
-
 def as_json(data: Any, status: int = 200) -> web.Response:
     """Return data as JSON."""
     return web.Response(body=json.dumps(data).encode(), status=status, content_type="application/json")

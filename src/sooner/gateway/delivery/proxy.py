@@ -23,6 +23,7 @@ from sooner.gateway.admission.reading import Asked
 from sooner.gateway.admission.refusals import TurnedAway, UnknownModel
 from sooner.gateway.admission.shares import charge
 from sooner.gateway.delivery import answers, relay, sliced
+from sooner.gateway.delivery.comments import Comments
 from sooner.gateway.delivery.context import Delivery, Finished
 from sooner.gateway.delivery.place import Place
 from sooner.gateway.delivery.stitch import Whole
@@ -125,7 +126,15 @@ class Proxy:
             return await self._served(request, waiting, body)
 
     async def _served(self, request: web.BaseRequest, waiting: Visit, body: bytes) -> web.StreamResponse:
-        """Answer a request that has its ticket, whatever becomes of it."""
+        """Answer a request that has its ticket, with comments while it waits where those are wanted."""
+        every, asked = self.settings.queue.comment_every, waiting.asked
+        if not every or not asked.streams_events or request.version < (1, 1):
+            return await self._ended(request, waiting, body)
+        waiting.comments = Comments(request, asked.endpoint.path, every, waiting.id)
+        return await waiting.comments.closing(self._ended(request, waiting, body))
+
+    async def _ended(self, request: web.BaseRequest, waiting: Visit, body: bytes) -> web.StreamResponse:
+        """Answer a request, whatever becomes of it."""
         counters = self.dispatcher.counters
         try:
             return await self._answer(request, waiting, body, time.time())
@@ -222,7 +231,9 @@ class Proxy:
             place = Place(self.dispatcher, waiting, await self.delivery.slot(waiting))
             backend = place.backend
             try:
-                place.sent = sent = await self.delivery.send(request, waiting, backend, body)
+                place.sent = sent = await self.delivery.send(
+                    request, waiting, backend, body, chunks=waiting.comments is None
+                )
                 if sent.head.status in _ELSEWHERE and retries.another(waiting, backend):
                     busy = EngineError(f"backend {backend.name} says {sent.head.status}")
                     if retries.may(waiting, backend, busy):
@@ -244,7 +255,9 @@ class Proxy:
         self, request: web.BaseRequest, waiting: Visit, place: Place, sent: Sent, arrival: float
     ) -> web.StreamResponse:
         """Hand the reply on. Raises EngineError only while nothing was seen of it."""
-        on = relay.Relay(request, sent.connection, self.delivery.backlog)
+        on = relay.Relay(
+            request, sent.connection, self.delivery.backlog, waiting.asked.endpoint.path, waiting.comments
+        )
         wait = sent.began - waiting.ticket.arrival_time
         over = False
         waiting.cut = sent.connection.let_go

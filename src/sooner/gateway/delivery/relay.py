@@ -13,8 +13,9 @@ from aiohttp.abc import AbstractStreamWriter
 from sooner.core import EngineError
 from sooner.gateway.admission.headers import returned
 from sooner.gateway.admission.reading import Asked
-from sooner.gateway.delivery.answers import cut_event
 from sooner.gateway.delivery.backlog import Backlog
+from sooner.gateway.delivery.comments import Comments, chunk
+from sooner.gateway.delivery.tongues import cut_event
 from sooner.gateway.engines.connections import Connection, CutOff, SlowClient
 from sooner.gateway.engines.http1 import Head
 
@@ -40,12 +41,21 @@ class Usage(NamedTuple):
 
 
 class Relay:
-    """One reply being handed on. `started` says whether the client has seen anything of it."""
+    """One reply being handed on. `started` says whether the client has seen anything of it.
 
-    def __init__(self, request: web.BaseRequest, connection: Connection, backlog: Backlog) -> None:
+    `path` is its endpoint's. With `comments`, which may have begun the reply, the engine's chunks come
+    without their framing.
+    """
+
+    def __init__(
+        self, request: web.BaseRequest, connection: Connection, backlog: Backlog, path: str,
+        comments: Comments | None = None,
+    ) -> None:  # fmt: skip
         self._request = request
         self._connection = connection
         self._backlog = backlog
+        self._path = path
+        self._comments = comments
         self._drainer: asyncio.Task[None] | None = None
         self.started = False
 
@@ -59,16 +69,10 @@ class Relay:
         the engine's error is raised. A client that does not read is closed: SlowClient.
         """
         request, connection = self._request, self._connection
-        response = web.StreamResponse(status=head.status, reason=head.reason or None)
-        for name, value in head.headers:
-            if returned(name):
-                response.headers.add(name, value)
-        response.headers.update(extra)
-        chunks = head.length is None and request.version >= (1, 1)
-        if head.length is not None:
-            response.content_length = head.length
-        elif chunks:
-            response.enable_chunked_encoding()
+        begun = None if self._comments is None else await self._comments.stop()
+        if begun is not None and not _is_stream(head):
+            return await self._whole(head, done)
+        response = self._response(head, extra) if begun is None else begun
         writer = await response.prepare(request)
         transport = request.transport
         if writer is None or transport is None:
@@ -85,13 +89,36 @@ class Relay:
             await writer.drain()
             connection.resume()
 
+        framed = self._comments is not None and response.chunked
         connection.attach(
-            transport.write, transport, wait_for_client, lambda size: self._backlog.keeps(self, size)
-        )
+            (lambda data: transport.write(chunk(data))) if framed else transport.write,
+            transport, wait_for_client, lambda size: self._backlog.keeps(self, size),
+        )  # fmt: skip
         try:
             return await self._to_the_end(response, writer, transport, done)
         finally:
             self._backlog.forget(self)
+
+    def _response(self, head: Head, extra: Mapping[str, str]) -> web.StreamResponse:
+        response = web.StreamResponse(status=head.status, reason=head.reason or None)
+        for name, value in head.headers:
+            if returned(name):
+                response.headers.add(name, value)
+        response.headers.update(extra)
+        if head.length is not None:
+            response.content_length = head.length
+        elif self._request.version >= (1, 1):
+            response.enable_chunked_encoding()
+        return response
+
+    async def _whole(self, head: Head, done: Callable[[], None] | None) -> web.StreamResponse:
+        """Return a reply that is no stream, once it is all here: it has to be said as an event."""
+        body = bytearray()
+        self._connection.attach(body.extend)
+        await self._connection.finished
+        if done is not None:
+            done()
+        return web.Response(body=bytes(body), status=head.status)
 
     async def _to_the_end(
         self, response: web.StreamResponse, writer: AbstractStreamWriter, transport: asyncio.WriteTransport,
@@ -105,7 +132,7 @@ class Relay:
         except EngineError as error:
             streaming = "event-stream" in response.headers.get("Content-Type", "")
             if response.chunked and streaming and connection.clean and not transport.is_closing():
-                transport.write(cut_event(f"the engine broke off: {type(error).__name__}"))
+                transport.write(cut_event(self._path, f"the engine broke off: {type(error).__name__}"))
             response.force_close()
             transport.close()  # once the client has what came
             asyncio.get_running_loop().call_later(self._backlog.limits.client_time, transport.abort)
@@ -121,6 +148,11 @@ class Relay:
         else:  # the client has taken all there is: the end is not waited for
             await response.write_eof()
         return response
+
+
+def _is_stream(head: Head) -> bool:
+    kind = next((value for name, value in head.headers if name.lower() == "content-type"), "")
+    return head.status == 200 and "event-stream" in kind
 
 
 async def drain(

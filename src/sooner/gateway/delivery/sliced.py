@@ -17,10 +17,10 @@ from sooner.gateway.admission import headers
 from sooner.gateway.admission.refusals import TurnedAway, WaitTooLong
 from sooner.gateway.admission.shares import charge
 from sooner.gateway.delivery import relay
-from sooner.gateway.delivery.answers import cut_event
 from sooner.gateway.delivery.context import Delivery
 from sooner.gateway.delivery.place import Place
 from sooner.gateway.delivery.stitch import Odd, Plan, Reasons, Stitch, Whole, plan
+from sooner.gateway.delivery.tongues import cut_event
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.client import Sent
 from sooner.gateway.engines.connections import Connection
@@ -217,12 +217,9 @@ class Slicer:
         connection.resume()
 
     async def _start(self, head: Head) -> web.StreamResponse:
-        response = web.StreamResponse(status=head.status)
-        for name, value in head.headers:
-            if headers.returned(name) and name.lower() != "content-length":
-                response.headers.add(name, value)
-        response.headers.update(self._delivery.extra(self._waiting, self._wait))
-        response.enable_chunked_encoding()
+        comments = self._waiting.comments
+        begun = None if comments is None else await comments.stop()
+        response = self._begun(head) if begun is None else begun
         self._writer = writer = await response.prepare(self._request)
         self._transport = self._request.transport
         if writer is None or self._transport is None:
@@ -232,6 +229,15 @@ class Slicer:
             flush()
         self._response = response
         self._write(self._early)
+        return response
+
+    def _begun(self, head: Head) -> web.StreamResponse:
+        response = web.StreamResponse(status=head.status)
+        for name, value in head.headers:
+            if headers.returned(name) and name.lower() != "content-length":
+                response.headers.add(name, value)
+        response.headers.update(self._delivery.extra(self._waiting, self._wait))
+        response.enable_chunked_encoding()
         return response
 
     async def _close(self) -> web.StreamResponse:
@@ -252,7 +258,8 @@ class Slicer:
         """End a reply that cannot go on so that it does not look whole."""
         self._delivery.dispatcher.counters.warn("cut_streams", "a reply in slices: %s", error)
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(cut_event(f"the reply cannot go on: {type(error).__name__}"))
+            path = self._waiting.asked.endpoint.path
+            self._transport.write(cut_event(path, f"the reply cannot go on: {type(error).__name__}"))
             self._transport.close()
         response.force_close()
         self._note(0)
