@@ -19,6 +19,7 @@ from sooner.gateway.settings import QueueSettings, SliceSettings
 
 COMMENT = b": waiting\n\n"
 OFTEN = 0.02  # seconds
+PATIENCE = 120.0  # seconds, of tests that import clients
 MESSAGE = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}], "stream": True}
 BODIES = {
     "/v1/chat/completions": chat(stream=True),
@@ -270,7 +271,7 @@ def test_openais_client_takes_comments_and_raises_what_was_refused() -> None:
             with pytest.raises(openai.APIError, match="waited"):
                 [one async for one in reply]
 
-    run(test)
+    run(test, PATIENCE)
 
 
 def test_anthropics_client_takes_comments_and_raises_what_was_refused() -> None:
@@ -307,7 +308,7 @@ def test_anthropics_client_takes_comments_and_raises_what_was_refused() -> None:
             with pytest.raises(anthropic.APIStatusError, match="waited"):
                 await got.get_final_text()
 
-    run(test)
+    run(test, PATIENCE)
 
 
 def test_a_wrong_time_between_comments_is_refused() -> None:
