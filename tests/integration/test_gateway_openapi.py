@@ -16,6 +16,7 @@ from schemathesis.checks import CHECKS
 from test_gateway_faults import serving
 
 from sooner.gateway.app import Gateway
+from sooner.gateway.routes import Routes
 from sooner.gateway.settings import GatewaySettings
 
 DOCUMENT = json.loads(resources.files("sooner.gateway").joinpath("openapi.json").read_text("utf-8"))
@@ -33,7 +34,7 @@ def test_the_document_names_every_route_and_no_other(tmp_path: Path) -> None:
 
     async def test() -> None:
         gateway = Gateway(GatewaySettings(ranker="", learn=False, admin_key_file=str(tmp_path / "admin")))
-        for route in gateway.app().router.routes():
+        for route in Routes(gateway).application().router.routes():
             path = re.sub(r"\{(\w+):[^}]*\}", r"{\1}", route.resource.canonical if route.resource else "")
             found.append((route.method, path))
         gateway.dispatcher.close()

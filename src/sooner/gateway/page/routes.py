@@ -79,6 +79,12 @@ class Page:
         ):
             router.add_route(method, path, wrap(handler))
 
+    def take(self, admin_key: str) -> None:
+        """Take the key as its file holds it now; who signed in with another one signs in again."""
+        if admin_key != self._key:
+            self._sessions.clear()
+        self._key = admin_key
+
     def finished(self, record: Finished) -> None:
         """Take note of a request that is over."""
         self.recent.add(record)
