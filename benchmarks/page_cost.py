@@ -27,6 +27,7 @@ from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.page import html
 from sooner.gateway.page.recent import KEPT, Recent
+from sooner.gateway.page.remembered import Remembered
 from sooner.gateway.page.state import state
 from sooner.gateway.settings import BackendSettings, GatewaySettings
 from sooner.gateway.switch import OrderSwitch
@@ -64,8 +65,8 @@ async def measure(waiting: int, tenants: int, looks: int, rate: float) -> dict[s
         visit = Visit(f"r{n}", f"tenant {n % tenants}", 0, ticket, asked=_asked(), pool=pool)
         assert isinstance(visit, Waiting)
         pool.room.push(visit, time.monotonic())
-    recent = Recent(dispatcher.counters.counts)
-    switch = OrderSwitch(dispatcher)
+    recent = Recent(dispatcher.counters.counts, settings.slo)
+    switch = OrderSwitch(dispatcher, Remembered())
 
     def fill() -> None:
         for n in range(KEPT):

@@ -73,12 +73,13 @@ def test_each_number_is_that_of_metrics_and_of_the_requests() -> None:
                     "/v1/chat/completions", json=chat(f"hello {n}", stream=True)
                 ) as response:
                     assert (await response.read()).endswith(b"data: [DONE]\n\n")
-            await until(lambda: gateway.page.recent.window().requests == 30)
+            await until(lambda: gateway.page.recent.window().hour.requests == 30)
             page = await text(http, "/sooner/")
             for shown, counted in (
                 ("requests", "sooner_requests_total"), ("finished", "sooner_finished_total"),
                 ("waiting", "sooner_waiting"), ("running", "sooner_running"),
                 ("errors", "sooner_upstream_errors_total"), ("hour-requests", "sooner_wait_seconds_count"),
+                ("hour-requests", "sooner_finished_total"),
             ):  # fmt: skip
                 assert tile(page, shown) == await metric(http, counted), shown
             told = json.loads(await text(http, "/sooner/v1/state"))
@@ -193,6 +194,51 @@ def test_no_other_sites_page_may_look_or_turn() -> None:
             ) as response:
                 assert (response.status, response.headers["Location"]) == (303, "/sooner/")
             assert not gateway.page.switch.on
+
+    run(test)
+
+
+def test_the_switch_is_where_it_was_left_over_a_restart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = str(tmp_path / "state.json")
+
+    async def test() -> None:
+        async with rig([engine()], state=state) as gateway, client(gateway) as http:
+            assert gateway.page.switch.on
+            async with http.post("/sooner/v1/switch", json={"on": False, "by": "anna"}) as response:
+                assert response.status == 200
+        async with rig([engine()], state=state) as gateway, client(gateway) as http:
+            assert not gateway.page.switch.on
+            assert gateway.dispatcher.policy.name == "fcfs"
+            page = await text(http, "/sooner/")
+            assert "Ordering is <strong>off</strong>: arrival order." in page
+            assert "turned off by <bdi>anna (this machine, 127.0.0.1)</bdi>" in page
+            assert "ordering is off, as it was left by 'anna (this machine, 127.0.0.1)'" in caplog.text
+            async with http.post("/sooner/v1/switch", json={"on": True, "by": "ben"}) as response:
+                assert response.status == 200
+        async with rig([engine()], state=state) as gateway:
+            assert gateway.page.switch.on
+            assert gateway.dispatcher.policy.name == "boost"
+            assert [turn.by.split()[0] for turn in gateway.page.switch.turns] == ["anna", "ben"]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    ["", "{", "[]", "{}", '{"version": 9, "switch": {"on": false}}', '{"version": 1, "switch": 3}',
+     '{"version": 1, "switch": {"on": "no", "turns": 7}}',
+     '{"version": 1, "switch": {"turns": [1, {}, {"when": 1e999, "on": true, "by": "x"}, {"when": "now"}]}}',
+     "[" * 100_000],
+)  # fmt: skip
+def test_a_file_that_makes_no_sense_leaves_the_switch_on(kept: str, tmp_path: Path) -> None:
+    (tmp_path / "state.json.page").write_text(kept)
+
+    async def test() -> None:
+        async with rig([engine()], state=str(tmp_path / "state.json")) as gateway:
+            assert gateway.page.switch.on
+            assert not gateway.page.switch.turns
 
     run(test)
 

@@ -17,6 +17,7 @@ from sooner.gateway.delivery.context import Finished
 from sooner.gateway.page import words
 from sooner.gateway.page.html import page, sections
 from sooner.gateway.page.recent import KEPT, MOST_TENANTS, OTHERS, Recent
+from sooner.gateway.page.settings import SloSettings
 from sooner.gateway.settings import QueueSettings
 from sooner.metrics import kendall_tau
 from sooner.ordering.order import Order
@@ -82,41 +83,81 @@ def finished(tenant: str = "t", wait: float = 1.0, reply: int = 10, told: float 
 
 def test_the_last_hours_numbers_are_those_of_its_requests() -> None:
     now, counts = [0.0], dict.fromkeys(COUNTERS, 0)
-    recent = Recent(counts, lambda: now[0])
+    recent = Recent(counts, SloSettings(), lambda: now[0])
     rng = np.random.default_rng(0)
     waits, replies = rng.exponential(1.0, 500), rng.integers(1, 900, 500)
     told = replies * rng.lognormal(0, 0.5, 500)
     for wait, reply, predicted in zip(waits, replies, told, strict=True):
         now[0] += 1.0
         recent.add(finished("ab"[reply % 2], wait, int(reply), predicted))
-    seen = recent.window()
+    all_seen = recent.window()
+    seen, truth, tenants = all_seen.hour, all_seen.truth, all_seen.tenants
     assert seen.requests == 500
     assert seen.wait == pytest.approx(np.percentile(waits, (50, 90, 99)))
     assert seen.e2e.p99 == pytest.approx(np.percentile(waits, 99) + 2.0)
     assert seen.ttft.p50 == pytest.approx(np.percentile(waits, 50) + 0.5)
     assert seen.tokens_per_second == pytest.approx(replies.sum() / 500)
-    assert seen.truth.tau == pytest.approx(float(kendall_tau(told, replies)))
-    assert seen.truth.ratio == pytest.approx(told.sum() / replies.sum())
-    assert sum(group.requests for group in seen.truth.groups) == 500
-    assert seen.tenants["a"].share + seen.tenants["b"].share == pytest.approx(1.0)
+    assert truth.tau == pytest.approx(float(kendall_tau(told, replies)))
+    assert truth.ratio == pytest.approx(told.sum() / replies.sum())
+    assert sum(group.requests for group in truth.groups) == 500
+    assert tenants["a"].share + tenants["b"].share == pytest.approx(1.0)
     now[0] += 3601.0
-    assert recent.window().requests == 0
+    assert recent.window().hour.requests == 0
+    assert recent.window().day.requests == 500
 
 
 def test_what_was_refused_in_the_hour_is_told_and_no_more() -> None:
     now, counts = [0.0], dict.fromkeys(COUNTERS, 0)
-    recent = Recent(counts, lambda: now[0])
+    recent = Recent(counts, SloSettings(), lambda: now[0])
     counts["refused_full"] = 7
     for minute in range(90):
         now[0] = 60.0 * minute
         recent.tick()
     counts["refused_full"] = 9
-    assert recent.window().refused["refused_full"] == 2
+    assert recent.window().hour.refused["refused_full"] == 2
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.003])
+def test_the_days_numbers_are_those_of_a_days_requests(rate: float) -> None:
+    now, counts = [50.0], dict.fromkeys(COUNTERS, 0)
+    recent = Recent(counts, SloSettings(ttft=2.0, tpot=0.1), lambda: now[0])
+    rng = np.random.default_rng(1)
+    ended = []
+    for _ in range(round(100_000 * rate)):
+        now[0] += 1.0 / rate
+        recent.tick()
+        wait = float(rng.exponential(1.5))
+        in_time = recent.add(finished(wait=wait, reply=40))
+        assert in_time == (wait + 0.5 <= 2.0 and wait + 2.0 <= 6.0)
+        counts["refused_full"] += 1
+        ended.append((now[0], wait, in_time))
+    seen = recent.window().day
+    assert 86_000 <= seen.length <= 86_400
+    of_day = [row for row in ended if row[0] >= now[0] - seen.length]
+    waits = np.array([wait for _, wait, _ in of_day])
+    assert seen.requests == len(of_day)
+    assert seen.in_time == sum(in_time for *_, in_time in of_day)
+    assert seen.goodput == seen.in_time / seen.length
+    assert seen.reply_tokens == 40 * len(of_day)
+    assert abs(seen.refused["refused_full"] - len(of_day)) <= 60 * rate + 1  # kept once a minute
+    for q, shown in zip((50, 90, 99), seen.wait, strict=True):
+        assert shown == pytest.approx(np.percentile(waits, q, method="inverted_cdf"), rel=0.0101)
+    now[0] += 90_000.0
+    recent.tick()
+    assert recent.window().day.requests == 0
+
+
+def test_how_a_request_ended_is_counted_once() -> None:
+    recent = Recent(dict.fromkeys(COUNTERS, 0), SloSettings(), lambda: 0.0)
+    for status in (200, 201, 0, 500, 400):
+        recent.add(finished()._replace(status=status))
+    for seen in recent.window()[:2]:
+        assert (seen.requests, seen.in_time, seen.cut, seen.failed) == (2, 2, 1, 2)
 
 
 def test_strangers_cannot_make_it_grow() -> None:
     now = [0.0]
-    recent = Recent(dict.fromkeys(COUNTERS, 0), lambda: now[0])
+    recent = Recent(dict.fromkeys(COUNTERS, 0), SloSettings(), lambda: now[0])
     for n in range(MOST_TENANTS + 50):
         recent.add(finished(f"t{n}"))
     assert len(recent.window().tenants) == MOST_TENANTS + 1
@@ -124,7 +165,7 @@ def test_strangers_cannot_make_it_grow() -> None:
     for _ in range(KEPT):
         recent.add(finished())
     now[0] += 11.0
-    assert recent.window().requests == KEPT
+    assert recent.window().hour.requests == KEPT
 
 
 def test_first_gives_each_tenant_its_turn_and_stays_bounded() -> None:
@@ -155,7 +196,11 @@ def state(text: str) -> dict[str, Any]:
     engine = {"name": text, "kind": "vllm", "state": "up", "running": 1, "limit": 2}
     waiting = {"position": 1, "id": text, "tenant": text, "waited_s": 1.0, "eta_s": None}
     tenant = {"name": text, "waiting": 1, "requests": 1, "share": 1.0, "fair_share": None}
-    hour = {"length_s": 1.0, "requests": 1, "cut": 0, "per_second": 1.0, "tokens_per_second": 1.0}
+    hour = {
+        "length_s": 1.0, "requests": 1, "in_time": 1, "cut": 0, "failed": 0, "per_second": 1.0,
+        "goodput": 1.0, "tokens_per_second": 1.0, "wait": spread, "ttft": spread, "e2e": spread,
+        "refused": {"refused_full": 1},
+    }  # fmt: skip
     taus = {"tau": 0.5, "tau_error": 0.1}
     turns = [{"when": 0.0, "on": False, "by": text}]
     measures = ("tau", "tau_error", "gain", "gain_error")
@@ -169,7 +214,9 @@ def state(text: str) -> dict[str, Any]:
             "rows": [{**waiting, "prompt_tokens": 1, "reply_tokens": None, "reason": text}],
             "more": 9999,
         },
-        "hour": {**hour, "wait": spread, "ttft": spread, "e2e": spread, "refused": {"refused_full": 1}},
+        "hour": hour,
+        "day": hour,
+        "slo": {"ttft_s": 2.0, "tpot_s": 0.1},
         "total": {"requests": 1, "finished": 1, "client_gone": 0, "upstream_errors": 0},
         "tenants": {"rows": [{**tenant, "mean_wait_s": None}], "more": 3},
         "truth": {"judged": 3, "tau": None, "ratio": None, "groups": []},

@@ -129,6 +129,7 @@ class Gateway:
             backend.close()
         await asyncio.to_thread(self.dispatcher.close)
         await asyncio.to_thread(self.proxy.close)
+        await asyncio.to_thread(self.page.close)
         if self._journal is not None:
             await asyncio.to_thread(self._journal.close)
         if self.keys is not None:

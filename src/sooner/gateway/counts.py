@@ -5,6 +5,7 @@ from __future__ import annotations
 COUNTERS = {
     "requests": "Requests that came to a generating endpoint",
     "finished": "Requests whose reply came to its end",
+    "in_time": "Replies that came to their end in time; see [slo] in the settings",
     "refused_full": "Requests refused because the waiting room, or the tenant's part of it, was full",
     "refused_wait": "Requests refused because they would wait too long",
     "refused_deadline": "Requests refused because their deadline was out of reach",

@@ -14,6 +14,7 @@ from sooner.core import ConfigError, UnknownName
 from sooner.gateway.engines.connections import Address
 from sooner.gateway.engines.dialing import is_address
 from sooner.gateway.engines.kinds import KINDS
+from sooner.gateway.page.settings import SloSettings, WhatifSettings
 from sooner.ordering.order import TELLS
 from sooner.ordering.process import LEARNER
 
@@ -221,15 +222,15 @@ class JournalSettings:
 class GatewaySettings:
     """Every setting of the gateway.
 
-    `parameters` are the policy's own. `ranker` is as for the plugin: "default", a folder,
-    "module:name", or "" for none. `shadow` is a second one, or "learner" for what is learned alone: it is
-    asked too, and compared, and does not act until it is promoted; so is `shadow_policy`, a second policy
-    with its `shadow_parameters`. With `learn` the order is learned from
-    how replies end, beside the ranker or alone; `learned` is the file in which that is kept: "auto" for
-    one a port in the cache folder (none for port 0), "" for none; `state` is the same for what is learned
-    of engines and waits. `client_scores` lets requests bring their own numbers. `keys` is the database of
-    keys; empty: no keys, and then only clients on this machine are served. `cut_revoked` ends the replies
-    of a key that is revoked, which else run to their end. `admin_key_file` opens the admin routes. With
+    `parameters` are the policy's own. `ranker` is as for the plugin: "default", a folder, "module:name",
+    or "" for none. `shadow` is a second one, or "learner" for what is learned alone: it is asked too, and
+    compared, and does not act until it is promoted; so is `shadow_policy`, a second policy with its
+    `shadow_parameters`. With `learn` the order is learned from how replies end, beside the ranker or
+    alone; `learned` is the file in which that is kept: "auto" for one a port in the cache folder (none
+    for port 0), "" for none; `state` is the same for what is learned of engines and waits, and the switch
+    lies beside it. `client_scores` lets requests bring their own numbers. `keys` is the database of keys;
+    empty: no keys, and then only clients on this machine are served. `cut_revoked` ends the replies of a
+    key that is revoked, which else run to their end. `admin_key_file` opens the admin routes. With
     `tls_cert` and `tls_key` clients are served by https. `cors_origins` are those whose web pages may
     ask, such as "https://chat.example.org"; "*": all. `aliases` maps a model's name as clients say it to
     one that engines know. `access_log` is how many lines a second are written of finished requests, at
@@ -261,6 +262,8 @@ class GatewaySettings:
     limits: LimitSettings = field(default_factory=LimitSettings)
     journal: JournalSettings = field(default_factory=JournalSettings)
     slices: SliceSettings = field(default_factory=SliceSettings)
+    slo: SloSettings = field(default_factory=SloSettings)
+    whatif: WhatifSettings = field(default_factory=WhatifSettings)
     backends: tuple[BackendSettings, ...] = ()
     classes: tuple[ClassSettings, ...] = ()
     tenants: tuple[TenantSettings, ...] = ()
@@ -322,6 +325,11 @@ class GatewaySettings:
         if self.state != "auto":
             return self.state
         return str(config.cache_folder() / "gateway" / f"{self.port}.state.json") if self.port else ""
+
+    @property
+    def remembered_file(self) -> str:
+        """Where the page remembers the switch, "" for nowhere: beside the state."""
+        return f"{self.state_file}.page" if self.state_file else ""
 
     @property
     def chosen_policy(self) -> policies.Policy:

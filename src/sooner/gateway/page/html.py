@@ -14,7 +14,9 @@ _REFUSED = {
     "refused_wait": "would wait too long",
     "refused_down": "no engine up",
     "refused_deadline": "deadline out of reach",
-    "refused_limit": "over its limit",
+    "refused_limit": "over a tenant's limit",
+    "refused_key": "key revoked meanwhile",
+    "refused_bytes": "bodies fill the memory",
 }
 
 
@@ -61,7 +63,7 @@ def sections(state: Mapping[str, Any]) -> dict[str, str]:
         "switch": _switch(state["ordering"]),
         "now": _now(state),
         "queue": _queue(state["queue"], state["waiting"]),
-        "hour": _hour(state["hour"]),
+        "hour": _past(state["hour"], state["day"], state["slo"]),
         "tenants": _tenants(state["tenants"]),
         "truth": _truth(state["truth"]),
         "learned": _learned(state["learned"])
@@ -147,27 +149,47 @@ def _queue(queue: Mapping[str, Any], waiting: int) -> str:
     return "<h2>Queue, in order</h2>" + _table("Waiting requests", head, rows, queue["more"], text=(1, 6, 7))
 
 
-def _hour(hour: Mapping[str, Any]) -> str:
-    rows = [
-        (words, *(seconds(hour[key][q]) for q in ("p50", "p90", "p99")))
+def _past(hour: Mapping[str, Any], day: Mapping[str, Any], slo: Mapping[str, Any]) -> str:
+    """Return the last hour beside the last day."""
+    both = (hour, day)
+    times = [
+        (words, *(seconds(seen[key][q]) for seen in both for q in ("p50", "p90", "p99")))
         for key, words in (
             ("wait", "Wait in the queue"),
             ("ttft", "Time to first token"),
             ("e2e", "Whole reply"),
         )
     ]
-    refused = ", ".join(f"{count(n)} {_REFUSED.get(key, key)}" for key, n in hour["refused"].items() if n)
+    counts = [
+        ("Replies", *(count(seen["requests"]) for seen in both)),
+        ("in time", *(share(seen["in_time"] / max(seen["requests"], 1)) for seen in both)),
+        ("Replies a second", *(f"{seen['per_second']:.2f}" for seen in both)),
+        ("in time, a second (goodput)", *(f"{seen['goodput']:.2f}" for seen in both)),
+        ("Reply tokens a second", *(count(seen["tokens_per_second"]) for seen in both)),
+        ("Cut off", *(count(seen["cut"]) for seen in both)),
+        ("Errors of engines", *(count(seen["failed"]) for seen in both)),
+        ("Refused", *(count(sum(seen["refused"].values())) for seen in both)),
+        *(
+            (words, *(count(seen["refused"].get(name, 0)) for seen in both))
+            for name, words in _REFUSED.items()
+            if any(seen["refused"].get(name) for seen in both)
+        ),
+    ]
+    lengths = [f"last {seconds(seen['length_s'])}" for seen in both]
+    head = ("", *(f"P{q}, {length}" for length in lengths for q in (50, 90, 99)))
     return (
-        f"<h2>Last {seconds(hour['length_s'])}</h2>"
+        "<h2>Last hour and day</h2>"
         + _tiles(
-            ("hour-requests", "Replies", count(hour["requests"])),
-            ("per-second", "Replies a second", f"{hour['per_second']:.2f}"),
-            ("tokens-per-second", "Reply tokens a second", count(hour["tokens_per_second"])),
-            ("cut", "Cut off", count(hour["cut"])),
+            ("hour-requests", f"Replies, {lengths[0]}", count(hour["requests"])),
+            ("goodput", "In time, a second", f"{hour['goodput']:.2f}"),
+            ("hour-wait", "P50 of the wait", seconds(hour["wait"]["p50"])),
+            ("hour-e2e", "P99 of the reply", seconds(hour["e2e"]["p99"])),
             ("refused", "Refused", count(sum(hour["refused"].values()))),
         )
-        + _table("Times", ("", "P50", "P90", "P99"), rows)
-        + (f'<p class="hint">Refused: {refused}.</p>' if refused else "")
+        + _table("Times", head, times)
+        + _table("Counts", ("", *lengths), counts)
+        + f'<p class="hint">In time: the first token within {seconds(slo["ttft_s"])}, the end within'
+        f" {seconds(slo['ttft_s'])} and {seconds(slo['tpot_s'])} a token ([slo] in the settings).</p>"
     )
 
 

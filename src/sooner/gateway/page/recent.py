@@ -1,4 +1,4 @@
-"""What the last hour's requests saw: a ring of numbers, the newest in place of the oldest."""
+"""What the last hour's requests saw: a ring of numbers, the newest in place of the oldest; and the day's."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from sooner import metrics
 from sooner.gateway.admission.shares import charge
 from sooner.gateway.delivery.context import Finished
+from sooner.gateway.page.day import Day
+from sooner.gateway.page.seen import Seen, Spread
+from sooner.gateway.page.settings import SloSettings
 
 KEPT = 20_000
 """Requests that are kept; in an hour with more, the hour is the time of the last of these."""
@@ -24,18 +27,11 @@ JUDGED = 1000
 FEWEST = 20
 MOST_TENANTS = 500
 OTHERS = "(others)"
-_WHEN, _WAIT, _TTFT, _TOTAL, _REPLY, _PREDICTED, _TENANT, _WHOLE, _COST = range(9)
+_WHEN, _WAIT, _TTFT, _TOTAL, _REPLY, _PREDICTED, _TENANT, _ENDED, _COST = range(9)
+_CUT, _FAILED, _LATE, _IN_TIME = range(4)  # how a request ended; the last two came whole
 _ROW = struct.Struct("9d")
 _GROUPS = 4
 _CHEAP, _EVERY = 2000, 10.0
-
-
-class Spread(NamedTuple):
-    """Percentiles of a duration [s]; None where nothing was measured."""
-
-    p50: float | None
-    p90: float | None
-    p99: float | None
 
 
 class SizeGroup(NamedTuple):
@@ -63,18 +59,11 @@ class Had(NamedTuple):
     mean_wait: float
 
 
-class HourSeen(NamedTuple):
-    """The numbers of one hour, or of as long as is known. `refused` counts by reason."""
+class RecentlySeen(NamedTuple):
+    """The last hour and day; what each tenant had of the hour; whether predictions are true."""
 
-    length: float
-    requests: int
-    cut: int
-    wait: Spread
-    ttft: Spread
-    e2e: Spread
-    per_second: float
-    tokens_per_second: float
-    refused: dict[str, int]
+    hour: Seen
+    day: Seen
     tenants: dict[str, Had]
     truth: Truth
 
@@ -82,37 +71,49 @@ class HourSeen(NamedTuple):
 class Recent:
     """Takes in each finished request in a microsecond or two; all else is reckoned when somebody looks."""
 
-    def __init__(self, counts: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, counts: Mapping[str, int], slo: SloSettings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.slo = slo
         self._clock = clock
         self._counts = counts
         self._began = clock()
         self._rows = bytearray(KEPT * _ROW.size)  # written row by row, for which numpy is slow
         self._ring = np.frombuffer(self._rows).reshape(KEPT, 9)
         self._added = 0
-        self._seen: HourSeen | None = None
+        self._seen: RecentlySeen | None = None
         self._at = 0.0
         self._tenants: dict[str, int] = {}
         self._refused: deque[tuple[float, dict[str, int]]] = deque([(self._began, self._now_refused())], 61)
+        self._day = Day(self._began, self._now_refused())
 
-    def add(self, record: Finished) -> None:
-        """Take in a finished request."""
+    def add(self, record: Finished) -> bool:
+        """Take in a finished request; return whether it was in time."""
         tenant = self._tenants.get(record.tenant)
         if tenant is None:
             tenant = self._number(record.tenant)
-        predicted = record.predicted_len
+        now, predicted = self._clock(), record.predicted_len
+        whole = 200 <= record.status < 300
+        first = record.wait + record.first_byte if record.asked.stream else None
+        in_time = whole and self.slo.in_time(first, record.total, record.output_len)
+        ttft = math.nan if first is None else first
+        ended = _IN_TIME if in_time else _LATE if whole else _FAILED if record.status else _CUT
         _ROW.pack_into(
-            self._rows, self._added % KEPT * _ROW.size, self._clock(), record.wait,
-            record.wait + record.first_byte if record.asked.stream else math.nan,
-            record.total, record.output_len, math.nan if predicted is None else predicted, tenant,
-            record.status == 200, charge(record.prompt_len, record.output_len),
+            self._rows, self._added % KEPT * _ROW.size, now, record.wait, ttft, record.total,
+            record.output_len, math.nan if predicted is None else predicted, tenant, ended,
+            charge(record.prompt_len, record.output_len),
         )  # fmt: skip
         self._added += 1
+        times = record.wait, ttft, record.total
+        self._day.add(times, record.output_len, whole=whole, in_time=in_time, cut=not record.status)
+        return in_time
 
     def tick(self) -> None:
         """Keep what was refused by now, once a minute; called more often, it does nothing."""
         now = self._clock()
         if now - self._refused[-1][0] >= 60.0:
             self._refused.append((now, self._now_refused()))
+            self._day.tick(now, self._refused[-1][1])
 
     def _number(self, tenant: str) -> int:
         name = tenant if len(self._tenants) < MOST_TENANTS else OTHERS
@@ -121,37 +122,31 @@ class Recent:
     def _now_refused(self) -> dict[str, int]:
         return {name: n for name, n in self._counts.items() if name.startswith("refused_")}
 
-    def window(self) -> HourSeen:
-        """Return the numbers of the last hour; where many make them dear, they are up to ten seconds old."""
+    def window(self) -> RecentlySeen:
+        """Return the numbers of now; where many make them dear, they are up to ten seconds old."""
         now = self._clock()
         if self._seen is None or self._added < _CHEAP or now - self._at >= _EVERY:
             self._seen, self._at = self._reckoned(now), now
         return self._seen
 
-    def _reckoned(self, now: float) -> HourSeen:
+    def _reckoned(self, now: float) -> RecentlySeen:
         rows = self._ring[: min(self._added, KEPT)]
         rows = rows[rows[:, _WHEN] >= now - HOUR]
         length = min(now - self._began, HOUR)
         if self._added > KEPT and rows.shape[0] == KEPT:
             length = min(length, now - float(rows[:, _WHEN].min()))
-        whole = rows[rows[:, _WHOLE] == 1.0]
-        length = max(length, 1.0)
+        whole = rows[rows[:, _ENDED] >= _LATE]
         then = next(
             counts for when, counts in self._refused if when >= now - HOUR or when == self._refused[-1][0]
         )
-        return HourSeen(
-            length=length,
-            requests=whole.shape[0],
-            cut=rows.shape[0] - whole.shape[0],
-            wait=_spread(whole[:, _WAIT]),
-            ttft=_spread(whole[:, _TTFT]),
-            e2e=_spread(whole[:, _TOTAL]),
-            per_second=whole.shape[0] / length,
-            tokens_per_second=float(whole[:, _REPLY].sum()) / length,
-            refused={name: n - then[name] for name, n in self._now_refused().items()},
-            tenants=self._had(rows),
-            truth=_truth(self._latest()),
-        )
+        refused = self._now_refused()
+        ended = np.bincount(rows[:, _ENDED].astype(np.int64), minlength=4)
+        hour = Seen(
+            max(length, 1.0), whole.shape[0], int(ended[_IN_TIME]), int(ended[_CUT]), int(ended[_FAILED]),
+            *(_spread(whole[:, column]) for column in (_WAIT, _TTFT, _TOTAL)), float(whole[:, _REPLY].sum()),
+            {name: n - then[name] for name, n in refused.items()},
+        )  # fmt: skip
+        return RecentlySeen(hour, self._day.window(now, refused), self._had(rows), _truth(self._latest()))
 
     def _had(self, rows: NDArray[np.float64]) -> dict[str, Had]:
         if not rows.shape[0]:
@@ -171,7 +166,7 @@ class Recent:
         """Return the latest rows that were predicted and came to their end."""
         newest = (self._added - 1 - np.arange(min(self._added, KEPT, 4 * JUDGED))) % KEPT
         rows = self._ring[newest]
-        judged = np.isfinite(rows[:, _PREDICTED]) & (rows[:, _WHOLE] == 1.0)
+        judged = np.isfinite(rows[:, _PREDICTED]) & (rows[:, _ENDED] >= _LATE)
         return np.asarray(rows[judged][:JUDGED])
 
 

@@ -21,6 +21,7 @@ from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.page import html
 from sooner.gateway.page.live import MOST, LiveView
 from sooner.gateway.page.recent import Recent
+from sooner.gateway.page.remembered import Remembered
 from sooner.gateway.page.state import state
 from sooner.gateway.page.words import plain
 from sooner.gateway.switch import OrderSwitch
@@ -55,9 +56,11 @@ class Page:
     def __init__(
         self, dispatcher: Dispatcher, admin_key: str, *, open_here: bool, local: Callable[[str], bool]
     ) -> None:
+        settings = dispatcher.settings
         self._dispatcher = dispatcher
-        self.switch = OrderSwitch(dispatcher)
-        self.recent = Recent(dispatcher.counters.counts)
+        self.remembered = Remembered(settings.remembered_file)
+        self.switch = OrderSwitch(dispatcher, self.remembered)
+        self.recent = Recent(dispatcher.counters.counts, settings.slo)
         self.live = LiveView(lambda: state(dispatcher, self.recent, self.switch))
         self._key = admin_key
         self._open_here = open_here
@@ -80,14 +83,19 @@ class Page:
             router.add_route(method, path, wrap(handler))
 
     def take(self, admin_key: str) -> None:
-        """Take the key as its file holds it now; who signed in with another one signs in again."""
+        """Take settings that were read again; who signed in with another key signs in again."""
+        self.recent.slo = self._dispatcher.settings.slo
         if admin_key != self._key:
             self._sessions.clear()
         self._key = admin_key
 
     def finished(self, record: Finished) -> None:
         """Take note of a request that is over."""
-        self.recent.add(record)
+        self._dispatcher.counters.add("in_time", self.recent.add(record))
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        self.remembered.close()
 
     # Who may
 

@@ -11,16 +11,18 @@ from sooner.gateway.admission import standing
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.page import why
 from sooner.gateway.page.recent import OTHERS, Recent
+from sooner.gateway.page.seen import Seen
 from sooner.gateway.switch import OrderSwitch
 from sooner.ordering.wire import LiveReport
 
+_TOTALS = ("requests", "finished", "client_gone", "upstream_errors")
 ROWS = 40
 """Waiting requests, tenants and engines that are shown."""
 
 
 def state(dispatcher: Dispatcher, recent: Recent, switch: OrderSwitch) -> dict[str, Any]:
-    """Return the state of now and of the last hour."""
-    hour = recent.window()
+    """Return the state of now, and of the last hour and day."""
+    seen = recent.window()
     counts = dispatcher.counters.counts
     return {
         "at": time.time(),
@@ -33,26 +35,31 @@ def state(dispatcher: Dispatcher, recent: Recent, switch: OrderSwitch) -> dict[s
         "running": sum(backend.in_flight for backend in dispatcher.backends),
         "engines": _engines(dispatcher),
         "queue": _queue(dispatcher),
-        "hour": {
-            "length_s": hour.length,
-            "requests": hour.requests,
-            "cut": hour.cut,
-            **{name: getattr(hour, name)._asdict() for name in ("wait", "ttft", "e2e")},
-            "per_second": hour.per_second,
-            "tokens_per_second": hour.tokens_per_second,
-            "refused": hour.refused,
-        },
-        "total": {name: counts[name] for name in ("requests", "finished", "client_gone", "upstream_errors")},
-        "tenants": _tenants(dispatcher, hour.tenants),
-        "truth": {
-            "judged": hour.truth.judged,
-            "tau": hour.truth.tau,
-            "ratio": hour.truth.ratio,
-            "groups": [group._asdict() for group in hour.truth.groups],
-        },
+        "hour": _stretch(seen.hour),
+        "day": _stretch(seen.day),
+        "slo": {"ttft_s": recent.slo.ttft, "tpot_s": recent.slo.tpot},
+        "total": {name: counts[name] for name in _TOTALS},
+        "tenants": _tenants(dispatcher, seen.tenants),
+        "truth": {**seen.truth._asdict(), "groups": [group._asdict() for group in seen.truth.groups]},
         "shadow": shadow.state(dispatcher),
         "shadow_policy": shadow.policy_state(dispatcher),
         "learned": [_standing(report) for report in dispatcher.scores.standings[:ROWS]],
+    }
+
+
+def _stretch(seen: Seen) -> dict[str, Any]:
+    """Return the numbers of an hour or a day."""
+    return {
+        "length_s": seen.length,
+        "requests": seen.requests,
+        "in_time": seen.in_time,
+        "cut": seen.cut,
+        "failed": seen.failed,
+        **{name: getattr(seen, name)._asdict() for name in ("wait", "ttft", "e2e")},
+        "per_second": seen.per_second,
+        "goodput": seen.goodput,
+        "tokens_per_second": seen.tokens_per_second,
+        "refused": seen.refused,
     }
 
 
