@@ -29,6 +29,7 @@ from sooner.gateway.page import html
 from sooner.gateway.page.recent import KEPT, Recent
 from sooner.gateway.page.remembered import Remembered
 from sooner.gateway.page.state import state
+from sooner.gateway.page.worth import Worth
 from sooner.gateway.settings import BackendSettings, GatewaySettings
 from sooner.gateway.switch import OrderSwitch
 from sooner.gateway.visit import Visit
@@ -66,7 +67,7 @@ async def measure(waiting: int, tenants: int, looks: int, rate: float) -> dict[s
         assert isinstance(visit, Waiting)
         pool.room.push(visit, time.monotonic())
     recent = Recent(dispatcher.counters.counts, settings.slo)
-    switch = OrderSwitch(dispatcher, Remembered())
+    switch, worth = OrderSwitch(dispatcher, Remembered()), Worth("", settings.whatif, Remembered())
 
     def fill() -> None:
         for n in range(KEPT):
@@ -76,7 +77,7 @@ async def measure(waiting: int, tenants: int, looks: int, rate: float) -> dict[s
         for n in range(looks):
             if n % 10 == 0:  # the hour is reckoned anew every ten seconds
                 recent._at = -1e9
-            seen = state(dispatcher, recent, switch)
+            seen = state(dispatcher, recent, switch, worth)
             json.dumps({"at": seen["at"], "sections": html.sections(seen)})
 
     empty = cpu(lambda: [_finished(n, tenants) for n in range(KEPT)])

@@ -190,6 +190,22 @@ def test_first_gives_each_tenant_its_turn_and_stays_bounded() -> None:
     assert (own.own, own.later, own.others, own.better) == (1, 0, 4, 3)
 
 
+def worth(text: str) -> dict[str, Any]:
+    """Return an answer of `sooner whatif` whose words are `text`."""
+    loss = {
+        "tenant": text,
+        "requests": 9,
+        "lost": 2,
+        "mean_extra": 0.5,
+        "worst_extra": 1.0,
+        "mean_change": -1.0,
+    }
+    return {
+        "at": 0.0, "since": 0.0, "requests": 9, "served": text, "sentence": text[:200], "lost": [loss],
+        "lost_more": 1,
+    }  # fmt: skip
+
+
 def state(text: str) -> dict[str, Any]:
     """Return a state in which every word of a stranger is `text`."""
     spread = {"p50": 1.0, "p90": 2.0, "p99": None}
@@ -217,6 +233,7 @@ def state(text: str) -> dict[str, Any]:
         "hour": hour,
         "day": hour,
         "slo": {"ttft_s": 2.0, "tpot_s": 0.1},
+        "worth": {"off": "", "answer": worth(text)},
         "total": {"requests": 1, "finished": 1, "client_gone": 0, "upstream_errors": 0},
         "tenants": {"rows": [{**tenant, "mean_wait_s": None}], "more": 3},
         "truth": {"judged": 3, "tau": None, "ratio": None, "groups": []},
@@ -242,3 +259,11 @@ def test_a_page_of_hostile_names_has_the_same_tags_as_one_of_harmless_names(text
 
     assert tags(page(state(text), signed_in=True)) == tags(page(state("a"), signed_in=True))
     assert all(len(part) < 20_000 + 4 * len(text) for part in sections(state(text)).values())
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_reason_for_no_claim_is_text_too(text: str) -> None:
+    made = sections(state("a") | {"worth": {"off": "", "answer": {"at": 0.0, "none": text}}})["worth"]
+    assert [part.partition(">")[0] for part in made.split("<")[1:]] == [
+        "h2", "/h2", "p", "bdi", "/bdi", "/p", 'p class="hint"', "/p",
+    ]  # fmt: skip

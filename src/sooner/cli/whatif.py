@@ -30,6 +30,7 @@ SHOWN = 20
 @click.option("--engine", help="A preset, or the TOML of `sooner calibrate`; else found from the record.")
 @click.option("--last", default=20_000, show_default=True, type=click.IntRange(min=20), help="Requests.")
 @click.option("--since", default=0.0, help="Only requests that came after this Unix time.")
+@click.option("--last-order", is_flag=True, help="Only requests since a journal's order last changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def whatif(
     source: str,
@@ -38,6 +39,7 @@ def whatif(
     engine: str | None,
     last: int,
     since: float,
+    last_order: bool,
     as_json: bool,
 ) -> None:
     """Say what another order would have done with the traffic of JOURNAL or TRACE: was it worth it?
@@ -53,11 +55,14 @@ def whatif(
     """
     from sooner import policies
     from sooner.sim.cost import load
+    from sooner.whatif.answer import shown
     from sooner.whatif.replays import ask, sentence
     from sooner.whatif.sources import read
 
     chosen = [policies.get(name) for name in dict.fromkeys(("fcfs", *orders))]
-    record = read(source, served, engine=load(engine) if engine else None, most=last, since=since)
+    record = read(
+        source, served, engine=load(engine) if engine else None, most=last, since=since, last_order=last_order
+    )
     answer = ask(record, chosen)
     if not record.paced:
         say("the engine was not found well from this record: give --engine (sooner calibrate)")
@@ -66,44 +71,7 @@ def whatif(
     else:
         _print(answer, record)
         click.echo(f"\n{sentence(answer)}")
-    against = next(other for other in answer.others if other.policy == "fcfs")
-    claimed = answer.waited and (against.claims["mean_e2e"].stands or against.claims["mean_wait"].stands)
-    raise click.exceptions.Exit(0 if claimed else 1)
-
-
-def shown(answer: Counterfactual, record: ServedTraffic, source: str) -> dict[str, Any]:
-    """Return what `--json` prints."""
-    from sooner.whatif.replays import sentence
-
-    engine = record.engine
-    return {
-        "source": source,
-        "requests": answer.requests,
-        "served": answer.served,
-        "clock": record.clock,
-        "engine": {
-            name: getattr(engine, name)
-            for name in (
-                "iteration_s", "prefill_token_s", "decode_seq_s", "context_token_s", "overhead_s",
-                "max_num_seqs", "max_num_batched_tokens", "num_blocks",
-            )
-        },
-        "replay": {name: checked._asdict() for name, checked in answer.fidelity.items()},
-        "orders": [
-            {
-                "policy": other.policy,
-                **{f"{name}_s": value for name, value in other.measures.items()},
-                "saved": {
-                    name: {"share": claim.saved, "error": claim.error, "stands": claim.stands}
-                    for name, claim in other.claims.items()
-                },
-            }
-            for other in answer.others
-        ],
-        "lost": [loss._asdict() for loss in answer.losses],
-        "lost_margin_s": answer.margin,
-        "sentence": sentence(answer),
-    }  # fmt: skip
+    raise click.exceptions.Exit(0 if answer.claims else 1)
 
 
 def _print(answer: Counterfactual, record: ServedTraffic) -> None:

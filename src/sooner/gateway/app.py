@@ -96,6 +96,7 @@ class Gateway:
             await self._check_all()
             self._tasks.append(asyncio.create_task(self._rediscover(), name="gateway-names"))
             self._tasks.append(asyncio.create_task(self._tick(runner), name="gateway-tick"))
+            self._tasks.append(asyncio.create_task(self.page.worth.run(), name="gateway-worth"))
             self._watch()
             tls = served_as(self.settings.tls_cert, self.settings.tls_key)
             site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=4096, ssl_context=tls)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,25 @@ def read_journal(
     engine: Engine | None = None,
     most: int = 20_000,
     since: float = 0.0,
+    last_order: bool = False,
 ) -> ServedTraffic:
     """Return the last `most` requests since a Unix time of a journal (URL) or its export (JSONL).
 
     The engines behind the gateway are taken as one of all their slots. Without `engine` it is fitted to
-    the first half of the requests, served in `policy` order. Raises DataError where nothing finished.
+    the first half of the requests, served in `policy` order. With `last_order` only those are taken that
+    came after the order last changed. Raises DataError where nothing finished, or in several orders.
     """
     packed = Path(source).suffix in (".jsonl", ".gz")
     rows = list(_exported(Path(source)) if packed else _rows(source, most, since))
     rows = [row for row in rows if row["output_len"] > 0 and row["arrival_time"] >= since][-most:]
+    if last_order:
+        rows = since_last_change(rows)
     made = columns([_row(row) for row in rows], source)
     orders = {row["policy"] for row in rows if row.get("policy")}
     if policy is None and len(orders) > 1:
         raise DataError(
             f"{source!r} was served in several orders ({', '.join(sorted(orders))}); allowed: one, say which"
-            " with --served, or cut the time with --since"
+            " with --served, or cut the time with --since or --last-order"
         )
     served_by = order_of(policy or next(iter(orders), None))
     if engine is not None:
@@ -56,6 +60,16 @@ def read_journal(
     first = _run(made, min(max(len(rows) // 2, 8), MOST_FITTED))
     found = calibrate([first], limits, policy=served_by, find_overhead=True).engine
     return ServedTraffic(*made, found, not found.approximate, "wall", served_by)
+
+
+def since_last_change(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return those of the rows, in the order in which they ended, that came after the order last changed."""
+    if not rows:
+        return []
+    last = rows[-1].get("policy")
+    before = [row["arrival_time"] + row["total"] for row in rows if row.get("policy") != last]
+    changed = max(before, default=-math.inf)
+    return [row for row in rows if row["arrival_time"] >= changed]
 
 
 def _pooled(engine: Engine, n: int) -> Engine:

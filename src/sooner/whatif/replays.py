@@ -82,6 +82,17 @@ class Counterfactual(NamedTuple):
     margin: float
     waited: bool
 
+    @property
+    def claims(self) -> bool:
+        """Whether a saving, or a cost, against arrival order is larger than the replay's error."""
+        claims = self.against_arrival.claims
+        return self.waited and (claims["mean_e2e"].stands or claims["mean_wait"].stands)
+
+    @property
+    def against_arrival(self) -> OtherOrder:
+        """Arrival order, which is always among the others."""
+        return next(other for other in self.others if other.policy == "fcfs")
+
 
 def ask(served: ServedTraffic, policies: Sequence[Policy]) -> Counterfactual:
     """Replay what was served under its own order and under `policies`; arrival order is the first.
@@ -194,7 +205,7 @@ def _losses(served: ServedTraffic, extra: NDArray[np.float64], margin: float) ->
 
 def sentence(answer: Counterfactual) -> str:
     """Return the answer in a line, against arrival order."""
-    against = next(other for other in answer.others if other.policy == "fcfs")
+    against = answer.against_arrival
     error = answer.fidelity["mean_e2e"].error
     if not answer.waited:
         return "Nobody waited: no order could have helped."

@@ -23,7 +23,7 @@ class ServedTraffic(NamedTuple):
     the others, as a live host gives it. `predicts` says whether anybody was told anything. `tenants` are
     names by `workload.tenant`. `engine` has the limits that are known or were seen; `paced` says whether
     its coefficients are this engine's own. `clock` is "work" (seconds of engine work, which no other load
-    of the machine changes) or "wall".
+    of the machine changes) or "wall", and `began` the first arrival on it: Unix time on the wall's.
     """
 
     workload: Workload
@@ -32,6 +32,7 @@ class ServedTraffic(NamedTuple):
     predicted_len: Column
     predicts: bool
     tenants: tuple[str, ...]
+    began: float
     engine: Engine
     paced: bool
     clock: str
@@ -62,6 +63,7 @@ class Columns(NamedTuple):
     predicted_len: Column
     predicts: bool
     tenants: tuple[str, ...]
+    began: float
 
 
 def columns(rows: Sequence[ServedRow], source: str) -> Columns:
@@ -94,7 +96,7 @@ def columns(rows: Sequence[ServedRow], source: str) -> Columns:
     score = np.array([row.score for row in rows])
     length = np.array([row.predicted_len for row in rows])
     told = bool(np.isfinite(score).any() or np.isfinite(length).any())
-    return Columns(workload, completed, _neutral(score), _neutral(length), told, names)
+    return Columns(workload, completed, _neutral(score), _neutral(length), told, names, zero)
 
 
 def _neutral(column: Column) -> Column:

@@ -20,13 +20,15 @@ def read(
     engine: Engine | None = None,
     most: int = 20_000,
     since: float = 0.0,
+    last_order: bool = False,
 ) -> ServedTraffic:
     """Return what `source` says was served, in `policy` order where it does not say so itself.
 
-    `engine` stands in for what would be fitted, or taken from a trace's steps. Raises DataError.
+    `engine` stands in for what would be fitted, or taken from a trace's steps. With `last_order` a journal's
+    requests are those since the order last changed; a trace has one order. Raises DataError.
     """
     if not _is_trace(source):
-        return read_journal(source, policy, engine=engine, most=most, since=since)
+        return read_journal(source, policy, engine=engine, most=most, since=since, last_order=last_order)
     served = read_trace(Path(source), policy, since=since)
     return served if engine is None else served._replace(engine=engine, paced=not engine.approximate)
 

@@ -61,6 +61,7 @@ def sections(state: Mapping[str, Any]) -> dict[str, str]:
     """Return the parts of the page that change, by their id."""
     return {
         "switch": _switch(state["ordering"]),
+        "worth": _worth(state["worth"]),
         "now": _now(state),
         "queue": _queue(state["queue"], state["waiting"]),
         "hour": _past(state["hour"], state["day"], state["slo"]),
@@ -92,6 +93,40 @@ def _switch(ordering: Mapping[str, Any]) -> str:
         '<label>Your name, for the log <input name="by" maxlength="64" autocomplete="name"></label>'
         f'<button class="{"danger" if on else "go"}">Turn ordering {_on(not on)}</button></form></div>{log}'
     )
+
+
+def _worth(worth: Mapping[str, Any]) -> str:
+    """Return what arrival order would have done, or why that is not known."""
+    title, answer = "<h2>Was it worth it?</h2>", worth["answer"]
+    if answer is None:
+        told = f"Nobody asks: {worth['off']}." if worth["off"] else "The journal is asked soon."
+        return f'{title}<p class="hint">{html.escape(told)}</p>'
+    when = _clock(answer["at"], day=True)
+    if "none" in answer:
+        return f'{title}<p>No claim: {name(answer["none"], 300)}.</p><p class="hint">Asked {when}.</p>'
+    rows = [
+        (
+            name(loss["tenant"]),
+            count(loss["requests"]),
+            count(loss["lost"]),
+            seconds(loss["mean_extra"]),
+            seconds(loss["worst_extra"]),
+            _change(loss["mean_change"]),
+        )
+        for loss in answer["lost"]
+    ]
+    head = ("Tenant", "Requests", "Waited longer", "by, mean", "at worst", "Mean wait of all its")
+    return (
+        f'{title}<p class="told">{html.escape(answer["sentence"])}</p>'
+        f'<p class="hint">Against order of arrival, {count(answer["requests"])} requests since'
+        f" {_clock(answer['since'], day=True)} under {html.escape(plain(answer['served']))}, as of {when}."
+        " What is smaller than the error of the replay is not claimed.</p>"
+        + _table("Who waited longer than in order of arrival", head, rows, answer["lost_more"])
+    )
+
+
+def _change(value: float) -> str:
+    return f"{seconds(abs(value))} {'longer' if value > 0 else 'shorter'}"
 
 
 def _on(on: bool) -> str:

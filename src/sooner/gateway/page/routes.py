@@ -24,6 +24,7 @@ from sooner.gateway.page.recent import Recent
 from sooner.gateway.page.remembered import Remembered
 from sooner.gateway.page.state import state
 from sooner.gateway.page.words import plain
+from sooner.gateway.page.worth import Worth
 from sooner.gateway.switch import OrderSwitch
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -61,7 +62,8 @@ class Page:
         self.remembered = Remembered(settings.remembered_file)
         self.switch = OrderSwitch(dispatcher, self.remembered)
         self.recent = Recent(dispatcher.counters.counts, settings.slo)
-        self.live = LiveView(lambda: state(dispatcher, self.recent, self.switch))
+        self.worth = Worth(settings.journal.url, settings.whatif, self.remembered)
+        self.live = LiveView(lambda: state(dispatcher, self.recent, self.switch, self.worth))
         self._key = admin_key
         self._open_here = open_here
         self._local = local

@@ -12,6 +12,7 @@ from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.page import why
 from sooner.gateway.page.recent import OTHERS, Recent
 from sooner.gateway.page.seen import Seen
+from sooner.gateway.page.worth import Worth
 from sooner.gateway.switch import OrderSwitch
 from sooner.ordering.wire import LiveReport
 
@@ -20,7 +21,7 @@ ROWS = 40
 """Waiting requests, tenants and engines that are shown."""
 
 
-def state(dispatcher: Dispatcher, recent: Recent, switch: OrderSwitch) -> dict[str, Any]:
+def state(dispatcher: Dispatcher, recent: Recent, switch: OrderSwitch, worth: Worth) -> dict[str, Any]:
     """Return the state of now, and of the last hour and day."""
     seen = recent.window()
     counts = dispatcher.counters.counts
@@ -39,6 +40,7 @@ def state(dispatcher: Dispatcher, recent: Recent, switch: OrderSwitch) -> dict[s
         "day": _stretch(seen.day),
         "slo": {"ttft_s": recent.slo.ttft, "tpot_s": recent.slo.tpot},
         "total": {name: counts[name] for name in _TOTALS},
+        "worth": {"off": worth.off, "answer": worth.answer},
         "tenants": _tenants(dispatcher, seen.tenants),
         "truth": {**seen.truth._asdict(), "groups": [group._asdict() for group in seen.truth.groups]},
         "shadow": shadow.state(dispatcher),
