@@ -306,7 +306,7 @@ def test_however_many_look_it_is_reckoned_once_and_stays_small() -> None:
             assert len({json.loads(line[6:])["at"] for line in first}) <= live.looks <= 3
             assert all(len(line) < 60_000 for line in first)
             assert set(json.loads(first[0][6:])["sections"]) == {
-                "switch", "now", "queue", "hour", "tenants", "truth", "learned",
+                "switch", "worth", "now", "queue", "hour", "tenants", "truth", "learned",
             }  # fmt: skip
             rows = json.loads(first[0][6:])["sections"]["queue"].count("<tr>")
             assert rows == 41

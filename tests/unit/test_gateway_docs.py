@@ -15,13 +15,14 @@ PAGE = (REPOSITORY / "docs" / "gateway.md").read_text(encoding="utf-8")
 KINDS = (
     settings.GatewaySettings, settings.QueueSettings, settings.LimitSettings, settings.JournalSettings,
     settings.SliceSettings, settings.BackendSettings, settings.ClassSettings, settings.TenantSettings,
+    settings.SloSettings, settings.WhatifSettings,
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_setting_is_documented(kind: type) -> None:
     tables = {"backends": "[[backend]]", "classes": "[[class]]", "tenants": "[[tenant]]"}
-    tables |= {name: f"`[{name}]`" for name in ("queue", "limits", "slices", "journal")}
+    tables |= {name: f"`[{name}]`" for name in ("queue", "limits", "slices", "journal", "slo", "whatif")}
     for field in dataclasses.fields(kind):
         known = tables if kind is settings.GatewaySettings else {}
         assert known.get(field.name, f"`{field.name}`") in PAGE, f"{kind.__name__}.{field.name}"

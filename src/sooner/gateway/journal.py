@@ -162,13 +162,12 @@ def export(
 
 
 def latest(database: Database, most: int, since: float = 0.0) -> list[dict[str, Any]]:
-    """Return the `most` requests that came last and ran, as they ended, without their text; cut ones too."""
+    """Return the last `most` requests that ran, oldest first, without their text; cut ones too."""
     chosen = [column for column in REQUESTS.c if column.name not in ("prompt", "messages")]
     query = sa.select(*chosen).where(REQUESTS.c.arrival_time >= since, REQUESTS.c.output_len > 0)
-    query = query.order_by(REQUESTS.c.arrival_time.desc()).limit(most)  # by the index, however long it is
     with database.begin() as connection:
-        found = connection.execute(query).mappings().all()
-    return sorted(map(dict, found), key=lambda row: row["number"])
+        page = connection.execute(query.order_by(REQUESTS.c.number.desc()).limit(most)).mappings().all()
+    return [dict(row) for row in reversed(page)]
 
 
 def _rows(database: Database, since: float, model: str | None) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from sooner.gateway.settings import GatewaySettings
 logger = logging.getLogger("sooner.gateway")
 
 _FIXED = ("host", "port", "policy", "parameters", "ranker", "shadow", "shadow_policy", "shadow_parameters",
-          "learn", "learned", "state", "scorer_timeout", "keys", "journal", "tls_cert",
+          "learn", "learned", "state", "scorer_timeout", "keys", "journal", "whatif", "tls_cert",
           "tls_key")  # fmt: skip
 _FIXED_LIMITS = ("max_body", "max_header", "strangers")
 

@@ -62,7 +62,7 @@ def read_journal(
     return ServedTraffic(*made, found, not found.approximate, "wall", served_by)
 
 
-def since_last_change(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def since_last_change(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return those of the rows, in the order in which they ended, that came after the order last changed."""
     if not rows:
         return []

@@ -74,10 +74,10 @@ class Day:
         begins = self._began + SLOT * max(0, self._slot - SLOTS + 1)
         whole, in_time, cut, failed, tokens = self._sums.sum(axis=0).tolist()
         counts = self._counts.sum(axis=0)
+        wait, ttft, e2e = (_spread(counts[measure]) for measure in range(_MEASURES))
         then = self._refused[0]
         return Seen(
-            max(now - begins, 1.0), int(whole), int(in_time), int(cut), int(failed),
-            *(_spread(counts[measure]) for measure in range(_MEASURES)), tokens,
+            max(now - begins, 1.0), int(whole), int(in_time), int(cut), int(failed), wait, ttft, e2e, tokens,
             {name: n - then.get(name, 0) for name, n in refused.items()},
         )  # fmt: skip
 

@@ -141,9 +141,10 @@ class Recent:
         )
         refused = self._now_refused()
         ended = np.bincount(rows[:, _ENDED].astype(np.int64), minlength=4)
+        wait, ttft, e2e = (_spread(whole[:, column]) for column in (_WAIT, _TTFT, _TOTAL))
         hour = Seen(
             max(length, 1.0), whole.shape[0], int(ended[_IN_TIME]), int(ended[_CUT]), int(ended[_FAILED]),
-            *(_spread(whole[:, column]) for column in (_WAIT, _TTFT, _TOTAL)), float(whole[:, _REPLY].sum()),
+            wait, ttft, e2e, float(whole[:, _REPLY].sum()),
             {name: n - then[name] for name, n in refused.items()},
         )  # fmt: skip
         return RecentlySeen(hour, self._day.window(now, refused), self._had(rows), _truth(self._latest()))

@@ -21,8 +21,9 @@ class Remembered:
     def __init__(self, path: str = "") -> None:
         self._file = StateFile(Path(path)) if path else None
         kept = self._file.read() if self._file is not None else None
-        known = isinstance(kept, dict) and kept.get("version") == VERSION
-        self._body: dict[str, Any] = kept if known else {"version": VERSION}
+        self._body: dict[str, Any] = {"version": VERSION}
+        if isinstance(kept, dict) and kept.get("version") == VERSION:
+            self._body = kept
         self._writing = threading.Lock()
         self._writer: threading.Thread | None = None
 

@@ -65,7 +65,8 @@ class Worth:
         if self.answer is None:
             return min(every, _FIRST)
         pause = min(every, _AGAIN) if "none" in self.answer else every
-        return min(max(self.answer["at"] + pause - time.time(), min(every, _FIRST)), pause)
+        due: float = self.answer["at"] + pause - time.time()
+        return min(max(due, min(every, _FIRST)), pause)
 
     async def ask(self) -> dict[str, Any]:
         """Return the answer, found by a process that is killed where nobody waits for it any more."""
