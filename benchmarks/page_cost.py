@@ -27,7 +27,7 @@ from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.page import html
 from sooner.gateway.page.recent import KEPT, Recent
-from sooner.gateway.page.remembered import Remembered
+from sooner.gateway.page.remembered import RememberedPage
 from sooner.gateway.page.state import state
 from sooner.gateway.page.worth import Worth
 from sooner.gateway.settings import BackendSettings, GatewaySettings
@@ -67,7 +67,7 @@ async def measure(waiting: int, tenants: int, looks: int, rate: float) -> dict[s
         assert isinstance(visit, Waiting)
         pool.room.push(visit, time.monotonic())
     recent = Recent(dispatcher.counters.counts, settings.slo)
-    switch, worth = OrderSwitch(dispatcher, Remembered()), Worth("", settings.whatif, Remembered())
+    switch, worth = OrderSwitch(dispatcher, RememberedPage()), Worth("", settings.whatif, RememberedPage())
 
     def fill() -> None:
         for n in range(KEPT):

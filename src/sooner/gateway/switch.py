@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sooner import policies
 from sooner.gateway.dispatch import Dispatcher
-from sooner.gateway.page.remembered import Remembered
+from sooner.gateway.page.remembered import RememberedPage
 
 logger = logging.getLogger("sooner.gateway")
 
@@ -33,7 +33,7 @@ class OrderSwitch:
     It is where it was left, over a restart too, as far as `remembered` knows; else it is on.
     """
 
-    def __init__(self, dispatcher: Dispatcher, remembered: Remembered) -> None:
+    def __init__(self, dispatcher: Dispatcher, remembered: RememberedPage) -> None:
         self._dispatcher = dispatcher
         self._remembered = remembered
         self._chosen = dispatcher.policy

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from sooner.gateway.page.seen import Seen, Spread
+from sooner.gateway.page.seen import TimeSeen, Spread
 
 SLOT = 300.0
 """Seconds that are counted together, and leave together when they are a day old."""
@@ -68,7 +68,7 @@ class Day:
         self._counts[self._slot % SLOTS] = self._fresh
         self._sums[self._slot % SLOTS] = self._fresh_sums
 
-    def window(self, now: float, refused: Mapping[str, int]) -> Seen:
+    def window(self, now: float, refused: Mapping[str, int]) -> TimeSeen:
         """Return the numbers of the last day, or of as long as is known."""
         self._put()
         begins = self._began + SLOT * max(0, self._slot - SLOTS + 1)
@@ -76,7 +76,7 @@ class Day:
         counts = self._counts.sum(axis=0)
         wait, ttft, e2e = (_spread(counts[measure]) for measure in range(_MEASURES))
         then = self._refused[0]
-        return Seen(
+        return TimeSeen(
             max(now - begins, 1.0), int(whole), int(in_time), int(cut), int(failed), wait, ttft, e2e, tokens,
             {name: n - then.get(name, 0) for name, n in refused.items()},
         )  # fmt: skip

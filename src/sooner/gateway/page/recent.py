@@ -16,7 +16,7 @@ from sooner import metrics
 from sooner.gateway.admission.shares import charge
 from sooner.gateway.delivery.context import Finished
 from sooner.gateway.page.day import Day
-from sooner.gateway.page.seen import Seen, Spread
+from sooner.gateway.page.seen import TimeSeen, Spread
 from sooner.gateway.page.settings import SloSettings
 
 KEPT = 20_000
@@ -62,8 +62,8 @@ class Had(NamedTuple):
 class RecentlySeen(NamedTuple):
     """The last hour and day; what each tenant had of the hour; whether predictions are true."""
 
-    hour: Seen
-    day: Seen
+    hour: TimeSeen
+    day: TimeSeen
     tenants: dict[str, Had]
     truth: Truth
 
@@ -142,7 +142,7 @@ class Recent:
         refused = self._now_refused()
         ended = np.bincount(rows[:, _ENDED].astype(np.int64), minlength=4)
         wait, ttft, e2e = (_spread(whole[:, column]) for column in (_WAIT, _TTFT, _TOTAL))
-        hour = Seen(
+        hour = TimeSeen(
             max(length, 1.0), whole.shape[0], int(ended[_IN_TIME]), int(ended[_CUT]), int(ended[_FAILED]),
             wait, ttft, e2e, float(whole[:, _REPLY].sum()),
             {name: n - then[name] for name, n in refused.items()},

@@ -15,7 +15,7 @@ logger = logging.getLogger("sooner.gateway")
 VERSION = 1
 
 
-class Remembered:
+class RememberedPage:
     """The file at `path`, no file where it is empty. A slow disk holds nobody up: a thread writes."""
 
     def __init__(self, path: str = "") -> None:

@@ -21,7 +21,7 @@ from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.page import html
 from sooner.gateway.page.live import MOST, LiveView
 from sooner.gateway.page.recent import Recent
-from sooner.gateway.page.remembered import Remembered
+from sooner.gateway.page.remembered import RememberedPage
 from sooner.gateway.page.state import state
 from sooner.gateway.page.words import plain
 from sooner.gateway.page.worth import Worth
@@ -59,7 +59,7 @@ class Page:
     ) -> None:
         settings = dispatcher.settings
         self._dispatcher = dispatcher
-        self.remembered = Remembered(settings.remembered_file)
+        self.remembered = RememberedPage(settings.remembered_file)
         self.switch = OrderSwitch(dispatcher, self.remembered)
         self.recent = Recent(dispatcher.counters.counts, settings.slo)
         self.worth = Worth(settings.journal.url, settings.whatif, self.remembered)

@@ -13,7 +13,7 @@ class Spread(NamedTuple):
     p99: float | None
 
 
-class Seen(NamedTuple):
+class TimeSeen(NamedTuple):
     """What became of the requests that ended in the last `length` seconds, or as many as are known.
 
     `requests` are whole replies, `in_time` those of them that kept the objective, `cut` broke off, `failed`

@@ -11,7 +11,7 @@ from sooner.gateway.admission import standing
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.page import why
 from sooner.gateway.page.recent import OTHERS, Recent
-from sooner.gateway.page.seen import Seen
+from sooner.gateway.page.seen import TimeSeen
 from sooner.gateway.page.worth import Worth
 from sooner.gateway.switch import OrderSwitch
 from sooner.ordering.wire import LiveReport
@@ -49,7 +49,7 @@ def state(dispatcher: Dispatcher, recent: Recent, switch: OrderSwitch, worth: Wo
     }
 
 
-def _stretch(seen: Seen) -> dict[str, Any]:
+def _stretch(seen: TimeSeen) -> dict[str, Any]:
     """Return the numbers of an hour or a day."""
     return {
         "length_s": seen.length,

@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from sooner.gateway.page.remembered import Remembered
+from sooner.gateway.page.remembered import RememberedPage
 from sooner.gateway.page.settings import WhatifSettings
 
 logger = logging.getLogger("sooner.gateway")
@@ -33,7 +32,7 @@ class Worth:
     and `at`, when it was found [Unix s].
     """
 
-    def __init__(self, url: str, settings: WhatifSettings, remembered: Remembered) -> None:
+    def __init__(self, url: str, settings: WhatifSettings, remembered: RememberedPage) -> None:
         self._url = url
         self._settings = settings
         self._remembered = remembered
@@ -75,7 +74,6 @@ class Worth:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "sooner.whatif", stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         self.pid = process.pid
         try:
