@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from sooner.gateway.page.seen import TimeSeen, Spread
+from sooner.gateway.page.seen import Spread, TimeSeen
 
 SLOT = 300.0
 """Seconds that are counted together, and leave together when they are a day old."""

@@ -16,7 +16,7 @@ from sooner import metrics
 from sooner.gateway.admission.shares import charge
 from sooner.gateway.delivery.context import Finished
 from sooner.gateway.page.day import Day
-from sooner.gateway.page.seen import TimeSeen, Spread
+from sooner.gateway.page.seen import Spread, TimeSeen
 from sooner.gateway.page.settings import SloSettings
 
 KEPT = 20_000
