@@ -2,15 +2,16 @@
 
     python benchmarks/learner_engine.py --out FOLDER [--warm 300] [--judged 480] [--arms fcfs trained learner]
 
-The first 2 of SmolLM2-135M's 30 layers on 6 slots of vLLM's CPU engine serve bursts of 60 requests, half
-from each of two applications with a system prompt of its own. What they say is noise. How long they are is a
-quarter (`full`) or a thirty-second (`quick`) of what the whole model once answered to the same prompt, and
-nobody is told: a reply ends by itself. The engine is stepped by this benchmark, without a server. Arms:
-arrival order; shortest predicted first with a ranker that was trained on the first arm's first `--warm`
-replies and learns nothing; the same with no ranker and nothing learned (`learner`), and with the shipped
-ranker and nothing learned (`beside`), as a fresh installation has it; the last three once more in the default
-order. Judged are the bursts after `--warm` finished requests, in engine steps, so that other work on the
-machine does not count. What an arm served stays in FOLDER, and is not served again. Prints JSON.
+A model of one small layer and random weights, with SmolLM2-135M's tokenizer, on 6 slots of vLLM's CPU
+engine serves bursts of 60 requests, half from each of two applications with a system prompt of its own.
+What they say is noise. How long they are is a quarter (`full`) or a thirty-second (`quick`) of what SmolLM2
+once answered to the same prompt, and nobody is told: a reply ends by itself. The engine is stepped by this
+benchmark, without a server. Arms: arrival order; shortest predicted first with a ranker that was trained on
+the first arm's first `--warm` replies and learns nothing; the same with no ranker and nothing learned
+(`learner`), and with the shipped ranker and nothing learned (`beside`), as a fresh installation has it; the
+last three once more in the default order. Judged are the bursts after `--warm` finished requests, in engine
+steps, so that other work on the machine does not count. What an arm served stays in FOLDER, and is not
+served again. Prints JSON.
 """
 
 from __future__ import annotations
@@ -26,10 +27,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from real_engine_mixed import cut_model
 from sooner import policies, training
 from sooner.chat import Signals
-from sooner.demo import prompts
+from sooner.demo import model, prompts
 from sooner.demo.run import versions
 from sooner.metrics import kendall_tau
 from sooner.workloads.logs import LogRow
@@ -70,6 +70,18 @@ def requests(n: int) -> list[Asked]:
     return found
 
 
+def small_model(folder: Path) -> None:
+    """Write the configuration of a model as small as can be, with SmolLM2's tokenizer; it has no weights."""
+    whole = model.prepare()
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
+    config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
+    config |= {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "head_dim": 32,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
 def serve(folder: Path, label: str, settings: Mapping[str, Any], asked: Sequence[Asked]) -> dict[str, Any]:
     """Serve the requests in a process of its own; return the engine's lines by tag."""
     trace, done = folder / f"{label}.trace.jsonl", folder / f"{label}.done"
@@ -104,8 +116,8 @@ def engine(folder: Path, label: str, settings: Mapping[str, Any], asked: Sequenc
     from vllm import LLM, SamplingParams
 
     llm = LLM(
-        model=str(folder / "weights"), dtype="float32", max_model_len=2048, max_num_seqs=SLOTS,
-        max_num_batched_tokens=2048, enable_chunked_prefill=False, enforce_eager=True,
+        model=str(folder / "model"), load_format="dummy", dtype="float32", max_model_len=2048,
+        max_num_seqs=SLOTS, max_num_batched_tokens=2048, enable_chunked_prefill=False, enforce_eager=True,
         enable_prefix_caching=False, disable_log_stats=True, scheduler_cls="sooner.vllm.Scheduler",
         additional_config={"sooner": dict(settings)},
     )  # fmt: skip
@@ -183,14 +195,10 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=300)
     parser.add_argument("--judged", type=int, default=480)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--layers", type=int, default=2, help="of the model's 30")
     options = parser.parse_args()
     folder: Path = options.out
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "weights.done").exists():
-        shutil.rmtree(folder / "weights", ignore_errors=True)
-        cut_model(folder / "weights", options.layers)
-        (folder / "weights.done").touch()
+    small_model(folder / "model")
     asked, warm = requests(options.warm + options.judged), options.warm
     arrival = serve(folder, "fcfs", settings_of("fcfs", folder), asked)
     ranker = fit(folder, asked[:warm], arrival)

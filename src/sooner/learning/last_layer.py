@@ -25,7 +25,7 @@ ROWS = 512
 """Replies that a layer is fitted to: the last ones."""
 
 _FIRST = 64  # replies before the first layer
-_EVERY = 2000  # replies between two, once there are enough: 50 ms each, so 25 us a reply
+_EVERY = 4000  # replies between two, once there are enough: 0.1 s each, so 25 us a reply
 _MOST_PENDING = 2048  # vectors of requests under way
 _LARGEST = 2.0  # log lengths: no layer says more
 _PROBE = "Tell me of the harbour, its ships and its gulls, in 3 short lines."

@@ -44,12 +44,9 @@ class Refit(NamedTuple):
         wanted = normal_scores(lengths)
         unit = np.sqrt(max(float(wanted.var()), 1e-9) * _NOISE)
         center, spread = float(scores.mean()), max(float(scores.std()), 1e-9)
-        columns = np.column_stack([np.ones(n), (scores - center) / spread, vectors])
-        tried = []
-        for variance in _VARIANCES:
-            scale = np.sqrt(np.r_[_FREE, _FREE, np.full(vectors.shape[1], variance)])
-            weights, left_out = _ridge(columns * scale, wanted / unit)
-            tried.append((scale * weights, left_out))
+        free = np.column_stack([np.ones(n), (scores - center) / spread])
+        ridge: _Dual | _Primal = (_Dual if n <= vectors.shape[1] + 2 else _Primal)(free, vectors)
+        tried = [ridge(wanted / unit, variance) for variance in _VARIANCES]
         likelihood = np.array([-n / 2 * np.log(max(float(np.mean(e**2)), 1e-12)) for _, e in tried])
         share = np.exp(likelihood - likelihood.max())
         share /= share.sum()
@@ -75,14 +72,46 @@ class Refit(NamedTuple):
         return cls(level, slope, arrays["refit.weights"].astype(np.float64))
 
 
-def _ridge(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return w (k,) that minimises |x w - y|^2 + |w|^2 and the leave-one-out errors (n,), for x (n, k)."""
-    n, k = x.shape
-    if n <= k:
-        inverse = np.linalg.inv(x @ x.T + np.eye(n))
-        dual = inverse @ y
-        return x.T @ dual, dual / np.diag(inverse)
-    inverse = np.linalg.inv(x.T @ x + np.eye(k))
-    w = inverse @ (x.T @ y)
-    leverage = np.einsum("ij,ij->i", x @ inverse, x)
-    return w, (y - x @ w) / (1.0 - leverage)
+class _Dual:
+    """Ridge regressions on free columns (n, 2) and vectors (n, d), d large, for any prior variance of theirs.
+
+    One decomposition of the rows' products serves all variances (Rasmussen and Williams, 2006, appendix A.3).
+    """
+
+    def __init__(self, free: NDArray[np.float64], vectors: NDArray[np.float64]) -> None:
+        self._free, self._vectors = free, vectors
+        values, self._axes = np.linalg.eigh(vectors @ vectors.T)
+        self._values = np.maximum(values, 0.0)
+        self._along = self._axes.T @ free
+
+    def __call__(
+        self, y: NDArray[np.float64], variance: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the weights (2 + d,) of noise 1 and the leave-one-out errors (n,)."""
+        shrunk = 1.0 / (1.0 + variance * self._values)
+        free = self._axes @ (shrunk[:, None] * self._along)
+        inner = np.eye(free.shape[1]) / _FREE + self._free.T @ free
+        alone = self._axes @ (shrunk * (self._axes.T @ y))
+        dual = alone - free @ np.linalg.solve(inner, self._free.T @ alone)
+        diagonal = self._axes**2 @ shrunk - np.einsum("ij,ji->i", free, np.linalg.solve(inner, free.T))
+        weights = np.concatenate([_FREE * (self._free.T @ dual), variance * (self._vectors.T @ dual)])
+        return weights, dual / diagonal
+
+
+class _Primal:
+    """The same where rows are more than columns."""
+
+    def __init__(self, free: NDArray[np.float64], vectors: NDArray[np.float64]) -> None:
+        self._columns, self._free = np.column_stack([free, vectors]), free.shape[1]
+
+    def __call__(
+        self, y: NDArray[np.float64], variance: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the weights (2 + d,) of noise 1 and the leave-one-out errors (n,)."""
+        scale = np.full(self._columns.shape[1], np.sqrt(variance))
+        scale[: self._free] = np.sqrt(_FREE)
+        x = self._columns * scale
+        inverse = np.linalg.inv(x.T @ x + np.eye(x.shape[1]))
+        w = inverse @ (x.T @ y)
+        leverage = np.einsum("ij,ij->i", x @ inverse, x)
+        return scale * w, (y - x @ w) / (1.0 - leverage)
