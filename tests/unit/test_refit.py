@@ -7,16 +7,22 @@ import pytest
 
 from sooner.core import DataError
 from sooner.metrics import kendall_tau
-from sooner.rankers.refit import Refit, _ridge
+from sooner.rankers.refit import _FREE, Refit, _Dual, _Primal
 from sooner.rankers.scaling import normal_scores
 
 
 @pytest.mark.parametrize("n", [8, 40])
-def test_the_left_out_errors_are_those_of_leaving_out(n: int) -> None:
+@pytest.mark.parametrize("kind", [_Dual, _Primal])
+@pytest.mark.parametrize("variance", [0.0, 0.3])
+def test_the_left_out_errors_are_those_of_leaving_out(
+    n: int, kind: type[_Dual] | type[_Primal], variance: float
+) -> None:
     rng = np.random.default_rng(n)
-    x, y = rng.normal(size=(n, 12)), rng.normal(size=n)
-    weights, errors = _ridge(x, y)
-    assert weights == pytest.approx(np.linalg.solve(x.T @ x + np.eye(12), x.T @ y))
+    free, vectors, y = rng.normal(size=(n, 2)), rng.normal(size=(n, 10)), rng.normal(size=n)
+    scale = np.sqrt([_FREE] * 2 + [variance] * 10)
+    x = np.column_stack([free, vectors]) * scale
+    weights, errors = kind(free, vectors)(y, variance)
+    assert weights == pytest.approx(scale * np.linalg.solve(x.T @ x + np.eye(12), x.T @ y))
     for i in range(n):
         kept = np.arange(n) != i
         others = np.linalg.solve(x[kept].T @ x[kept] + np.eye(12), x[kept].T @ y[kept])
