@@ -4,8 +4,9 @@
 
 Each request is predicted, and its reply learned from 16 requests later: 200 senders, 1,000 templates, every
 opening new, a ranker's word with each. `full` has as many groups as are ever kept. `writing_ms` is what one
-copy of all that is known takes from the thread that answers, once a second. The quickest of the rounds is
-told, for a busy machine only adds. Prints JSON.
+copy of all that is known takes from the thread that answers, once a second. `last_layer` is what the
+ranker's last layer costs besides, vectors as wide as the shipped ranker's: a look and its part of a fit to
+512 replies, one in 8,000. The quickest of the rounds is told, for a busy machine only adds. Prints JSON.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ import sooner
 from sooner.core import Prediction
 from sooner.learning import Identity, Learner
 from sooner.learning.hierarchy import MOST_GROUPS
+from sooner.learning.last_layer import EVERY, ROWS, LastLayer
 from sooner.learning.memory import state
 
 BEHIND = 16
 SENDERS, TEMPLATES = 200, 1000
+WIDTH = 1039  # of the shipped ranker's vectors
 
 
 def served(learner: Learner, requests: int, seed: int) -> float:
@@ -65,6 +68,30 @@ def measured(requests: int, rounds: int, *, full: bool) -> dict[str, Any]:
     }
 
 
+def last_layer(rounds: int) -> dict[str, float]:
+    """Return what the ranker's last layer costs a request: a look at it, and its part of the fits."""
+    rng = np.random.default_rng(0)
+    vectors = (rng.standard_normal((ROWS, WIDTH)) / np.sqrt(WIDTH)).astype(np.float32)
+    text, looks, fits = Prediction(1.0, 100.0), [], []
+    for _ in range(rounds):
+        layer = LastLayer()
+        start = time.process_time()
+        for row, vector in enumerate(vectors):
+            layer.said(row, text, vector)
+            layer.ended(row, float(row % 7))
+        fits.append(time.process_time() - start)  # the last of its fits is half of this
+        start = time.process_time()
+        for row, vector in enumerate(vectors):
+            layer.said(row, text, vector)
+            layer.ended(row, None)
+        looks.append((time.process_time() - start) / ROWS)
+    return {
+        "look_microseconds": round(min(looks) * 1e6, 1),
+        "fits_to_512_ms": round(min(fits) * 1e3, 1),
+        "microseconds_a_request": round((min(looks) + min(fits) / EVERY) * 1e6, 1),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--requests", type=int, default=20_000)
@@ -76,6 +103,7 @@ def main() -> None:
         "command": " ".join(sys.argv),
         "new": measured(options.requests, options.rounds, full=False),
         "full": measured(options.requests, options.rounds, full=True),
+        "last_layer": last_layer(options.rounds),
     }  # fmt: skip
     text = json.dumps(found, indent=2)
     if options.out:

@@ -24,8 +24,10 @@ Vector: TypeAlias = NDArray[np.floating[Any]]
 ROWS = 512
 """Replies that a layer is fitted to: the last ones."""
 
+EVERY = 8000
+"""Replies between two layers at most: 50 to 100 ms each, so about 10 us a reply."""
+
 _FIRST = 64  # replies before the first layer
-_EVERY = 4000  # replies between two, once there are enough: 0.1 s each, so 25 us a reply
 _MOST_PENDING = 2048  # vectors of requests under way
 _LARGEST = 2.0  # log lengths: no layer says more
 _PROBE = "Tell me of the harbour, its ships and its gulls, in 3 short lines."
@@ -50,8 +52,9 @@ class LastLayer:
         self._pending: OrderedDict[object, tuple[float, Vector]] = OrderedDict()
         self._rows: deque[_Row] = deque(maxlen=ROWS)
         self._refit: Refit | None = None
+        self._weights: Vector = np.zeros(0, dtype=np.float32)
         self._scale = 0.0
-        self._wait = _FIRST
+        self._seen, self._next = 0, _FIRST
         self._probe: Vector | None = None
 
     def bind(self, probe: Vector | None) -> None:
@@ -69,8 +72,8 @@ class LastLayer:
             self._pending.popitem(last=False)
         if self._refit is None:
             return 0.0
-        level, slope, weights = self._refit
-        found = self._scale * (level + slope * text.score + float(vector @ weights))
+        level, slope, _ = self._refit
+        found = self._scale * (level + slope * text.score + float(vector @ self._weights))
         return min(max(found, -_LARGEST), _LARGEST)
 
     def ended(self, key: object, apart: float | None) -> None:
@@ -79,23 +82,24 @@ class LastLayer:
         if known is None or apart is None:
             return
         self._rows.append(_Row(*known, apart))
-        self._wait -= 1
-        if self._wait <= 0:
+        self._seen += 1
+        if self._seen >= self._next:
             self._fit()
 
     def forget(self) -> None:
         """Begin anew: replies are not as they were."""
         self._rows.clear()
-        self._refit, self._wait = None, _FIRST
+        self._refit = None
+        self._seen, self._next = 0, _FIRST
 
     def _fit(self) -> None:
-        """Fit to the rows there are; the next time when there are twice as many, and then now and then."""
-        n = len(self._rows)
-        self._wait = n if n < ROWS else _EVERY
+        """Fit to the rows there are; the next time when twice as many have come, and then now and then."""
+        self._next = self._seen + min(self._seen, EVERY)
         apart = np.array([row.apart for row in self._rows])
         scores = np.array([row.score for row in self._rows])
         vectors = np.stack([row.vector for row in self._rows]).astype(np.float64)
         self._refit, _ = Refit.fit(scores, vectors, apart)
+        self._weights = self._refit.weights.astype(np.float32)
         self._scale = float(apart.std())
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -114,4 +118,5 @@ class LastLayer:
                 raise ValueError(
                     f"a layer of {self._refit.weights.shape} weights, {self._probe.shape} vectors"
                 )
-            self._wait = ROWS
+            self._weights = self._refit.weights.astype(np.float32)
+            self._next = ROWS
