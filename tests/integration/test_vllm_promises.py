@@ -55,8 +55,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def make(sooner: dict[str, Any], engine_of: int | None = None, **engine: Any) -> Any:
         config = harness.vllm_config(model, sooner, **engine)
         if engine_of is not None:
-            config.parallel_config.data_parallel_size = 2
-            config.parallel_config.data_parallel_index = engine_of
+            config.parallel_config.data_parallel_index = engine_of  # vLLM sets no size for a dense model
         schedulers.append(harness.scheduler(Scheduler, config))
         return schedulers[-1]
 
@@ -114,11 +113,20 @@ def test_a_reset_of_the_prefix_cache_is_no_lack_of_memory(made: Any, asynchronou
     assert set(runner.finished) == set("abcd")
 
 
-def test_engines_that_share_a_trace_write_a_file_each_that_names_them(made: Any, tmp_path: Path) -> None:
+def test_engines_that_share_a_trace_write_a_file_each_whose_lines_name_them(
+    made: Any, tmp_path: Path
+) -> None:
     for engine in (0, 1):
         scheduler = made({"trace": str(tmp_path / "trace.jsonl")}, engine_of=engine)
-        harness.Runner(scheduler).add([harness.request(f"of {engine}", 2)])
-        harness.abort(scheduler, f"of {engine}")
-    for engine in (0, 1):
-        (line,) = (tmp_path / f"trace.engine{engine}.jsonl").read_text(encoding="utf-8").splitlines()
-        assert json.loads(line)["request_id"] == f"of {engine}"
+        runner = harness.Runner(scheduler)
+        runner.add([harness.request(f"of {engine}", 2)])
+        runner.run()
+    for engine, name in ((0, "trace.jsonl"), (1, "trace.engine1.jsonl")):
+        (line,) = lines(tmp_path / name)
+        assert (line["request_id"], line["engine"]) == (f"of {engine}", engine)
+        assert {line["engine"] for line in lines(tmp_path / f"{name}.steps")} == {engine}
+        assert json.loads((tmp_path / f"{name}.engine").read_text(encoding="utf-8"))["engine"] == engine
+
+
+def lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

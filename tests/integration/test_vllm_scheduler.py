@@ -90,6 +90,13 @@ def test_the_base_class_is_chosen_for_the_user(bench: Bench, asynchronous: bool)
 def test_the_queue_is_a_request_queue_and_has_all_of_its_methods() -> None:
     assert issubclass(RankedQueue, RequestQueue)
     assert all(hasattr(RankedQueue, name) for name in RequestQueue.__abstractmethods__)
+    assert hasattr(RankedQueue, "__reversed__")  # of vLLM 0.12 and 0.13
+
+
+def test_all_queues_of_this_version_are_ours(bench: Bench) -> None:
+    found = [queue for queue in vars(bench.ours()).values() if isinstance(queue, RequestQueue)]
+    assert found
+    assert all(isinstance(queue, RankedQueue) for queue in found)
 
 
 @ASYNC
@@ -299,6 +306,18 @@ def test_whatever_of_ours_breaks_every_request_is_served_whole(
     assert set(runner.finished) == {str(i) for i in range(N)}
 
 
+@ASYNC
+@pytest.mark.parametrize("fault", [lambda _: 1 / 0, lambda _: True], ids=["raises", "is always full"])
+def test_a_memory_that_is_misread_stops_nobody(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, fault: Any, asynchronous: bool
+) -> None:
+    monkeypatch.setattr("sooner.vllm.memory.preempts_in_vain", fault)
+    runner = harness.Runner(bench.ours(asynchronous=asynchronous), 2 if asynchronous else 1)
+    runner.add(harness.request(i, 5) for i in range(8))
+    runner.run()
+    assert runner.tokens == {str(i): 5 for i in range(8)}
+
+
 def test_after_stepping_aside_the_order_is_that_of_arrival(bench: Bench) -> None:
     scheduler = bench.ours({"policy": "spjf"}, slots=1)
     runner = harness.Runner(scheduler)
@@ -439,6 +458,55 @@ def test_a_victim_never_runs_again_in_the_same_step(bench: Bench, monkeypatch: p
     assert {one.request_id for queue in compat.queues(scheduler) for one in queue} == {"long", "short"}
 
 
+@SENDS_BACK
+@pytest.mark.parametrize("delivered", [False, True], ids=["kept here", "handed off"])
+def test_a_victim_is_sent_back_by_vllms_own_flags_and_reported(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, delivered: bool
+) -> None:
+    scheduler = bench.ours({"policy": "ltr"}, slots=1, asynchronous=True)
+    scheduler.requires_kv_delivery = delivered
+    runner = harness.Runner(scheduler, 2)
+    runner.add([harness.request("long", 90), harness.request("short", 5)])
+    runner.run(3)
+    preempt, flags = scheduler._preempt_request, []
+    monkeypatch.setattr(
+        scheduler, "_preempt_request", lambda *rest, **more: (flags.append(more), preempt(*rest, **more))
+    )
+    outputs, schedule = [], scheduler.schedule
+    monkeypatch.setattr(scheduler, "schedule", lambda: outputs.append(schedule()) or outputs[-1])
+    for name, length in (("long", 90.0), ("short", 5.0)):
+        scheduler._arrived.append((name, Prediction(length, length)))
+    runner.run()
+    assert runner.tokens == {"long": 90, "short": 5}
+    assert flags == [{"drop_stale_output": delivered}]
+    assert [output.preempted_req_ids for output in outputs if output.preempted_req_ids] == [{"long"}]
+    resumed = [
+        {*output.scheduled_cached_reqs.all_token_ids, *(one.req_id for one in output.scheduled_new_reqs)}
+        for output in outputs
+    ]
+    assert sum("long" in ids for ids in resumed) == 1
+
+
+def test_keys_that_change_with_time_are_read_anew_only_where_somebody_is_admitted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = bench.ours({"policy": "hrrn"}, slots=2)
+    runner = harness.Runner(scheduler)
+    runner.add(harness.request(i, 6, xargs=told(i)) for i in range(N))
+    runner.run(1)
+    refresh, read = scheduler.order.refresh, []
+    monkeypatch.setattr(
+        scheduler.order,
+        "refresh",
+        lambda tickets, attained: (read.append(len(tickets)), refresh(tickets, attained)),
+    )
+    runner.run(5)
+    assert max(read) == 2  # who runs
+    read.clear()
+    runner.run(1)
+    assert [n for n in read if n > 2] == [N - 2]  # once
+
+
 def test_under_vllms_priority_policy_victims_are_ours(bench: Bench) -> None:
     scheduler = bench.ours({"policy": "ltr"}, blocks=9, slots=3, policy="priority")
     runner = harness.Runner(scheduler)
@@ -544,8 +612,11 @@ def test_a_version_that_nobody_read_is_served_in_order_of_arrival(
     assert drive(scheduler, xargs=told).admitted == [str(i) for i in range(N)]
 
 
-def test_on_older_versions_running_requests_stay(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compat, "version", lambda: (0, 22))
+@pytest.mark.parametrize("minor", [18, 20, 22, 23, 24, 26])
+def test_on_older_versions_running_requests_stay(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, minor: int
+) -> None:
+    monkeypatch.setattr(compat, "version", lambda: (0, minor))
     scheduler = bench.ours({"policy": "ltr", "preemption": True})
     assert not scheduler.settings.second_look
     assert not scheduler.settings.preemption

@@ -124,3 +124,18 @@ def test_a_session_waits_anew_from_its_next_input_on(runner: harness.Runner) -> 
     for id in ("a", "b"):
         runner.add(asked(id, 1))
     until(runner, lambda: not scheduler.requests)
+
+
+def test_who_run_into_full_memory_together_do_not_lose_it_together(
+    tmp_path: Path, asynchronous: bool
+) -> None:
+    model = harness.tiny_model(tmp_path)
+    config = harness.vllm_config(model, blocks=9, asynchronous=asynchronous, connector=True)
+    scheduler = harness.scheduler(Scheduler, config)
+    runner = harness.Runner(scheduler, 2 if asynchronous else 1)
+    runner.add(harness.request(id, 60, prompt_len=harness.BLOCK) for id in "ab")
+    until(runner, lambda: runner.tokens == {"a": 48, "b": 48})  # both hold four of eight blocks, all full
+    until(runner, lambda: "a" in runner.finished)
+    until(runner, lambda: "b" in runner.finished)
+    assert scheduler.counters.counts["kv_preemptions"] == 1
+    scheduler.shutdown()

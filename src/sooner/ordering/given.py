@@ -37,7 +37,7 @@ def read(extra_args: Any, priority: Any = 0) -> Given:
         return NOTHING
     score = length = deadline = level = None
     malformed = 0
-    if isinstance(extra_args, Mapping):
+    if type(extra_args) is dict or isinstance(extra_args, Mapping):  # of an abstract class is costly to ask
         for name, value in extra_args.items():
             limits = LIMITS.get(name)
             if limits is None:

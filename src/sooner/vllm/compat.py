@@ -16,6 +16,7 @@ from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
 from sooner.chat.signals import UNSAID, USUAL_TEMPERATURE, Signals, sender
 from sooner.ordering.queue import RankedQueue
 from sooner.ordering.wire import Ending
+from sooner.vllm.memory import free_blocks, needed_blocks
 
 __all__ = ["VllmAsyncScheduler", "VllmScheduler"]  # the rest are functions of this file
 
@@ -129,40 +130,6 @@ def loses_sessions() -> bool:
     """Return whether this version loses sessions in a way that was read."""
     found = version()
     return found is not None and LOSES_SESSIONS <= found <= CEILING
-
-
-def held_blocks(scheduler: Any, request: Any) -> int:
-    """Return how many blocks of KV memory a request holds."""
-    return sum(len(group) for group in scheduler.kv_cache_manager.get_blocks(request.request_id).blocks)
-
-
-def needed_blocks(scheduler: Any, request: Any) -> int:
-    """Return how many blocks a request takes with all tokens it has, without any cache."""
-    groups = len(scheduler.kv_cache_manager.kv_cache_config.kv_cache_groups)
-    return int(-(-request.num_tokens // scheduler.block_size) * groups)
-
-
-def free_blocks(scheduler: Any) -> int:
-    """Return how many blocks of KV memory are free."""
-    return int(scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
-
-
-def can_release(scheduler: Any, request: Any) -> bool:
-    """Return whether the memory of a waiting request may be freed: nobody writes to it or counts on it."""
-    check = getattr(scheduler, "_request_blocks_can_be_freed", None)
-    ready = request.status.name in ("WAITING", "PREEMPTED")
-    return ready and (check is None or bool(check(request)))
-
-
-def free_memory(scheduler: Any, request: Any, queues: Sequence[RankedQueue[Any]]) -> None:
-    """Free the memory of a waiting request, which is then computed from its beginning."""
-    getattr(scheduler, "_free_request_blocks", scheduler.kv_cache_manager.free)(request)
-    scheduler.encoder_cache_manager.free(request)
-    getattr(scheduler, "_inflight_prefills", set()).discard(request)
-    request.num_computed_tokens = 0
-    for queue in queues:
-        queue.remove_request(request)
-    scheduler.waiting.add_request(request)
 
 
 def _paused(scheduler: Any) -> bool:
@@ -323,10 +290,12 @@ def engine_index(vllm_config: Any) -> int:
 
 
 def of_engine(path: Path, vllm_config: Any) -> Path:
-    """Return the engine's own file where several engines serve one model, so that none shares a line."""
-    if int(getattr(vllm_config.parallel_config, "data_parallel_size", 1)) <= 1:
-        return path
-    return path.with_name(f"{path.stem}.engine{engine_index(vllm_config)}{path.suffix}")
+    """Return an engine's own file, so that none shares a line: the first's is `path` itself.
+
+    The first cannot tell whether there are others: of a dense model vLLM tells each that it is alone.
+    """
+    index = engine_index(vllm_config)
+    return path if index == 0 else path.with_name(f"{path.stem}.engine{index}{path.suffix}")
 
 
 def tokenizer_name(vllm_config: Any) -> str:

@@ -21,8 +21,7 @@ from sooner.ordering.kept import Kept
 from sooner.ordering.order import Order
 from sooner.ordering.pacing import PaceLearner, StepTimer
 from sooner.ordering.queue import Place, RankedQueue
-from sooner.ordering.ticket import Ticket
-from sooner.vllm import compat, scores, settings
+from sooner.vllm import compat, memory, scores, settings
 from sooner.vllm.counters import PluginCounters, Publisher
 from sooner.vllm.displacement import Displacement
 from sooner.vllm.scores import EngineScores
@@ -74,13 +73,15 @@ class RankOrder:
         self._caching = compat.caches_prefixes(host) and "work" in policy.reads
         self._head_checked: tuple[str, int] = ("", 0)
         self._unsorted = False
+        self._held = 0  # steps in a row in which nobody was scheduled, so that those in flight may end
         self._resetting = False
         self._arrived: deque[tuple[str, Prediction]] = deque()
-        self._first_tokens: dict[str, Ticket] = {}
         self._sessions = Sessions(host, self.order)
         self._trace: EngineTrace | None = None
+        engine = compat.engine_index(config)
         if self.settings.trace:
-            self._trace = EngineTrace(compat.of_engine(Path(self.settings.trace), config), policy, config)
+            path = compat.of_engine(Path(self.settings.trace), config)
+            self._trace = EngineTrace(path, policy, config, engine)
         self.scores: EngineScores | None = None
         if scores.wanted(self.settings, policy, config) and not self._bypassed:
             self.scores = EngineScores(
@@ -89,7 +90,7 @@ class RankOrder:
         self._publisher: Publisher | None = None
         if self.settings.metrics_dir:
             directory = Path(self.settings.metrics_dir)
-            self._publisher = Publisher(self.counters, self._gauges, directory, compat.engine_index(config))
+            self._publisher = Publisher(self.counters, self._gauges, directory, engine)
         logger.info("sooner orders requests by %r with %s", policy.name, self.settings)
 
     def add_request(self, request: Any) -> None:
@@ -108,13 +109,27 @@ class RankOrder:
         self._safely(self._before_step)
         ran_before = self._host.running.copy()
         try:
-            output = self._vllm.schedule(*args, **kwargs)
+            output = self._schedule(*args, **kwargs)
         except Exception as error:
             self._bypass(f"schedule raised {error!r}", {request.request_id for request in ran_before})
             return self._vllm.schedule(*args, **kwargs)
         self._safely(self._displacement.after_step)
         self._safely(self._after_step, output)
         return output
+
+    def _schedule(self, *args: Any, **kwargs: Any) -> Any:
+        """Schedule as vLLM does; where it would preempt in vain nobody is scheduled, as in a pause."""
+        host = self._host
+        budget = host.max_num_scheduled_tokens
+        if self._held < memory.MOST_HELD and self._safely(memory.preempts_in_vain, host):
+            self._held += 1
+            host.max_num_scheduled_tokens = 0
+        else:
+            self._held = 0
+        try:
+            return self._vllm.schedule(*args, **kwargs)
+        finally:
+            host.max_num_scheduled_tokens = budget
 
     def _select_waiting_queue_for_scheduling(self) -> Any:
         """Return the queue whose first goes next; vLLM 0.18.1 to 0.30 drain `skipped_waiting` first."""
@@ -163,8 +178,8 @@ class RankOrder:
     def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
         """Note first tokens for the trace; queue again whom vLLM lost."""
         outputs = self._vllm.update_from_output(*args, **kwargs)
-        if self._first_tokens:
-            self._safely(self._note_first_tokens)
+        if self._trace is not None:
+            self._safely(self._trace.note_first_tokens, self._host.requests, self.order.step)
         if self._sessions and not self._bypassed:
             self._safely(self._sessions.queue_lost)
         return outputs
@@ -221,8 +236,7 @@ class RankOrder:
             id, request.arrival_time, request.num_prompt_tokens, said, cached_len=cached
         )
         if self._trace is not None:
-            ticket.tag = str(extra.get("sooner_tag", "") if extra else "")[:200]
-            self._first_tokens[id] = ticket
+            self._trace.arrived(id, ticket, extra)
         if said.score is not None:
             self.counters.add("client_scored")
         elif self.scores is not None:
@@ -324,21 +338,12 @@ class RankOrder:
         if self._kept is not None:
             self._kept.tick(self.order)
 
-    def _note_first_tokens(self) -> None:
-        for id, ticket in list(self._first_tokens.items()):
-            request = self._host.requests.get(id)
-            if ticket.first_scheduled_step >= 0 and request is not None and request.num_output_tokens:
-                ticket.first_token_step = self.order.step
-                del self._first_tokens[id]
-
     def _leave(self, request: Any) -> None:
         groups = (self._safely(self.scores.ended, request) if self.scores else None) or ("", "")
         self._sessions.leave(request.request_id)
         ticket = self.order.leave(request.request_id)
         if ticket is None or self._trace is None:
             return
-        if self._first_tokens.pop(request.request_id, None) is not None and request.num_output_tokens:
-            ticket.first_token_step = self.order.step
         self._trace.finished(request, ticket, self.order.step, groups)
 
     def _gauges(self) -> dict[str, float]:

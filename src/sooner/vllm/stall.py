@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sooner.ordering.queue import Place, RankedQueue
-from sooner.vllm import compat
+from sooner.vllm import compat, memory
 from sooner.vllm.counters import PluginCounters
 
 STALLED = 30.0
@@ -58,12 +58,12 @@ class Stall:
     def _go_on(self, queues: list[RankedQueue[Any]]) -> None:
         """Put the best that fits first, rather one that holds memory; else free what the worst holds."""
         host, free = self._host, self._free(queues)
-        held = {request.request_id: compat.held_blocks(host, request) for request in free}
-        room = compat.free_blocks(host)
+        held = {request.request_id: memory.held_blocks(host, request) for request in free}
+        room = memory.free_blocks(host)
         fit = [
             request for request in free
             if request.request_id not in self._tried
-            and compat.needed_blocks(host, request) - held[request.request_id] <= room
+            and memory.needed_blocks(host, request) - held[request.request_id] <= room
         ]  # fmt: skip
         if fit:
             chosen = min(fit, key=lambda request: (not held[request.request_id], self._place(request)))
@@ -71,12 +71,12 @@ class Stall:
             self._put_first(chosen.request_id, queues)
             return
         holders = [
-            request for request in free if held[request.request_id] and compat.can_release(host, request)
+            request for request in free if held[request.request_id] and memory.can_release(host, request)
         ]
         if holders and len(free) > 1 and not compat.is_loading(host, queues):
             chosen = max(holders, key=lambda request: (not compat.is_session(request), self._place(request)))
             self._tried.clear()
-            compat.free_memory(host, chosen, queues)
+            memory.free_memory(host, chosen, queues)
             self._counters.add("kv_released")
 
     def _put_first(self, id: str, queues: list[RankedQueue[Any]]) -> None:
