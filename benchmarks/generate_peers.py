@@ -2,8 +2,8 @@
 
     python benchmarks/generate_peers.py [--prompts 240] [--slots 48] [--pairs 4] [--commands 3]
 
-The same prompts, every reply of `--max-tokens` tokens, on the first layer of SmolLM2-135M: the less the model
-computes, the more everything beside it shows. Counted are engine steps and CPU seconds, which other work on
+The same prompts, every reply of `--max-tokens` tokens, of SmolLM2's tokenizer and one small random layer: the
+less the model computes, the more everything beside it shows. Counted are engine steps and CPU seconds, which other work on
 the machine moves little: in one process beside `LLM.chat`, arms in the order A B B A ..., and whole commands,
 loading and all their processes included, beside `vllm run-batch`. Prints JSON; ratios are ours to theirs.
 """
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from real_engine_mixed import cut_model
+from generate_served import ENGINE, small_model
 from sooner.demo import prompts
 from sooner.demo.run import versions
 from sooner.generate.inprocess import InProcess
@@ -96,7 +96,8 @@ def command(words: list[str]) -> float:
 def beside_run_batch(folder: Path, weights: Path, source: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Return whole commands' CPU seconds, pair by pair."""
     engine = settings(asked)
-    flags = ["--dtype", "bfloat16", "--max-model-len", "2048", "--max-num-seqs", str(asked.slots)]
+    flags = ["--load-format", "dummy", "--dtype", "float32", "--max-model-len", "2048", "--enforce-eager"]
+    flags += ["--max-num-seqs", str(asked.slots)]
     pairs = []
     for pair in range(asked.commands):
         own, their = folder / f"own{pair}.jsonl", folder / f"their{pair}.jsonl"
@@ -107,7 +108,7 @@ def beside_run_batch(folder: Path, weights: Path, source: Path, asked: argparse.
             ],
             "theirs": [
                 sys.executable, "-m", "vllm.entrypoints.cli.main", "run-batch", "-i", str(source), "-o",
-                str(their), "--model", str(weights), "--served-model-name", "cut", "--enforce-eager", *flags,
+                str(their), "--model", str(weights), "--served-model-name", "small", *flags,
             ],
         }  # fmt: skip
         pairs.append({name: command(words[name]) for name in (NAMES if pair % 2 else NAMES[::-1])})
@@ -126,7 +127,7 @@ def ratios(pairs: list[tuple[float, float]]) -> dict[str, Any]:
 
 
 def settings(asked: argparse.Namespace) -> dict[str, Any]:
-    return {"dtype": "bfloat16", "max_model_len": 2048, "max_num_seqs": asked.slots, "enforce_eager": True}
+    return {**ENGINE, "max_num_seqs": asked.slots}
 
 
 async def beside_chat(folder: Path, weights: Path, source: Path, asked: argparse.Namespace) -> dict[str, Any]:
@@ -168,8 +169,9 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as there:
         folder = Path(there)
-        weights, source = cut_model(folder / "weights", 1), folder / "batch.jsonl"
-        more = {"model": "cut", "max_tokens": asked.max_tokens, "temperature": 0.0, "ignore_eos": True}
+        weights, source = folder / "weights", folder / "batch.jsonl"
+        small_model(weights)
+        more = {"model": "small", "max_tokens": asked.max_tokens, "temperature": 0.0, "ignore_eos": True}
         lines = [
             {"custom_id": str(each.id), "method": "POST", "url": "/v1/chat/completions",
              "body": {"messages": list(each.messages), **more}}

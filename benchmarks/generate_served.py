@@ -5,8 +5,8 @@
 Arms are compared in engine steps, which hang on how long replies are and not on what they say. So how long
 they are is what the whole model said, sample by sample, at temperature 0.6, cut at 512 tokens
 (`demo_held_out_lengths.jsonl.gz` for one sample a prompt, `generate_sibling_lengths.jsonl.gz` for eight: ids
-and numbers), and what says it is the model's first layer alone, which speaks noise of just that length.
-All else is as with `sooner generate --model`: prompts, chat template, ranker, vLLM's scheduler, order, turns.
+and numbers), and what says it is a model of one small random layer, which speaks noise of just that length.
+All else is as with `sooner generate --model`: prompts, tokenizer, chat template, ranker, vLLM, order, turns.
 The ranker is the demo's, trained on the model's replies to other prompts. Ratios are to the same goal in
 arrival order. Each arm's report is in `--work` as soon as it is there; the same command goes on. Prints JSON.
 """
@@ -17,13 +17,13 @@ import argparse
 import asyncio
 import gzip
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from real_engine_mixed import cut_model
-from sooner.demo import prompts
+from sooner.demo import model, prompts
 from sooner.demo.run import fit_ranker, versions
 from sooner.generate.engines import Answer, Begun, Told
 from sooner.generate.goals import Goal
@@ -35,7 +35,11 @@ from sooner.generate.settings import JobSettings
 HERE = Path(__file__).parent
 ONE, EIGHT = HERE / "demo_held_out_lengths.jsonl.gz", HERE / "generate_sibling_lengths.jsonl.gz"
 CAP = 512
-ENGINE = {"dtype": "bfloat16", "max_model_len": 2048, "enforce_eager": True}
+ENGINE = {"load_format": "dummy", "dtype": "float32", "max_model_len": 2048, "enforce_eager": True}
+SMALL = {
+    "hidden_size": 64, "head_dim": 32, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "intermediate_size": 128, "num_hidden_layers": 1,
+}  # fmt: skip
 Lengths = Mapping[tuple[str, int], int]
 
 
@@ -47,6 +51,15 @@ def lengths(path: Path) -> dict[tuple[str, int], int]:
     """Return the known lengths by id and number of the sample."""
     rows = map(json.loads, gzip.decompress(path.read_bytes()).splitlines())
     return {(row["id"], row.get("sample", 0)): min(row["output_len"], CAP) for row in rows}
+
+
+def small_model(folder: Path) -> None:
+    """Write SmolLM2's tokenizer and the shape of a model that computes next to nothing."""
+    if not folder.exists():
+        whole = model.prepare()
+        shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
+        config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps({**config, **SMALL}), encoding="utf-8")
 
 
 class Forced(InProcess):
@@ -154,8 +167,7 @@ async def run(asked: argparse.Namespace) -> dict[str, Any]:
     if not (asked.work / "ranker").exists():
         fit_ranker(asked.work / "ranker", asked.ranker, CAP, say)
     weights = asked.work / "weights"
-    if not (weights / "config.json").exists():
-        cut_model(weights, asked.layers)
+    small_model(weights)
     engine = Forced(str(weights), {**ENGINE, "max_num_seqs": asked.slots})
     found: dict[str, dict[str, list[float]]] = {}
     await engine.start()
@@ -175,7 +187,6 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=60)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--slots", type=int, default=48)
-    parser.add_argument("--layers", type=int, default=1, help="of the model's 30")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--ranker", default="lexical", choices=["lexical", "blend"])
     parser.add_argument("--more", action="store_true", help="also without a ranker, and without turns")

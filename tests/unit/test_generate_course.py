@@ -56,25 +56,27 @@ def test_taking_turns_at_the_end_packs_it_where_nothing_is_foretold(goal: Goal) 
 
 
 def test_nobody_makes_room_while_much_waits_nor_for_who_has_had_more() -> None:
-    told, _ = job(N)
-    chosen = course(Goal(), told, turns=True)
-    for _ in range(16):
-        chosen.next()
-    for sample in chosen.running:
-        chosen.progress(sample, 400.0)
-    assert not any(chosen.due(sample) for sample in chosen.running)
-    few = course(Goal(), told[:24], turns=True)
-    for sample in [few.next() for _ in range(4)]:
-        few.finished(sample or 0, 100_000)  # enough is done for much to be read again
-    first = [few.next() for _ in range(16)]
-    for place, sample in enumerate(first):
-        few.progress(sample or 0, 1e4 - place)
-    leave = [sample for sample in first if sample is not None and few.due(sample)]
-    assert leave == first[:4]  # as many as wait, the furthest
-    few.made_room(leave[0], 10_000)
+    def cut_at(limit: float, n: int) -> Course:
+        expecting = Expectation(np.full(n, np.nan), np.full(n, 20.0), limits=np.full(n, limit))
+        chosen = Course(Goal(), expecting, np.full(n, 20.0), turns=True)
+        for sample in [chosen.next() for _ in range(4)]:
+            chosen.finished(sample or 0, 400)
+        for place, sample in enumerate([chosen.next() for _ in range(16)]):
+            chosen.progress(sample or 0, 400.0 - place)
+        return chosen
+
+    def leaving(chosen: Course) -> list[int]:
+        return [sample for sample in chosen.running if chosen.due(sample)]
+
+    assert leaving(cut_at(512.0, N)) == []  # much waits
+    assert leaving(cut_at(50_000.0, 24)) == []  # one might be far longer, and must go on
+    few = cut_at(512.0, 24)
+    first = list(few.running)[:4]
+    assert leaving(few) == first  # as many as wait, the furthest
+    few.made_room(first[0], 400)
     assert few.left() == 5
-    assert [few.next() for _ in range(5)][-1] == leave[0]  # after all that were never begun
-    assert few.running[leave[0]] == 10_000
+    assert [few.next() for _ in range(5)][-1] == first[0]  # after all that were never begun
+    assert few.running[first[0]] == 400
 
 
 def test_a_sample_is_drawn_before_anything_runs_and_is_unbiased() -> None:

@@ -5,6 +5,7 @@ Samples are numbered prompt by prompt: sample k of prompt p of a job of K sample
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from enum import Enum, IntEnum
@@ -16,7 +17,7 @@ from sooner import policies
 from sooner.core import ConfigError, View
 from sooner.generate.expecting import Expectation
 from sooner.generate.goals import Goal
-from sooner.generate.turns import SHARE, EndTurns
+from sooner.generate.turns import APART, SHARE, EndTurns
 from sooner.work import Pace, work
 
 TENTHS = 10
@@ -224,7 +225,8 @@ class Course:
     def due(self, sample: int) -> bool:
         """Whether a running sample should make room now: the job nears its end and others have had less.
 
-        The end is where all that was never begun fills the slots for less than the longest reply.
+        The end is where all that was never begun fills the slots for less than the longest reply. Where a
+        reply may be far longer than is usual nobody makes room: the longest, begun first, has to go on.
         """
         if self._turns is None or sample not in self.running:
             return False
@@ -336,7 +338,8 @@ class Course:
         self._usual = float(tokens @ count) / max(self._fresh, 1)
         running = np.array(list(self.running), dtype=np.int64) // self.samples
         self._reach = self.expecting.reach(np.concatenate([prompts, running]))
-        turns.turn = self._reach / SHARE
+        usual = float(self.expecting.tokens.mean(dtype=np.float64))
+        turns.turn = self._reach / SHARE if self._reach <= APART * usual else math.inf
 
     def _samples_of(self, prompts: NDArray[np.int64], single: NDArray[np.bool_] | None) -> Iterator[int]:
         """Yield the samples of prompts in order; of a `single` one the first only, the rest at the end."""

@@ -11,7 +11,10 @@ import math
 from collections.abc import Mapping
 
 SHARE = 6.0
-"""EndTurns in the longest reply: more pack closer, and each costs a prefill that a prefix cache may spare."""
+"""Turns in the longest reply: more pack closer, and each costs a prefill that a prefix cache may spare."""
+
+APART = 3.0
+"""The longest reply may be so many usual ones for turns to pay: one that is far longer must never wait."""
 
 _AGAIN = 0.25
 """Of the job's tokens: so many may be read again at most, were no prefix cache to spare it."""
@@ -25,7 +28,7 @@ class EndTurns:
     def __init__(self) -> None:
         self._waiting: dict[int, float] = {}  # sample: tokens so far
         self._until: dict[int, float] = {}
-        self.turn = math.inf
+        self.turn = math.inf  # nobody makes room
         self.made = 0  # times that a reply made room
         self._again = 0.0  # tokens that were there when they did
         self._whole = 0.0  # tokens of replies that are whole
