@@ -3,9 +3,10 @@
     python benchmarks/generate_peers.py [--prompts 240] [--slots 48] [--pairs 4] [--commands 3]
 
 The same prompts, every reply of `--max-tokens` tokens, of SmolLM2's tokenizer and one small random layer: the
-less the model computes, the more everything beside it shows. Counted are engine steps and CPU seconds, which other work on
-the machine moves little: in one process beside `LLM.chat`, arms in the order A B B A ..., and whole commands,
-loading and all their processes included, beside `vllm run-batch`. Prints JSON; ratios are ours to theirs.
+less the model computes, the more everything beside it shows. Counted are engine steps and CPU seconds, which
+other work on the machine moves little: in one process beside `LLM.chat`, arms in the order A B B A ..., and
+whole commands, loading and all their processes included, beside `vllm run-batch`. Prints JSON; ratios are
+ours to theirs.
 """
 
 from __future__ import annotations
