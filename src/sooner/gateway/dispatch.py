@@ -22,7 +22,7 @@ from sooner.gateway.engines.offload import Offload
 from sooner.gateway.policy_shadow import PolicyShadow
 from sooner.gateway.scores import WaitingScores
 from sooner.gateway.settings import GatewaySettings
-from sooner.gateway.visit import Pool, Visit
+from sooner.gateway.visit import Newcomer, Pool, Visit
 from sooner.ordering.counters import Counters
 from sooner.ordering.order import Order
 from sooner.ordering.wire import Ending
@@ -171,6 +171,7 @@ class Dispatcher:
         except TurnedAway:
             pool.order.leave(id)
             raise
+        pool.newcomers.append(Newcomer(ticket, tenant, level))
         self.waiting[id] = request
         self.scores.ask(request)
         return request
@@ -389,8 +390,7 @@ class Dispatcher:
 
     def gauges(self) -> Mapping[str, float]:
         """Return what `/metrics` shows besides the counters."""
-        now = self.clock()
-        gauges = outlook.gauges(list(self.pools), self.backends, self.settings.queue, now)
+        gauges = outlook.gauges(list(self.pools), self.backends, self.settings.queue, self.clock())
         return {**gauges, **self.scores.gauges(), **self.policy_shadow.gauges()}
 
 

@@ -1,4 +1,4 @@
-"""What is told of the queue: how long a request will wait still, and the gauges of `/metrics`."""
+"""What is told of the queue in `/metrics`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.settings import QueueSettings
-from sooner.gateway.visit import Pool, Visit
-
-
-def eta(request: Visit, position: int) -> float | None:
-    """Return how long a waiting request is expected to wait still [s]; None while unknown."""
-    pool = request.pool
-    share = position / max(1, len(pool.room))
-    return pool.seconds(pool.room.work * min(1.0, share))
+from sooner.gateway.visit import Pool
 
 
 def gauges(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sooner.gateway.admission.reading import Asked
 from sooner.gateway.admission.room import Room
@@ -15,6 +17,7 @@ from sooner.gateway.engines.connections import Connection
 from sooner.gateway.engines.paces import mixed
 from sooner.gateway.tracing import RequestTrace
 from sooner.ordering.order import Mean, Order
+from sooner.ordering.ticket import Ticket
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -61,6 +64,14 @@ class Visit(Waiting):
             self.service = self.pool.service.value * self.ticket.work / self.pool.load.value
 
 
+class Newcomer(NamedTuple):
+    """What is remembered of a request that came: an example of those to come."""
+
+    ticket: Ticket
+    tenant: str
+    level: int
+
+
 @dataclass(slots=True, eq=False)
 class Pool:
     """The engines that serve `model` and its like at `path`, who waits for them, and in what order."""
@@ -76,6 +87,7 @@ class Pool:
     made: Mean = field(default_factory=lambda: Mean(0.02))  # its tokens as they came
     reply: Mean = field(default_factory=lambda: Mean(0.02))  # the tokens of its reply
     load: Mean = field(default_factory=lambda: Mean(0.02))  # its expected work [s]
+    newcomers: deque[Newcomer] = field(default_factory=lambda: deque(maxlen=256))  # the latest arrivals
 
     @property
     def capacity(self) -> int:

@@ -258,6 +258,10 @@ class Room(Generic[_Guest]):
         """Who waits, by class and tenant."""
         return self._levels
 
+    def waits(self, tenant: str, level: int) -> Amount:
+        """Return how much of a tenant's waits in a class."""
+        return self._amounts[level][tenant] if level in self._amounts else NOTHING
+
     def position(self, request: _Guest) -> int:
         """Return about how many start before this one does, itself included."""
         return standing.before(self._levels, request).position

@@ -6,14 +6,16 @@ import math
 import time
 from typing import Any
 
-from sooner.gateway import outlook, shadow
+from sooner.gateway import shadow
 from sooner.gateway.admission import standing
 from sooner.gateway.dispatch import Dispatcher
+from sooner.gateway.eta import Eta, next_in_turn
 from sooner.gateway.page import why
 from sooner.gateway.page.recent import OTHERS, Recent
 from sooner.gateway.page.seen import TimeSeen
 from sooner.gateway.page.worth import Worth
 from sooner.gateway.switch import OrderSwitch
+from sooner.gateway.visit import Visit
 from sooner.ordering.wire import LiveReport
 
 _TOTALS = ("requests", "finished", "client_gone", "upstream_errors")
@@ -99,11 +101,13 @@ def _engines(dispatcher: Dispatcher) -> dict[str, Any]:
 def _queue(dispatcher: Dispatcher) -> dict[str, Any]:
     """Return the next to start, over all pools."""
     bounds, now = dispatcher.settings.queue, time.monotonic()
-    first = [
-        (position, visit)
-        for pool in dispatcher.pools
-        for position, visit in standing.first(pool.room.levels, pool.room.shares, ROWS)
-    ]
+    first: list[tuple[int, Visit, float | None]] = []
+    for pool in dispatcher.pools:
+        if not len(pool.room):
+            continue
+        found = standing.first(pool.room.levels, pool.room.shares, ROWS)
+        etas = Eta(pool, bounds, now).seconds(next_in_turn([visit for _, visit in found]))
+        first += [(*entry, eta) for entry, eta in zip(found, etas, strict=True)]
     first.sort(key=lambda entry: (entry[0], entry[1].ticket.arrival_time))
     rows = [
         {
@@ -111,12 +115,12 @@ def _queue(dispatcher: Dispatcher) -> dict[str, Any]:
             "id": visit.id,
             "tenant": visit.tenant,
             "waited_s": now - visit.ticket.arrival_time,
-            "eta_s": outlook.eta(visit, position),
+            "eta_s": eta,
             "prompt_tokens": visit.ticket.prompt_len,
             "reply_tokens": round(visit.ticket.predicted_len) if visit.ticket.scored else None,
             "reason": why.reason(visit, bounds, now - visit.ticket.arrival_time),
         }
-        for position, visit in first[:ROWS]
+        for position, visit, eta in first[:ROWS]
     ]
     return {"rows": rows, "more": max(0, dispatcher.queued - len(rows))}
 

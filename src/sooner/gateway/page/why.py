@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sooner.gateway import outlook
 from sooner.gateway.admission.standing import Before
 from sooner.gateway.admission.standing import before as before_of
+from sooner.gateway.eta import Eta, in_turn
 from sooner.gateway.page.words import count, seconds
 from sooner.gateway.settings import QueueSettings
 from sooner.gateway.visit import Visit
@@ -32,7 +32,7 @@ def standing(visit: Visit, bounds: QueueSettings) -> dict[str, Any]:
         return found | {"words": f"It runs. {_of_its_work(visit)}"}
     before = before_of(visit.pool.room.levels, visit)
     position = before.position
-    eta = outlook.eta(visit, position)
+    (eta,) = Eta(visit.pool, bounds, time.monotonic()).seconds([in_turn(visit)])
     found |= {
         "position": position,
         "eta_ms": None if eta is None else round(eta * 1000),
