@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 TOOLS := .venv-tools/bin
 
-.PHONY: demo demo-quick test check lock audit clean
+.PHONY: demo demo-quick test test-ray check lock audit clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo        learned order against arrival order on the real vLLM, on this machine's CPU"
 	@echo "make demo-quick  the same, smaller"
 	@echo "make test        every test, the real engine's included"
+	@echo "make test-ray    adds Ray (0.3 GB) to .venv and runs its tests, some minutes"
 	@echo "make check       lint, types, architecture and tests, as CI runs them"
 	@echo "make lock        write requirements/gateway.txt and its bill of materials anew, with hashes"
 	@echo "make audit       look for known holes in what is locked"
@@ -39,6 +40,10 @@ test: .venv/engine.stamp
 	$(BIN)/python -m pytest -m engine || failed=1; \
 	$(BIN)/python -m pytest -m "not engine" -n 2 --dist loadfile || failed=1; \
 	exit $$failed
+
+test-ray: .venv/engine.stamp
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[ray]'
+	$(BIN)/python -m pytest tests/integration/test_ray.py
 
 check: .venv/engine.stamp
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check

@@ -1,4 +1,4 @@
-"""What a Ray Serve configuration becomes, without Ray: limits under which requests wait in the engine."""
+"""What a configuration of Ray becomes, without Ray: limits under which requests wait in the engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sooner.core import ConfigError, UnknownName
-from sooner.ray.limits import OPEN, limits
+from sooner.ray.limits import OPEN, limits, waiting
 from sooner.ray.serving import SCHEDULER, with_scheduler
 
 
@@ -75,3 +75,31 @@ def test_the_engine_gets_our_scheduler_and_its_settings() -> None:
         with_scheduler({"scheduler_cls": "mine"}, {})
     with pytest.raises(UnknownName, match="polcy"):
         with_scheduler({}, {"polcy": "ltr"})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "said"),
+    [
+        ({}, {"max_pending_requests": OPEN}, ()),
+        ({"max_pending_requests": 64}, {}, ()),
+        ({"max_pending_requests": 18}, {"max_pending_requests": 64}, ("holds back what an engine",)),
+        (
+            {"max_pending_requests": 99, "batch_size": 5},
+            {"max_concurrent_batches": 13},
+            ("nothing to order; it is 13 now",),
+        ),
+    ],
+)
+def test_rows_of_ray_data_wait_in_the_engine(
+    given: dict[str, Any], expected: dict[str, Any], said: tuple[str, ...]
+) -> None:
+    found = waiting({"batch_size": 32, "max_concurrent_batches": 8, **given}, 16)
+    assert found.options == expected
+    assert len(found.notes) == len(said)
+    assert all(words in note for words, note in zip(said, found.notes, strict=True))
+
+
+def test_a_number_of_pending_rows_that_is_none_is_refused() -> None:
+    for wrong in (0, -1, 2.5, True):
+        with pytest.raises(ConfigError, match=r"max_pending_requests=.*allowed: a whole number >= 64"):
+            waiting({"batch_size": 32, "max_concurrent_batches": 8, "max_pending_requests": wrong}, 16)

@@ -32,9 +32,11 @@ from sooner.cli.options import SEED, progress_bar, say
 @click.option("--engine", help="Settings of vllm.LLM for --model, as JSON, such as '{\"max_num_seqs\": 64}'.")
 @click.option(
     "--ray", "cluster", is_flag=False, flag_value="local", metavar="[ADDRESS]",
-    help="Serve --model on a Ray cluster: an address, auto for this machine's, or nothing to start one here.",
+    help="Run --model on a Ray cluster: an address, auto for this machine's, or nothing to start one here.",
 )  # fmt: skip
-@click.option("--replicas", default=1, type=click.IntRange(min=1), show_default=True, help="With --ray.")
+@click.option(
+    "--replicas", default=1, type=click.IntRange(min=1), show_default=True, help="Engines, with --ray."
+)
 @click.option("--served-model", help="The model's name as the servers know it, where they have several.")
 @click.option("--all", "everything", is_flag=True, help="Keep all, ended soonest (default).")
 @click.option("--sample", type=click.IntRange(min=1), help="Draw N at random and run those: unbiased.")
@@ -143,14 +145,13 @@ def generate(
     makers: list[Any]
     with ExitStack() as stack:
         if cluster is not None:
-            from sooner.generate.http import Server
-            from sooner.ray.application import application
+            from sooner.ray.engines import engines
 
             with _words_to_stderr():
-                there = stack.enter_context(
-                    application(str(model), _settings(engine), address=cluster, replicas=replicas)
+                there = engines(
+                    str(model), _settings(engine), address=cluster, replicas=replicas, stream=goal.selects
                 )
-            makers = [Server(there.url, there.model, window=window or there.window, stream=goal.selects)]
+                makers = list(stack.enter_context(there))
         elif model:
             from sooner.generate.inprocess import InProcess
 

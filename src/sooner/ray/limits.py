@@ -1,4 +1,4 @@
-"""Limits of a Ray Serve deployment under which requests wait where there is an order: in the engine."""
+"""Limits of Ray Serve and Ray Data under which requests wait where there is an order: in the engine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ OPEN = 100_000
 """What a replica takes where nobody says: more than ever waits."""
 
 
-class DeploymentLimits(NamedTuple):
-    """A deployment's options, and what was said of them: each note is a sentence for the operator."""
+class RayLimits(NamedTuple):
+    """Options, and what was said of them: each note is a sentence for the operator."""
 
     options: dict[str, Any]
     notes: tuple[str, ...]
 
 
-def limits(deployment: Mapping[str, Any], slots: int = SLOTS) -> DeploymentLimits:
+def limits(deployment: Mapping[str, Any], slots: int = SLOTS) -> RayLimits:
     """Return a deployment's options for an engine of `slots`: what it takes at once, and what makes another.
 
     A limit that would let requests wait in Ray's router, which tries again at random, is raised. Autoscaling
@@ -61,4 +61,32 @@ def limits(deployment: Mapping[str, Any], slots: int = SLOTS) -> DeploymentLimit
                 f" {slots} slots before there is another one; {slots} is advised"
             )
         options["autoscaling_config"] = dict(scaling)
-    return DeploymentLimits(options, tuple(notes))
+    return RayLimits(options, tuple(notes))
+
+
+def waiting(processor: Mapping[str, Any], slots: int = SLOTS) -> RayLimits:
+    """Return a Ray Data processor's options under which `ROOM` times an engine's `slots` wait to be ordered.
+
+    Ray Data hands an engine so many batches at once, and holds back what is above `max_pending_requests`,
+    1.1 times its slots by itself. Below the room both are raised. Raises ConfigError for no such number.
+    """
+    options, notes = {}, []
+    room, most = ROOM * slots, processor.get("max_pending_requests")
+    if most is None:
+        options["max_pending_requests"] = OPEN
+    elif type(most) is not int or most < 1:  # Ray 2.60 fails on what it calls "no limit"
+        raise ConfigError(f"max_pending_requests={most!r}, allowed: a whole number >= {room}")
+    elif most < room:
+        options["max_pending_requests"] = room
+        notes.append(
+            f"max_pending_requests={most} holds back what an engine of {slots} slots would order;"
+            f" it is {room} now"
+        )
+    size, at_once = processor["batch_size"], processor["max_concurrent_batches"]
+    if size * at_once < room:
+        options["max_concurrent_batches"] = -(-room // size)
+        notes.append(
+            f"max_concurrent_batches={at_once} of {size} rows leave an engine of {slots} slots nothing to"
+            f" order; it is {options['max_concurrent_batches']} now"
+        )
+    return RayLimits(options, tuple(notes))
