@@ -423,4 +423,138 @@ KNOWN: dict[str, Known] = {
     ),
     "ids of the reply": Known({"prompt": ASKED, "output_token_ids": [1, 2, 3, 4]}, 4),
     "a quantity": Known({"prompt": ASKED, "output_tokens": {"value": 9, "unit": "tokens"}}, 9),
+    "openai, streamed, with comments before": Known(
+        {"request": {"messages": CHAT}, "response": ": waiting\n\nretry: 3\n\n" + _sse(_CHUNKS)}, 6
+    ),
+    "openai, streamed, other line ends": Known(
+        {"request": {"messages": CHAT}, "response": "\ufeff" + _sse(_CHUNKS).replace("\n", "\r\n")}, 6
+    ),
+    "anthropic, streamed, left before its end": Known(
+        {"request": {"messages": CHAT}, "response": _EVENTS[:2]}, 6
+    ),
+    "openrouter, thoughts as parts": Known(
+        {
+            "messages": CHAT,
+            "choices": [
+                {"message": {"content": "4", "reasoning_details": [{"type": "x.text", "text": "x" * 399}]}}
+            ],
+        },
+        100,
+    ),
+    "openrouter, thoughts twice": Known(
+        {
+            "messages": CHAT,
+            "choices": [
+                {
+                    "message": {
+                        "content": "4",
+                        "reasoning": "x" * 399,
+                        "reasoning_details": [{"text": "x" * 399}],
+                    }
+                }
+            ],
+        },
+        100,
+    ),
+    "cohere": Known(
+        {
+            "request": {"messages": CHAT},
+            "response": {
+                "message": {"role": "assistant", "content": [{"type": "text", "text": REPLY}]},
+                "usage": {"billed_units": {"output_tokens": 29}, "tokens": {"output_tokens": 31}},
+            },
+        },
+        31,
+    ),
+    "cohere, older": Known(
+        {
+            "request": {"messages": CHAT},
+            "response": {"text": REPLY, "meta": {"billed_units": {"output_tokens": 29}}},
+        },
+        29,
+    ),
+    "llama.cpp, timings": Known(
+        {
+            "request": {"messages": CHAT},
+            "response": {"choices": [{"message": ANSWER}], "timings": {"predicted_n": 55}},
+        },
+        55,
+    ),
+    "triton": Known({"request": {"text_input": ASKED}, "response": {"text_output": REPLY}}, 6),
+    "weave": Known(
+        {
+            "op_name": "openai.chat.completions.create",
+            "inputs": {"messages": CHAT},
+            "output": {"choices": [{"message": ANSWER}], "usage": {"completion_tokens": 19}},
+        },
+        19,
+    ),
+    "the reply behind what was asked, counted": Known(
+        {"messages": [*CHAT, ANSWER], "usage": {"completion_tokens": 9}}, 9
+    ),
+    "otel, attributes without ids": Known(
+        {
+            "attributes": {
+                "gen_ai.prompt.0.role": "user",
+                "gen_ai.prompt.0.content": ASKED,
+                "gen_ai.completion.0.role": "assistant",
+                "gen_ai.completion.0.content": REPLY,
+                "gen_ai.usage.completion_tokens": 21,
+            }
+        },
+        21,
+    ),
+    "otel, names nested": Known(
+        {
+            "attributes": {
+                "gen_ai": {
+                    "input": {"messages": _PARTS},
+                    "usage": {"output_tokens": 21},
+                    "request": {"model": "m"},
+                }
+            }
+        },
+        21,
+    ),
+    "otel, a flat record": Known({"gen_ai.input.messages": _PARTS, "gen_ai.usage.output_tokens": "21"}, 21),
+    "otel, thoughts in the reply": Known(
+        {
+            "attributes": {
+                "gen_ai.input.messages": _PARTS,
+                "gen_ai.output.messages": [
+                    {
+                        "role": "assistant",
+                        "parts": [
+                            {"type": "reasoning", "content": "x" * 75},
+                            {"type": "text", "content": REPLY},
+                        ],
+                    }
+                ],
+            }
+        },
+        25,
+    ),
+    "openinference, nested": Known(
+        {
+            "attributes": {
+                "openinference": {"span": {"kind": "LLM"}},
+                "llm": {
+                    "input_messages": [{"message": {"role": "user", "content": ASKED}}],
+                    "token_count": {"completion": 21},
+                },
+            }
+        },
+        21,
+    ),
+    "vercel": Known(
+        {
+            "name": "ai.generateText.doGenerate",
+            "attributes": {
+                "ai.prompt.messages": json.dumps(CHAT),
+                "ai.response.text": REPLY,
+                "gen_ai.usage.output_tokens": 21,
+            },
+        },
+        21,
+    ),
 }

@@ -76,6 +76,26 @@ def test_what_was_done_to_a_file_is_said(tmp_path: Path) -> None:
     assert len(log.rows) > 100
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2025-01-01T00:00:00Z {}",
+        "INFO:root:{}",
+        "Jan  1 00:00:00 host app[12]: {}",
+        "\x1b[32m{}\x1b[0m",
+        '{{"_index": "logs", "_id": "1", "_source": {}}}',
+        '{{"took": 1, "hits": {{"total": 1, "hits": [{{"_source": {}}}]}}}}',
+    ],
+)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_what_loggers_and_stores_put_around_a_record_is_left_out(
+    tmp_path: Path, line: str, count: int
+) -> None:
+    log = logs.read(file(tmp_path, "app.log", (line.format(LINE) + "\n") * count))
+    assert [row.output_len for row in log.rows] == [12] * count
+    assert not log.report.dropped
+
+
 def test_lone_surrogates_are_read_and_reported(tmp_path: Path) -> None:
     record = {"id": "c\ud83d", "model": "m\ud83d", "prompt": "hey \ud83d", "output_len": 5}
     log = logs.read(file(tmp_path, "x.jsonl", f"{json.dumps(record)}\n{LINE}"))
@@ -99,6 +119,8 @@ def test_lone_surrogates_are_read_and_reported(tmp_path: Path) -> None:
         (f'ut_len": 3}}\n{LINE}\n{LINE}', 2, "first line"),
         (f'{LINE}\n{LINE}\n{{"prompt": "Te', 2, "last line"),
         (f"[\n{LINE},\n{LINE}\n]", 2, None),
+        (f"{LINE},\n{LINE}", 2, None),
+        (f"{LINE}\n\ufeff{LINE}\n", 2, None),
         ('{"prompt": "a", "prompt": "b", "output_len": 3, "output_len": 9}', 1, None),
     ],
 )
@@ -297,5 +319,5 @@ def test_a_report_says_each_count_once() -> None:
     report.drop("broken", "the first: line 9")
     assert str(report) == (
         "3 rows read; 2 dropped: broken (the first: line 4); 2 requests were cut by the log itself "
-        "(vLLM's --max-log-len); 1 lengths of 0 beside a reply were not believed; x: y"
+        "(vLLM's --max-log-len); 1 lengths of 0, or that cannot be, were not believed beside a reply; x: y"
     )

@@ -108,7 +108,7 @@ def test_parts_that_are_no_text_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_zero_beside_a_reply_is_not_believed_and_said(tmp_path: Path) -> None:
-    assert "1 lengths of 0 beside a reply were not believed" in str(
+    assert "1 lengths of 0, or that cannot be, were not believed beside a reply" in str(
         read(tmp_path, KNOWN["openai, usage of 0"].record).report
     )
 

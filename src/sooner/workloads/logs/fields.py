@@ -12,6 +12,7 @@ OUTPUT = (
     *("output_len", "output_tokens", "completion_tokens", "completionTokens", "outputTokens"),
     *("output_length", "output_token_count", "completion_token_count", "outputTokenCount"),
     *("generated_tokens", "num_output_tokens", "num_generated_tokens", "eval_count", "tokens_predicted"),
+    *("predicted_n",),
     *("candidatesTokenCount", "candidates_token_count", "output_token_ids", "output_toks", "output"),
 )
 PROMPT = (

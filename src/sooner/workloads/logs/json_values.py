@@ -150,7 +150,7 @@ def _is_bad(line: str) -> bool:
 
 def _value(line: str) -> Any:
     try:
-        return _DECODER.decode(line.strip().lstrip("\ufeff"))
+        return _DECODER.decode(line.strip().lstrip("\ufeff").removesuffix(","))
     except (ValueError, RecursionError) as error:
         return _Bad(_reason(error))
 

@@ -134,6 +134,7 @@ def said(message: Mapping[str, Any], unread: Counter[str] | None = None) -> str:
         for name in ("reasoning_content", "reasoning", "thinking", "content", "refusal", "value", "text")
         if message.get(name)
     ]
+    texts = thoughts_apart(message) + texts
     calls = message.get("tool_calls")
     if isinstance(calls, Sequence) and not isinstance(calls, str):
         named = (call.get("function", call) for call in calls if isinstance(call, Mapping))
@@ -141,6 +142,14 @@ def said(message: Mapping[str, Any], unread: Counter[str] | None = None) -> str:
     if isinstance(message.get("function_call"), Mapping):
         texts.append(called(message["function_call"]))
     return "\n".join(text for text in texts if text)
+
+
+def thoughts_apart(message: Mapping[str, Any]) -> list[str]:
+    """Return the thoughts that OpenRouter keeps as parts, where they are not said as text beside."""
+    if any(message.get(name) for name in ("reasoning_content", "reasoning", "thinking")):
+        return []
+    text = text_of(message.get("reasoning_details"))
+    return [text] if text else []
 
 
 def called(call: Mapping[str, Any]) -> str:

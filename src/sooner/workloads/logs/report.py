@@ -16,7 +16,7 @@ class Report:
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
     first: dict[str, str] = field(default_factory=dict)  # by reason: where the first one stands
     estimated: int = 0  # lengths counted as a token for every four bytes
-    disbelieved: int = 0  # lengths said to be 0 beside a reply, so counted from its text
+    disbelieved: int = 0  # lengths said to be 0, or what none can be, beside a reply whose text was counted
     truncated: int = 0  # replies that ended at their limit: their lengths are lower bounds
     shortened: int = 0  # requests that the log itself cut, as vLLM's --max-log-len does
     unread: Counter[str] = field(default_factory=Counter)  # parts of messages that are no text, by kind
@@ -58,7 +58,9 @@ class Report:
         if self.shortened:
             parts.append(f"{self.shortened} requests were cut by the log itself (vLLM's --max-log-len)")
         if self.disbelieved:
-            parts.append(f"{self.disbelieved} lengths of 0 beside a reply were not believed")
+            parts.append(
+                f"{self.disbelieved} lengths of 0, or that cannot be, were not believed beside a reply"
+            )
         if self.estimated:
             parts.append(f"{self.estimated} lengths estimated from text; name a tokenizer to count them")
         return parts

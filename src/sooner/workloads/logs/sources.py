@@ -116,8 +116,12 @@ def _of_text(text: str, name: str, kind: str | None, report: Report) -> Iterator
 
 
 def _unfolded(record: Mapping[str, Any], report: Report) -> Iterator[Mapping[str, Any]]:
-    """The records in a page of an API (`data`) or in a trace (`observations`); else the record itself."""
-    for name in ("data", "observations"):
+    """The records in an API's page (`data`), a trace (`observations`), Elasticsearch's hits; else itself."""
+    if isinstance(record.get("_source"), Mapping):
+        record = record["_source"]
+    if isinstance(record.get("hits"), Mapping):
+        record = record["hits"]
+    for name in ("data", "observations", "hits"):
         inner = record.get(name)
         alone = "messages" not in record and "prompt" not in record
         if alone and isinstance(inner, list) and any(isinstance(item, Mapping) for item in inner):

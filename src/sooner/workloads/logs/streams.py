@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sooner.workloads.logs.messages import loads, text_of
+from sooner.workloads.logs.fields import mapping
+from sooner.workloads.logs.messages import loads, text_of, thoughts_apart
+
+_EVENTS = re.compile(r"\s*(?:(?:event|id|retry)?:[^\r\n]*[\r\n]\s*)*data:")
+"""Server-sent events as text: comments and other fields may stand before the first data."""
 
 
 def whole(response: Any) -> Any:
@@ -22,8 +27,8 @@ def _chunks(response: Any) -> Any:
         response = "\n".join(response)
     if not isinstance(response, str):
         return response
-    if response.lstrip().startswith(("data:", "event:")):
-        lines = [line.removeprefix("data:") for line in response.split("\n") if line.startswith("data:")]
+    if _EVENTS.match(response := response.removeprefix("\ufeff")):
+        lines = [line[5:] for line in re.split(r"[\r\n]+\s*", response.lstrip()) if line.startswith("data:")]
         return [chunk for line in lines if isinstance(chunk := loads(line.strip()), Mapping)]
     if response.startswith("{") and "\n{" in response:
         return [loads(line) for line in response.split("\n") if line.strip()]
@@ -54,7 +59,17 @@ def _together(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for chunk in chunks:
         if isinstance(chunk.get("response"), Mapping):  # the events of OpenAI's Responses
             made.update(chunk["response"])
-        for name in ("usage", "usageMetadata", "model", "eval_count", "prompt_eval_count", "done_reason"):
+        if isinstance(chunk.get("usage"), Mapping):  # the end of a stream may leave out what its start said
+            chunk = {**chunk, "usage": {**mapping(made.get("usage")), **chunk["usage"]}}
+        for name in (
+            "usage",
+            "usageMetadata",
+            "timings",
+            "model",
+            "eval_count",
+            "prompt_eval_count",
+            "done_reason",
+        ):
             if chunk.get(name) is not None:
                 made[name] = chunk[name]
         _anthropic(chunk, made, texts)
@@ -91,6 +106,7 @@ def _new(choice: Mapping[str, Any]) -> str:
         for name in ("reasoning_content", "reasoning", "thinking", "content", "parts")
         if told.get(name)
     ]
+    parts += thoughts_apart(told)
     for call in told.get("tool_calls") or []:
         named = call.get("function") if isinstance(call, Mapping) else None
         if isinstance(named, Mapping):
@@ -109,4 +125,6 @@ def _anthropic(chunk: Mapping[str, Any], made: dict[str, Any], texts: dict[int, 
     elif chunk.get("type") == "message_delta" and isinstance(delta, Mapping):
         made["stop_reason"] = delta.get("stop_reason")
     elif chunk.get("type") == "message_start" and isinstance(chunk.get("message"), Mapping):
-        made.update({name: chunk["message"].get(name) for name in ("model", "usage")})
+        usage = mapping(chunk["message"].get("usage"))  # the reply has only begun
+        made["model"] = chunk["message"].get("model")
+        made["usage"] = {name: value for name, value in usage.items() if name != "output_tokens"}

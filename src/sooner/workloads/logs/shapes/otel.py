@@ -22,10 +22,13 @@ _ASKED = (
     "gen_ai.input.messages",
     "llm.input_messages",
     "gen_ai.prompt",
+    "ai.prompt.messages",
     "input.value",
     "traceloop.entity.input",
 )
-_ANSWERED = ("gen_ai.output.messages", "llm.output_messages", "gen_ai.completion", "output.value")
+_ANSWERED = (
+    "gen_ai.output.messages", "llm.output_messages", "gen_ai.completion", "ai.response.text", "output.value",
+)  # fmt: skip
 _OUTPUT = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion")
 _PROMPT = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt")
 _MODEL = ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name")
@@ -34,6 +37,10 @@ _SENDER = ("user.id", "enduser.id", "gen_ai.request.user", "langfuse.user.id")
 _NUMBERED = re.compile(
     r"(gen_ai\.prompt|gen_ai\.completion|llm\.input_messages|llm\.output_messages)\.(\d+)\.(?:message\.)?(role|content)"
 )
+_OURS = ("gen_ai.", "llm.", "openinference.")
+_FLAT = (*_OURS, *(f"attributes.{name}" for name in _OURS))  # names of columns, with a span in each row
+_NESTED = ("gen_ai", "llm", "openinference", "session", "user", "enduser", "thread")
+_DEEPEST = 8  # of nested names
 _OTHERS = ("resourceLogs", "resourceMetrics")
 _NOT_TEXT = ("embeddings", "execute_tool", "create_agent", "invoke_agent", "retrieval")
 
@@ -41,16 +48,18 @@ _NOT_TEXT = ("embeddings", "execute_tool", "create_agent", "invoke_agent", "retr
 def _is_one(record: Record) -> bool:
     if any(name in record for name in ("resourceSpans", "scopeSpans", *_OTHERS)):
         return True
-    if any(str(name).startswith(("attributes.gen_ai", "attributes.llm")) for name in record):
-        return True
     if isinstance(record.get("spans"), list) and ("traceID" in record or "processes" in record):
         return True
-    if isinstance(record.get("tags"), Mapping) and any(
-        str(name).startswith("gen_ai.") for name in record["tags"]
+    if any(str(name).startswith(_FLAT) for name in record):
+        return True
+    if "attributes" in record and any(
+        name in record for name in ("spanId", "span_id", "context", "traceId", "trace_id")
     ):
         return True
-    return "attributes" in record and any(
-        name in record for name in ("spanId", "span_id", "context", "traceId")
+    return any(
+        str(name).startswith(_OURS)
+        for where in ("attributes", "tags")
+        for name in _attributes(record.get(where))
     )
 
 
@@ -67,7 +76,9 @@ def otel(record: Record, report: Report) -> Iterator[Exchange | Dropped]:
 def _told(span: Record) -> dict[str, Any]:
     """What a span says: under `attributes`, Jaeger's and Zipkin's `tags`, or in columns of a table."""
     flat = {
-        name.removeprefix("attributes."): value for name, value in span.items() if "attributes." in str(name)
+        str(name).removeprefix("attributes."): value
+        for name, value in span.items()
+        if str(name).startswith((*_FLAT, "attributes."))
     }
     return {**_attributes(span.get("tags")), **_attributes(span.get("attributes")), **flat}
 
@@ -84,7 +95,7 @@ def _spans(record: Record) -> Iterator[Record]:
 
 
 def _read(span: Record, told: Record, report: Report) -> Exchange | Dropped:
-    if not any(name.startswith(("gen_ai.", "llm.")) for name in told):
+    if not any(name.startswith(_OURS[:2]) for name in told):
         return Dropped("a span that is no call of a model")
     if told.get("gen_ai.operation.name") in _NOT_TEXT or told.get("openinference.span.kind", "LLM") != "LLM":
         return Dropped("a span that is no call of a model")
@@ -183,6 +194,7 @@ def _as_messages(value: Any, role: str) -> list[Any]:
     if isinstance(found, Mapping) and isinstance(found.get("messages"), list):
         found = found["messages"]
     if isinstance(found, list) and found and all(isinstance(item, Mapping) for item in found):
+        found = [mapping(item.get("message")) or item for item in found]  # OpenInference's stand one deeper
         return [{str(name).removeprefix("message."): value for name, value in item.items()} for item in found]
     return [{"role": role, "content": value}] if isinstance(value, str) and value else []
 
@@ -192,9 +204,9 @@ def _json(value: Any) -> Any:
 
 
 def _attributes(given: Any) -> dict[str, Any]:
-    """Attributes as a mapping: OTLP lists them as keys and typed values."""
+    """Attributes as a mapping: OTLP lists them as keys and typed values, some exporters nest their names."""
     if isinstance(given, Mapping):
-        return {str(name): _value(value) for name, value in given.items()}
+        return dict(_named(given, ""))
     if not isinstance(given, list):
         return {}
     return {
@@ -202,6 +214,16 @@ def _attributes(given: Any) -> dict[str, Any]:
         for item in given
         if isinstance(item, Mapping) and "key" in item
     }
+
+
+def _named(given: Record, before: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yield attributes by whole names, such as those in `{"gen_ai": {"usage": {"output_tokens": 3}}}`."""
+    for name, value in given.items():
+        whole, read = f"{before}{name}", _value(value)
+        if isinstance(read, Mapping) and depth < _DEEPEST and whole.partition(".")[0] in _NESTED:
+            yield from _named(read, f"{whole}.", depth + 1)
+        else:
+            yield whole, read
 
 
 def _value(given: Any, depth: int = 0) -> Any:

@@ -18,8 +18,10 @@ from sooner.workloads.logs.shapes import Dropped, Record, shape
 from sooner.workloads.logs.shapes.conversations import replies
 from sooner.workloads.numbers import number
 
-REQUESTS = ("request", "body", "request_body", "requestBody", "proxy_server_request", "kwargs", "params")
-RESPONSES = ("response", "response_body", "responseBody", "output", "completion_response", "result")
+REQUESTS = ("request", "body", "request_body", "requestBody", "proxy_server_request", "kwargs", "params",
+            "inputs")  # fmt: skip
+RESPONSES = ("response", "response_body", "responseBody", "output", "completion_response", "result",
+             "outputs")  # fmt: skip
 _PROMPTS = ("messages", "prompt", "input", "text_input")
 _REPLIES = (
     "content",
@@ -30,6 +32,7 @@ _REPLIES = (
     "output_text",
     "response",
     "reply",
+    "text_output",
 )
 
 
@@ -47,6 +50,9 @@ def plain(record: Record, report: Report) -> Iterator[Exchange | Dropped]:
     if said_tokens is None and not texts and messages and messages[-1]["role"] == "assistant":
         yield from replies(messages, _of(record, request, response, settings))
         return
+    if not texts and "messages" not in request and messages[1:] and messages[-1]["role"] == "assistant":
+        texts = [said(messages[-1])]  # what was counted is the reply that stands behind what was asked
+        messages = messages[:-1]
     yield exchange(record, request, response, settings, messages, said_tokens, texts)
 
 
@@ -117,9 +123,10 @@ def _says(value: object) -> bool:
 
 def usages(record: Record, response: Record, request: Record) -> list[Record]:
     """Return every object of counts."""
-    names = ("usage", "usageDetails", "usage_details", "usageMetadata", "metrics")
+    names = ("usage", "usageDetails", "usage_details", "usageMetadata", "metrics", "timings", "meta")
     found = [mapping(source.get(name)) for source in (record, response, request) for name in names]
-    return [usage for usage in found if usage]
+    within = [mapping(usage.get(name)) for usage in found for name in ("tokens", "billed_units")]  # Cohere's
+    return [usage for usage in (*found, *within) if usage]
 
 
 def _messages(settings: Record, report: Report) -> list[Message] | None:
