@@ -119,6 +119,36 @@ def test_who_waits_is_shown_in_order_with_the_reason() -> None:
     run(test)
 
 
+def test_why_is_told_with_the_rankers_terms_and_the_groups_history() -> None:
+    async def test() -> None:
+        settings = {"ranker": "default", "learn": True, "learned": "", "scorer_timeout": 60.0}
+        async with held(**settings) as gateway, client(gateway) as http, crowd(gateway, http, 7):
+            waiting = gateway.dispatcher.waiting
+            await until(lambda: all(visit.scored for visit in waiting.values()), 60.0)
+            (pool,) = gateway.dispatcher.pools
+            scores = {visit.id: visit.ticket.score for visit in pool.room}
+            last = max(pool.room, key=lambda visit: visit.place)
+            why = json.loads(
+                await text(http, f"/sooner/v1/requests/{last.id}", headers={"x-sooner-tenant": last.tenant})
+            )
+            ranker, learned = why["ranker"], why["learned"]
+            assert sum(term["amount"] for term in ranker["terms"]) == pytest.approx(ranker["score"], abs=1e-2)
+            assert [group["of"] for group in learned["groups"]][:2] == ["all", "model"]
+            assert learned["on"]
+            assert "The ranker takes its reply to be " in why["words"]
+            assert why["before"]["next"]
+            assert all(one["id"] in waiting for one in why["before"]["next"])
+            page = await text(http, f"/sooner/requests/{last.id}")
+            assert "Terms of the ranker" in page
+            assert f"<bdi>{last.id}</bdi>" in page
+            assert f'href="/sooner/requests/{last.id}"' in await text(http, "/sooner/")
+            async with http.get("/sooner/requests/nobody") as response:
+                assert response.status == 404
+            assert scores == {visit.id: visit.ticket.score for visit in pool.room}  # asking moves nobody
+
+    run(test, 90.0)
+
+
 def test_the_switch_makes_it_arrival_order_at_once_and_says_who(caplog: pytest.LogCaptureFixture) -> None:
     def order(gateway: Gateway) -> list[str]:
         (pool,) = gateway.dispatcher.pools

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import unicodedata
 from typing import Any
 
@@ -14,7 +15,7 @@ from sooner.gateway.admission.room import Room, Waiting
 from sooner.gateway.admission.shares import Shares
 from sooner.gateway.counts import COUNTERS
 from sooner.gateway.delivery.context import Finished
-from sooner.gateway.page import words
+from sooner.gateway.page import request_html, words
 from sooner.gateway.page.html import page, sections
 from sooner.gateway.page.recent import KEPT, MOST_TENANTS, OTHERS, Recent
 from sooner.gateway.page.settings import SloSettings
@@ -255,7 +256,10 @@ def state(text: str) -> dict[str, Any]:
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_page_of_hostile_names_has_the_same_tags_as_one_of_harmless_names(text: str) -> None:
     def tags(made: str) -> list[str]:
-        return [part.partition(">")[0] for part in made.split("<")[1:]]
+        found = [part.partition(">")[0] for part in made.split("<")[1:]]
+        links = [tag for tag in found if tag.startswith("a ")]
+        assert all(re.fullmatch(r'a href="/sooner/requests/[\w.~%-]*"', tag, re.ASCII) for tag in links)
+        return [tag for tag in found if tag not in links]
 
     assert tags(page(state(text), signed_in=True)) == tags(page(state("a"), signed_in=True))
     assert all(len(part) < 20_000 + 4 * len(text) for part in sections(state(text)).values())
@@ -267,3 +271,21 @@ def test_a_reason_for_no_claim_is_text_too(text: str) -> None:
     assert [part.partition(">")[0] for part in made.split("<")[1:]] == [
         "h2", "/h2", "p", "bdi", "/bdi", "/p", 'p class="hint"', "/p",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_requests_page_of_hostile_words_has_the_tags_of_a_harmless_one(text: str) -> None:
+    def made(text: str) -> list[str]:
+        term = {"kind": text, "text": text, "amount": 1.0}
+        told = {
+            "id": text, "tenant": text, "words": text, "ranker": {"terms": [term]},
+            "before": {"next": [{"id": text, "work_s": 1.0, "boost_s": None}]},
+            "learned": {"on": True, "groups": [{"of": text, "replies": 1, "usual_tokens": 9.0}]},
+            "work": dict.fromkeys(
+                ("prompt_tokens", "cached_tokens", "reply_tokens", "prompt_s", "reply_s", "total_s"), 1
+            ),
+        }  # fmt: skip
+        both = request_html.request(told) + request_html.no_request(text)
+        return [part.partition(">")[0] for part in both.split("<")[1:]]
+
+    assert made(text) == made("a")

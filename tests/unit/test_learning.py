@@ -42,6 +42,29 @@ def test_groups_are_hashes_that_need_the_salt() -> None:
     assert identity(ChatRequest("hello")).sender == 0
 
 
+def test_asking_why_tells_the_groups_and_changes_nothing() -> None:
+    def served(asks: bool) -> tuple[Learner, list[Prediction]]:
+        learner, made = Learner(), []
+        rng = np.random.default_rng(0)
+        for n in range(300):
+            who = Identity(model=1, sender=2 + n % 2, template=0, opening=0)
+            if asks:
+                learner.why(who)
+                learner.why(Identity(9, 9, 9, 9))
+            made.append(learner.predict(n, who))
+            learner.finished(n, float(np.expm1(rng.normal(3.0 + 2.0 * (n % 2), 0.3))))
+        return learner, made
+
+    learner, made = served(asks=True)
+    assert made == served(asks=False)[1]
+    short, long = (learner.why(Identity(model=1, sender=sender)) for sender in (2, 3))
+    assert [group.of for group in short] == [group.of for group in long] == ["all", "model", "sender"]
+    assert [group.replies for group in short] == [300, 300, 150]
+    assert short[-1].amount < 0.0 < long[-1].amount
+    assert short[-1].usual_tokens < short[0].usual_tokens < long[-1].usual_tokens
+    assert [group.of for group in learner.why(Identity(model=1, sender=77))] == ["all", "model"]
+
+
 def test_a_conversation_keeps_its_opening() -> None:
     turns = [("user", "Tell me of whales"), ("assistant", "They sing."), ("user", "And of trees?")]
     messages = [{"role": role, "content": text} for role, text in turns]

@@ -65,6 +65,22 @@ def test_a_long_prompt_is_sent_as_its_ends() -> None:
     assert list(question.request.prompt) == ids[:half] + ids[-half:]
 
 
+def test_why_is_asked_and_told_a_byte_at_a_time() -> None:
+    request = ChatRequest("why", Signals(max_tokens=7))
+    questions, asked = wire.Questions(), wire.ask(9, request, 1, 2, why=True) + wire.ask(10, request)
+    found = [one for at in range(len(asked)) for one in questions.feed(asked[at : at + 1])]
+    assert found == [wire.Why(wire.Question(9, request, 1, 2)), wire.Question(10, request)]
+    told = wire.ReasonsTold(9, {"ranker": {"terms": [{"text": "\N{SNOWMAN}"}]}, "learned": None})
+    answers, said = wire.Answers(), wire.GREETING + wire.reasons(told) + wire.answer(10, Prediction(1.0))
+    heard = [one for at in range(len(said)) for one in answers.feed(said[at : at + 1])]
+    assert heard == [told, wire.Told(10, Prediction(1.0), wire.UNPLACED)]
+    for kind in (11, 12, 16, 255):
+        with pytest.raises(ValueError, match=f"a frame of kind {kind}"):
+            list(wire.Questions().feed(bytes((wire.VERSION, kind)) + b"\x30" + bytes(60)))
+    with pytest.raises(ValueError, match="reasons of"):
+        list(wire.Answers().feed(wire.GREETING + b"\x03" + bytes(8) + b"\xff\xff\xff\x7f"))
+
+
 def test_what_is_not_our_protocol_is_refused() -> None:
     with pytest.raises(ValueError, match=f"allowed: version {wire.VERSION}"):
         list(wire.Questions().feed(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))

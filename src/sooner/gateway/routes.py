@@ -143,7 +143,7 @@ class Routes:
         waiting = self._dispatcher.waiting.get(request.match_info["id"])
         if waiting is None or waiting.tenant != caller.tenant:
             return answers.error(404, "no such request waits or runs", "request_not_found")
-        return answers.as_json(why.standing(waiting, self._settings.queue))
+        return answers.as_json(await why.told(waiting, self._settings.queue, self._dispatcher.scores))
 
     def _public(self, handler: Handler) -> Handler:
         """Let everyone in."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sooner.core import Prediction
 from sooner.gateway.settings import GatewaySettings
@@ -16,6 +17,7 @@ from sooner.ordering.wire import Ending, LiveReport, Scope, ShadowReport
 
 _RUNNING_EVERY = 2.0  # seconds between two words on replies that still run
 _RUNNING_FROM = 64  # tokens
+_REASONS_WITHIN = 2.0  # seconds
 
 
 class WaitingScores:
@@ -39,6 +41,27 @@ class WaitingScores:
         asked = request.asked
         if self._scorer is not None and asked.request.readable and asked.given.score is None:
             self._scorer.submit(request.id, asked.request, request.tenant)
+
+    async def reasons(self, request: Visit) -> Mapping[str, Any]:
+        """Return why a request has its score, see `ordering.reasons`; empty where nobody can say in time."""
+        asked = request.asked.request
+        if self._scorer is None or not asked.readable:
+            return {}
+        told: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
+
+        def settle(reasons: Mapping[str, Any]) -> None:
+            if not told.done():
+                told.set_result(reasons)
+
+        def deliver(reasons: Mapping[str, Any]) -> None:
+            self._loop.call_soon_threadsafe(settle, reasons)
+
+        self._scorer.explain(asked, request.tenant, deliver)
+        try:
+            async with asyncio.timeout(_REASONS_WITHIN):
+                return await told
+        except TimeoutError:
+            return {}
 
     def groups(self, id: str) -> tuple[str, str]:
         """Return the hashes of a request's sender and template, "" where there is none."""

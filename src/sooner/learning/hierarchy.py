@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from itertools import chain
 from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,18 @@ class Group:
             self.weight *= share
             self.total *= share
             self.epoch = epoch
+
+
+class GroupSays(NamedTuple):
+    """What a group says of a request: its replies so far, their usual length [tokens], what it adds.
+
+    `amount` is in log lengths: what it makes the expected reply longer by beside the group around it.
+    """
+
+    of: str
+    replies: int
+    usual_tokens: float
+    amount: float
 
 
 class Groups:

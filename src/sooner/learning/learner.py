@@ -15,7 +15,7 @@ from typing import NamedTuple
 from sooner.core import Prediction
 from sooner.learning.censoring import beyond
 from sooner.learning.drift import Drift
-from sooner.learning.hierarchy import MOST_GROUPS, Group, Groups
+from sooner.learning.hierarchy import MOST_GROUPS, Group, Groups, GroupSays
 from sooner.learning.identity import Identity
 from sooner.learning.last_layer import LastLayer, Vector
 from sooner.learning.regression import Regression
@@ -188,6 +188,24 @@ class Learner:
             return Prediction(pending.raw)
         length = self._tokens(pending.raw, sure * self.variance)
         return Prediction(pending.raw, length if limit is None else min(length, limit))
+
+    def why(self, identity: Identity) -> list[GroupSays]:
+        """Return what each group of a request says of it; nothing is remembered, and none is made."""
+        model = self.served(identity.model)
+        mean, found = self.root.mean(_USUAL), []
+        found.append(GroupSays("all", self.root.count, self._tokens(mean, self.variance), 0.0))
+        key, weights = 0, self.regression.weights
+        for tier, (of, part) in enumerate(identity._asdict().items(), start=1):
+            if not part:
+                continue
+            key = _mixed(key, part, tier)
+            group = self.groups.get(key, model.epoch, KEPT)
+            if group is None:
+                continue
+            parent, mean = mean, group.mean(mean)
+            said = weights[tier] * (mean - parent)
+            found.append(GroupSays(of, group.count, self._tokens(mean, self.variance), said))
+        return found
 
     def running(self, key: object, length: float) -> None:
         """Say that a reply is still going on at `length` tokens."""

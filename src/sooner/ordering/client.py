@@ -26,6 +26,7 @@ from sooner.ordering.fair import FairQueue
 from sooner.ordering.held import HeldFolder
 from sooner.ordering.process import LEARNER, ScorerProcess, Stranger, check_peer
 from sooner.ordering.submitted import NOTHING, Submitted
+from sooner.ordering.whys import Deliver, Whys
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # seconds between two tries to reach or start the scorer
 _MOST_WAITING, _MOST_BYTES = 20_000, 64 << 20
@@ -75,6 +76,7 @@ class ScorerClient:
         self._salt: Salt | None = None
         self._deliver = deliver
         self._endings: Endings | None = None if learned is None else Endings()
+        self._whys = Whys()
         self._counters = counters
         self._timeout = timeout
         self._silence = silence
@@ -113,6 +115,11 @@ class ScorerClient:
         )
         if self._asleep:
             self._ring()
+
+    def explain(self, request: ChatRequest, tenant: str, deliver: Deliver) -> None:
+        """Ask why a request has its score; `deliver(reasons)` is called in the client's thread, or never."""
+        self._whys.ask(Submitted("", request, tenant or request.signals.sender, 0.0), deliver)
+        self._ring()
 
     def ended(self, id: str, length: float, ending: wire.Ending) -> None:
         """Say how many tokens the reply to a question has and how it ended; returns at once.
@@ -234,7 +241,7 @@ class ScorerClient:
             while not self._closing:
                 self._take_new()
                 self._expire()
-                out += self._next()
+                out += self._next() + self._whys.frames(self._groups)
                 if self._endings is not None:
                     out += self._endings.frames()
                 if out:
@@ -282,8 +289,11 @@ class ScorerClient:
             asked.gone = True
         return b"".join(frames)
 
-    def _hear(self, told: wire.LiveReport | wire.ShadowReport) -> None:
+    def _hear(self, told: wire.LiveReport | wire.ShadowReport | wire.ReasonsTold) -> None:
         """Take in how the order and its shadow stand, and count alarms where they are counted."""
+        if isinstance(told, wire.ReasonsTold):
+            self._whys.told(told)
+            return
         if self._endings is None:
             return
         self._endings.heard(told)

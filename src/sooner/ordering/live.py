@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Hashable, Iterator
 from pathlib import Path
+from typing import Any
 
 from sooner.chat import Conversation
 from sooner.core import Prediction
@@ -51,6 +52,14 @@ class LiveLearner:
                 (who, question.number), placed.identity, placed.text, limit=limit, vector=read.vector
             )
         return found, placed
+
+    def why(self, question: Question, read: ReadQuestion) -> dict[str, Any]:
+        """Return what the groups of a request say of it, as plain data."""
+        identity = self._identity(question, read.conversation)
+        with self._lock:
+            said = self.learner.why(identity)
+            on, seen = self.learner.on(identity), self.learner.seen
+        return {"on": on, "replies": seen, "groups": [group._asdict() for group in said]}
 
     def ended(self, who: Hashable, told: ReplyEnd, *, anew: bool = True) -> None:
         """Learn how a reply ended, or that it has not.

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from sooner import rankers
 from sooner.learning import Salt
-from sooner.ordering import wire
+from sooner.ordering import reasons, wire
 from sooner.ordering.fair import FairQueue
 from sooner.ordering.live import LiveLearner
 from sooner.ordering.process import Stranger, check_peer
@@ -39,6 +39,7 @@ _MOST_WAITING, _MOST_BYTES = 10_000, 64 << 20  # of all engines
 _MOST_OF_ONE = 1000  # questions of an engine; ours keep to 64, so one with more is none of ours
 _MOST_ENDINGS = 50_000  # replies that wait to be learned of; the oldest are lost
 _MOST_VERSIONS = 16
+_MOST_WHYS = 64
 _EXPIRE = 60.0
 _KEEP_EVERY = 0.4
 
@@ -86,6 +87,7 @@ class ScorerServer:
             most=_MOST_WAITING, most_cost=_MOST_BYTES
         )
         self._dropped: list[QueuedQuestion] = []  # for want of room; whoever asked is told so
+        self._whys: deque[tuple[wire.Why, socket.socket]] = deque(maxlen=_MOST_WHYS)
         self._changed = threading.Condition()
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -143,6 +145,10 @@ class ScorerServer:
             for frame in stream.feed(data):
                 if isinstance(frame, wire.Question):
                     self._take(QueuedQuestion(frame, connection, expires))
+                elif isinstance(frame, wire.Why):
+                    with self._changed:
+                        self._whys.append((frame, connection))
+                        self._changed.notify()
                 else:
                     self._end(ToldEnd(frame, connection))
         except wire.OtherVersion as error:
@@ -192,6 +198,16 @@ class ScorerServer:
                     logger.warning("an answer was not wanted any more: %r", error)
             if self._shadow is not None and answered and not self._jobs:  # nobody waits for what it does
                 self._shadow.follow(answered)
+            if self._whys:  # one a round, after all that wait for a score
+                self._explain(*self._whys.popleft())
+
+    def _explain(self, why: wire.Why, connection: socket.socket) -> None:
+        """Say why a question has its answer."""
+        try:
+            told = reasons.found(self._scorer, self._live, why.question)
+            connection.sendall(wire.reasons(wire.ReasonsTold(why.question.number, told)))
+        except Exception as error:  # nobody goes without a score for it
+            logger.warning("no reasons: %r", error)
 
     @property
     def _learners(self) -> list[LiveLearner]:
@@ -261,7 +277,7 @@ class ScorerServer:
                 job = self._jobs.get()
                 if job is None:
                     patience = BATCH_WAIT if jobs else _KEEP_EVERY if keep else None
-                    idle = not (dropped or self._endings)
+                    idle = not (dropped or self._endings or self._whys)
                     if not idle or (not self._changed.wait(patience) and (jobs or keep)):
                         break
                 elif job.expires > time.monotonic():

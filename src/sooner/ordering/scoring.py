@@ -13,7 +13,7 @@ from sooner.chat import Context, Conversation, Detokenize
 from sooner.core import ConfigError, Prediction
 from sooner.learning.last_layer import Vector, probe
 from sooner.ordering import wire
-from sooner.rankers.offers import HasVectors
+from sooner.rankers.offers import Explains, HasVectors, Term
 
 logger = logging.getLogger("sooner.scorer")
 
@@ -91,6 +91,18 @@ class Scorer:
                 logger.warning("no score for a prompt: %r", error)
                 return [ReadQuestion(self._read(questions[0]))]
         return [self.score([question])[0] for question in questions]
+
+    def explained(self, question: wire.Question) -> tuple[ReadQuestion, list[Term]]:
+        """Return what a question is, and the terms of its score where the ranker knows them."""
+        (read,) = self.score([question])
+        if read.text is None or read.conversation is None or not isinstance(self._ranker, Explains):
+            return read, []
+        try:
+            parts = self._ranker.explain(read.conversation.prompt, read.conversation.context)
+        except Exception as error:
+            logger.warning("no reasons for a score: %r", error)
+            return read, []
+        return read, [Term(part.kind, part.text, part.amount) for part in parts]
 
     def _score(self, questions: Sequence[wire.Question]) -> list[ReadQuestion]:
         if self._ranker is None:

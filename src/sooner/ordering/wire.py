@@ -7,12 +7,13 @@ order stands. Senders and models go as hashes, never as names.
 from __future__ import annotations
 
 import enum
+import json
 import math
 import struct
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from sooner.chat import ChatRequest, Signals, Turn
 from sooner.core import EngineError, Prediction
@@ -20,7 +21,7 @@ from sooner.learning.identity import Identity
 from sooner.learning.shadow import Rivalry
 from sooner.learning.watch import LiveStanding
 
-VERSION = 4
+VERSION = 5
 """Of the frames; where an engine and a scorer differ in it, the engine's requests stay unscored."""
 
 _HEAD = struct.Struct("<BBIQ")  # version, kind, bytes that follow, number
@@ -36,8 +37,11 @@ _ANSWER = struct.Struct(
 _STANDING = struct.Struct("<BBQI4dIQ?")  # kind, of what, hash, n, tau and gain with errors, alarms, seen, on
 _RIVALRY = struct.Struct("<B?Q" + "I4d" * 3)  # kind, promoted, seen; acting, shadow and better, as a standing
 _TOKENS, _TEXT, _TURNS, _END, _PROMOTE = range(5)
-_IS_ANSWER, _IS_STANDING, _IS_RIVALRY = range(3)
-_SHAPES = {_IS_ANSWER: _ANSWER, _IS_STANDING: _STANDING, _IS_RIVALRY: _RIVALRY}
+_WHY = 8  # with a question's kind: not its score is wanted, but why it has that
+_IS_ANSWER, _IS_STANDING, _IS_RIVALRY, _IS_REASONS = range(4)
+_REASONS = struct.Struct("<BQI")  # kind, number, bytes of JSON that follow
+_MOST_REASONS = 1 << 20
+_SHAPES = {_IS_ANSWER: _ANSWER, _IS_STANDING: _STANDING, _IS_RIVALRY: _RIVALRY, _IS_REASONS: _REASONS}
 GREETING = bytes((0xFF, VERSION))
 """What a scorer sends first; an older one sends nothing."""
 _ROLES = ("system", "user", "assistant", "tool")
@@ -64,6 +68,19 @@ class Question(NamedTuple):
     request: ChatRequest
     model: int = 0
     sender: int = 0
+
+
+class Why(NamedTuple):
+    """The wish to know why a question has its answer."""
+
+    question: Question
+
+
+class ReasonsTold(NamedTuple):
+    """Why the question of a number has its answer, as plain data."""
+
+    number: int
+    told: Mapping[str, Any]
 
 
 class Placed(NamedTuple):
@@ -130,7 +147,7 @@ class ShadowReport(NamedTuple):
     now: Rivalry
 
 
-Heard: TypeAlias = Told | LiveReport | ShadowReport
+Heard: TypeAlias = Told | LiveReport | ShadowReport | ReasonsTold
 
 
 class OtherVersion(EngineError, ValueError):
@@ -140,8 +157,11 @@ class OtherVersion(EngineError, ValueError):
 UNPLACED = Placed()
 
 
-def ask(number: int, request: ChatRequest, model: int = 0, sender: int = 0) -> bytes:
-    """Return the frame that asks for a score. Raises OverflowError for a token id outside 32 bits."""
+def ask(number: int, request: ChatRequest, model: int = 0, sender: int = 0, *, why: bool = False) -> bytes:
+    """Return the frame that asks for a score, or `why` it is so.
+
+    Raises OverflowError for a token id outside 32 bits.
+    """
     request = request.cut(MAX_LETTERS_SENT)
     prompt, said = request
     if isinstance(prompt, str):
@@ -153,7 +173,7 @@ def ask(number: int, request: ChatRequest, model: int = 0, sender: int = 0) -> b
     temperature = math.nan if said.temperature is None else said.temperature
     limit, tools = min(said.max_tokens or 0, 2**32 - 1), min(said.tools, 2**16 - 1)
     settings = _SAID.pack(limit, temperature, tools, said.structured, model, sender)
-    return _HEAD.pack(VERSION, kind, len(settings) + len(body), number) + settings + body
+    return _HEAD.pack(VERSION, kind | _WHY * why, len(settings) + len(body), number) + settings + body
 
 
 def end(ended: ReplyEnd) -> bytes:
@@ -168,6 +188,12 @@ def answer(number: int, prediction: Prediction | None, placed: Placed = UNPLACED
     """Return the frame that answers; None says that no score could be given."""
     identity, text = placed
     return _ANSWER.pack(_IS_ANSWER, number, *_numbers(prediction), *identity, *_numbers(text))
+
+
+def reasons(told: ReasonsTold) -> bytes:
+    """Return the frame that says why."""
+    body = json.dumps(told.told).encode()
+    return _REASONS.pack(_IS_REASONS, told.number, len(body)) + body
 
 
 def report(told: LiveReport) -> bytes:
@@ -195,7 +221,7 @@ class Questions:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Question | ReplyEnd | Promote]:
+    def feed(self, data: bytes) -> Iterator[Question | Why | ReplyEnd | Promote]:
         """Yield all that is complete. Raises ValueError for what is not our protocol."""
         self._buffer += data
         while self._buffer:
@@ -212,6 +238,8 @@ class Questions:
             del self._buffer[: _HEAD.size + size]
             if kind == _PROMOTE:
                 yield Promote(bool(number))
+            elif kind & _WHY:
+                yield Why(_question(number, kind & ~_WHY, body))
             else:
                 yield _ended(number, body) if kind == _END else _question(number, kind, body)
 
@@ -242,6 +270,12 @@ class Answers:
             if len(self._buffer) < shape.size:
                 return
             values = shape.unpack_from(self._buffer)
+            if shape is _REASONS:
+                found = self._reasons(*values[1:])
+                if found is None:
+                    return
+                yield found
+                continue
             del self._buffer[: shape.size]
             if shape is _ANSWER:
                 _, number, score, length, *hashes, text_score, text_length = values
@@ -254,6 +288,17 @@ class Answers:
             else:
                 _, scope, hash, n, *now, alarms, seen, on = values
                 yield LiveReport(Scope(scope), hash, LiveStanding(n, *now), alarms, seen, on)
+
+    def _reasons(self, number: int, size: int) -> ReasonsTold | None:
+        """Return reasons that are complete. Raises ValueError for what is too long, or no JSON."""
+        if size > _MOST_REASONS:
+            raise ValueError(f"reasons of {size} bytes; allowed: {_MOST_REASONS}")
+        end = _REASONS.size + size
+        if len(self._buffer) < end:
+            return None
+        body = bytes(self._buffer[_REASONS.size : end])
+        del self._buffer[:end]
+        return ReasonsTold(number, json.loads(body))
 
 
 def _numbers(prediction: Prediction | None) -> tuple[float, float]:
@@ -270,7 +315,9 @@ def _prediction(score: float, length: float) -> Prediction | None:
 
 def _least(kind: int) -> float:
     """Return how many bytes a frame of a kind has at least."""
-    return {_END: _ENDED.size, _PROMOTE: 0}.get(kind, _SAID.size if kind < _END else math.inf)
+    if kind & ~_WHY in (_TOKENS, _TEXT, _TURNS):
+        return _SAID.size
+    return {_END: _ENDED.size, _PROMOTE: 0}.get(kind, math.inf)
 
 
 def _question(number: int, kind: int, body: bytes) -> Question:

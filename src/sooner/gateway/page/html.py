@@ -6,6 +6,7 @@ import html
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from sooner.gateway.page.words import UNKNOWN, count, name, plain, seconds, share
 
@@ -26,7 +27,7 @@ def page(state: Mapping[str, Any], *, signed_in: bool) -> str:
         f'<section id="{key}" aria-live="off">{text}</section>' for key, text in sections(state).items()
     )
     out = '<form method="post" action="/sooner/logout"><button class="quiet">Sign out</button></form>'
-    return _document(
+    return document(
         "sooner",
         f'<header><h1>sooner</h1><p id="live" role="status">as of {_clock(state["at"])}</p>'
         f"{out if signed_in else ''}</header>{parts}",
@@ -37,7 +38,7 @@ def page(state: Mapping[str, Any], *, signed_in: bool) -> str:
 def sign_in(failed: bool) -> str:
     """Return the page that asks for the admin key."""
     told = '<p class="bad" role="alert">That is not the admin key.</p>' if failed else ""
-    return _document(
+    return document(
         "sooner: sign in",
         f'<header><h1>sooner</h1></header><section><h2>Sign in</h2>{told}<form method="post"'
         ' action="/sooner/login"><label>Admin key <input name="key" type="password"'
@@ -46,7 +47,8 @@ def sign_in(failed: bool) -> str:
     )
 
 
-def _document(title: str, body: str, *, live: bool = False) -> str:
+def document(title: str, body: str, *, live: bool = False) -> str:
+    """Return a whole page; a `live` one takes in what changes."""
     script = '<script src="/sooner/static/page.js" defer></script>' if live else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -121,7 +123,7 @@ def _worth(worth: Mapping[str, Any]) -> str:
         f'<p class="hint">Against order of arrival, {count(answer["requests"])} requests since'
         f" {_clock(answer['since'], day=True)} under {html.escape(plain(answer['served']))}, as of {when}."
         " What is smaller than the error of the replay is not claimed.</p>"
-        + _table("Who waited longer than in order of arrival", head, rows, answer["lost_more"])
+        + table("Who waited longer than in order of arrival", head, rows, answer["lost_more"])
     )
 
 
@@ -135,7 +137,7 @@ def _on(on: bool) -> str:
 
 def _now(state: Mapping[str, Any]) -> str:
     engines = state["engines"]
-    table = _table(
+    engine_table = table(
         "Engines",
         ("Engine", "State", "Running", "Waits inside", "KV memory"),
         [
@@ -160,7 +162,7 @@ def _now(state: Mapping[str, Any]) -> str:
             ("finished", "Finished since the start", count(total["finished"])),
             ("errors", "Engine failures since the start", count(total["upstream_errors"])),
         )
-        + table
+        + engine_table
     )
 
 
@@ -176,12 +178,12 @@ def _queue(queue: Mapping[str, Any], waiting: int) -> str:
             count(request["prompt_tokens"]),
             count(request["reply_tokens"]),
             name(request["tenant"]),
-            name(request["id"]),
+            f'<a href="/sooner/requests/{quote(request["id"], safe="")}">{name(request["id"])}</a>',
         )
         for request in queue["rows"]
     ]
     head = ("Place", "Why this place", "Waited", "Starts in", "Prompt", "Reply, about", "Tenant", "Request")
-    return "<h2>Queue, in order</h2>" + _table("Waiting requests", head, rows, queue["more"], text=(1, 6, 7))
+    return "<h2>Queue, in order</h2>" + table("Waiting requests", head, rows, queue["more"], text=(1, 6, 7))
 
 
 def _past(hour: Mapping[str, Any], day: Mapping[str, Any], slo: Mapping[str, Any]) -> str:
@@ -221,8 +223,8 @@ def _past(hour: Mapping[str, Any], day: Mapping[str, Any], slo: Mapping[str, Any
             ("hour-e2e", "P99 of the reply", seconds(hour["e2e"]["p99"])),
             ("refused", "Refused", count(sum(hour["refused"].values()))),
         )
-        + _table("Times", head, times)
-        + _table("Counts", ("", *lengths), counts)
+        + table("Times", head, times)
+        + table("Counts", ("", *lengths), counts)
         + f'<p class="hint">In time: the first token within {seconds(slo["ttft_s"])}, the end within'
         f" {seconds(slo['ttft_s'])} and {seconds(slo['tpot_s'])} a token ([slo] in the settings).</p>"
     )
@@ -243,7 +245,7 @@ def _tenants(tenants: Mapping[str, Any]) -> str:
     if not rows:
         return "<h2>Tenants</h2><p>No request yet.</p>"
     head = ("Tenant", "Had of the work", "Fair share", "Replies", "Waiting", "Mean wait")
-    return "<h2>Tenants, last hour</h2>" + _table("Tenants", head, rows, tenants["more"])
+    return "<h2>Tenants, last hour</h2>" + table("Tenants", head, rows, tenants["more"])
 
 
 def _truth(truth: Mapping[str, Any]) -> str:
@@ -264,7 +266,7 @@ def _truth(truth: Mapping[str, Any]) -> str:
             ("ratio", "Predicted over real tokens", f"{truth['ratio']:.2f}"),
             ("judged", "Latest replies judged", count(truth["judged"])),
         )
-        + _table("Predicted and real", ("By prediction", "Predicted tokens", "Real tokens", "Replies"), rows)
+        + table("Predicted and real", ("By prediction", "Predicted tokens", "Real tokens", "Replies"), rows)
     )
 
 
@@ -286,7 +288,7 @@ def _learned(standings: Sequence[Mapping[str, Any]]) -> str:
         for standing in standings
     ]
     head = ("Of", "Order", "Kendall's tau", "Expected gain", "Replies", "Drift alarms")
-    return "<h2>Learned order, by model and sender</h2>" + _table("Learned order", head, rows)
+    return "<h2>Learned order, by model and sender</h2>" + table("Learned order", head, rows)
 
 
 def _shadow(title: str, state: Mapping[str, Any] | None, compared: str, words_of: str) -> str:
@@ -305,7 +307,7 @@ def _shadow(title: str, state: Mapping[str, Any] | None, compared: str, words_of
         )
         for key, words in (("acting", "Acts:"), ("shadow", "Watches:"), ("better", "Would be better by"))
     ]
-    return f"<h3>{title}, over {count(state[compared])} {words_of}</h3>" + _table(
+    return f"<h3>{title}, over {count(state[compared])} {words_of}</h3>" + table(
         title, ("Order", "Kendall's tau", "Expected gain"), rows
     )
 
@@ -316,7 +318,7 @@ def _tiles(*tiles: tuple[str, str, str]) -> str:
     ) + "</dl>"  # fmt: skip
 
 
-def _table(
+def table(
     caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], more: int = 0, text: Sequence[int] = ()
 ) -> str:
     """Return a table of cells that are HTML; `text` are columns of words, which are not numbers."""

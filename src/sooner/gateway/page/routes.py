@@ -18,7 +18,7 @@ from sooner.gateway.admission.keys import bearer
 from sooner.gateway.delivery import answers
 from sooner.gateway.delivery.context import Finished
 from sooner.gateway.dispatch import Dispatcher
-from sooner.gateway.page import html
+from sooner.gateway.page import html, request_html, why
 from sooner.gateway.page.live import MOST, LiveView
 from sooner.gateway.page.recent import Recent
 from sooner.gateway.page.remembered import RememberedPage
@@ -74,6 +74,7 @@ class Page:
         for method, path, handler in (
             ("GET", "/sooner/", self._guarded(self._page)),
             ("GET", "/sooner", self._to_page),
+            ("GET", "/sooner/requests/{id}", self._guarded(self._request)),
             ("GET", "/sooner/events", self._guarded(self._events)),
             ("GET", "/sooner/static/{name}", self._file),
             ("POST", "/sooner/login", self._login),
@@ -115,7 +116,7 @@ class Page:
         if self._key:
             if self._is_key(bearer(request.headers.get("Authorization"))) or self._signed_in(request):
                 return None
-            if request.path == "/sooner/":
+            if request.path == "/sooner/" or request.path.startswith("/sooner/requests/"):
                 return _html(html.sign_in(failed=False), 401)
             return answers.error(401, "not the admin key", "invalid_api_key", kind="authentication_error")
         if self._open_here and self._local("//" + request.headers.get("Host", "")):
@@ -162,6 +163,15 @@ class Page:
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         return _html(html.page(self.live.state(), signed_in=self._signed_in(request)))
+
+    async def _request(self, request: web.Request) -> web.StreamResponse:
+        """Say why a request stands where it stands."""
+        dispatcher = self._dispatcher
+        visit = dispatcher.waiting.get(request.match_info["id"])
+        if visit is None:
+            return _html(request_html.no_request(request.match_info["id"]), 404)
+        told = await why.told(visit, dispatcher.settings.queue, dispatcher.scores)
+        return _html(request_html.request({**told, "tenant": visit.tenant}))
 
     async def _to_page(self, request: web.Request) -> web.StreamResponse:
         return _away()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import heapq
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from sooner.gateway.admission.standing import Before
 from sooner.gateway.admission.standing import before as before_of
 from sooner.gateway.eta import Eta, in_turn
-from sooner.gateway.page.words import count, seconds
+from sooner.gateway.page.words import count, plain, seconds
+from sooner.gateway.scores import WaitingScores
 from sooner.gateway.settings import QueueSettings
 from sooner.gateway.visit import Visit
 from sooner.work import work
+
+_NEAREST = 3
 
 
 def standing(visit: Visit, bounds: QueueSettings) -> dict[str, Any]:
@@ -39,9 +44,60 @@ def standing(visit: Visit, bounds: QueueSettings) -> dict[str, Any]:
         "before": {
             "own": before.own, "own_that_came_later": before.later, "other_tenants": before.others,
             "better_classes": before.better,
+            "next": [_neighbour(other) for other in _nearest(visit)],
         },
     }  # fmt: skip
     return found | {"words": _words(visit, bounds, before, position, eta, waited)}
+
+
+async def told(visit: Visit, bounds: QueueSettings, scores: WaitingScores) -> dict[str, Any]:
+    """Return the same, with the ranker's terms and what was learned of its groups where the scorer tells."""
+    reasons = await scores.reasons(visit) if visit.scored else {}
+    found = standing(visit, bounds)
+    ranker, learned = reasons.get("ranker"), reasons.get("learned")
+    more = [words for words in (_of_terms(ranker), _of_groups(learned)) if words]
+    return {**found, "ranker": ranker, "learned": learned, "words": " ".join([found["words"], *more])}
+
+
+def _of_terms(ranker: Mapping[str, Any] | None) -> str:
+    """Return what makes a ranker expect a longer reply, and what a shorter one."""
+    if not ranker or not ranker["terms"]:
+        return ""
+    told = [
+        f"{words} for {', '.join(shown)}"
+        for words, sign in (("longer", 1.0), ("shorter", -1.0))
+        if (shown := [_term(term) for term in ranker["terms"] if term["amount"] * sign > 0][:3])
+    ]
+    return f"The ranker takes its reply to be {'; '.join(told)}." if told else ""
+
+
+def _term(term: Mapping[str, Any]) -> str:
+    return f"{term['kind']} {plain(' '.join(term['text'].split()))!r} ({term['amount']:+.2f})"
+
+
+def _of_groups(learned: Mapping[str, Any] | None) -> str:
+    """Return what earlier replies of its kind were like."""
+    if not learned or not learned["groups"]:
+        return ""
+    said = [
+        f"{count(group['replies'])} {_OF.get(group['of'], group['of'])}: about"
+        f" {count(group['usual_tokens'])} tokens"
+        for group in learned["groups"]
+        if group["replies"]
+    ]
+    if not said:
+        return ""
+    off = "" if learned["on"] else " What was learned does not act: it is switched off."
+    return f"Replies so far: {'; '.join(said)}.{off}"
+
+
+_OF = {
+    "all": "of all requests",
+    "model": "of its model",
+    "sender": "of its sender",
+    "template": "of its sender with this system prompt",
+    "opening": "that began like it",
+}
 
 
 def parts(visit: Visit) -> dict[str, float | int]:
@@ -83,6 +139,18 @@ def reason(visit: Visit, bounds: QueueSettings, waited: float) -> str:
     if given is None:
         return f"{visit.pool.order.policy.name}, {expected}"
     return f"{expected}: {seconds(abs(given))} {'before' if given >= 0 else 'after'} its arrival"
+
+
+def _nearest(visit: Visit) -> list[Visit]:
+    """Return who of its own tenant goes right before it, the nearest first."""
+    place = visit.place
+    own = visit.pool.room.levels[visit.level][visit.tenant].requests()
+    before = (other for other in own if other.place < place)
+    return heapq.nlargest(_NEAREST, before, key=lambda other: other.place)
+
+
+def _neighbour(other: Visit) -> dict[str, Any]:
+    return {"id": other.id, "work_s": parts(other)["total_s"], "boost_s": boost(other)}
 
 
 def _of_its_work(visit: Visit) -> str:
