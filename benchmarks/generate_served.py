@@ -9,6 +9,9 @@ and numbers), and what says it is a model of one small random layer, which speak
 All else is as with `sooner generate --model`: prompts, tokenizer, chat template, ranker, vLLM, order, turns.
 The ranker is the demo's, trained on the model's replies to other prompts. Ratios are to the same goal in
 arrival order. Each arm's report is in `--work` as soon as it is there; the same command goes on. Prints JSON.
+
+With `--emulated` the same jobs are played on an emulated engine of as many slots: seconds, not an hour.
+`--collect` makes the file of eight samples anew, by a job of the whole model (an hour or two, gone on with).
 """
 
 from __future__ import annotations
@@ -23,18 +26,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from generate_simulated import play
 from sooner.demo import model, prompts
-from sooner.demo.run import fit_ranker, versions
+from sooner.demo.run import TEMPERATURE, fit_ranker, versions
 from sooner.generate.engines import Answer, Begun, Told
 from sooner.generate.goals import Goal
 from sooner.generate.inprocess import InProcess
 from sooner.generate.job import OfflineJob
 from sooner.generate.prompts import Ask
 from sooner.generate.settings import JobSettings
+from sooner.sim.cost import Engine
 
 HERE = Path(__file__).parent
 ONE, EIGHT = HERE / "demo_held_out_lengths.jsonl.gz", HERE / "generate_sibling_lengths.jsonl.gz"
-CAP = 512
+CAP, HELD_OUT = 512, 788
 ENGINE = {"load_format": "dummy", "dtype": "float32", "max_model_len": 2048, "enforce_eager": True}
 SMALL = {
     "hidden_size": 64, "head_dim": 32, "num_attention_heads": 2, "num_key_value_heads": 2,
@@ -90,28 +97,43 @@ class Forced(InProcess):
 
 
 def write(path: Path, n: int, draw: int) -> None:
-    """Write n held-out prompts, others for each draw as far as they reach."""
+    """Write n of the held-out prompts, others for each draw."""
     if not path.exists():
-        there = prompts.held_out(min(n * (draw + 1), 788))[-n:]
-        lines = [{"id": each.id, "messages": list(each.messages)} for each in there]
+        chosen = np.random.default_rng(draw).permutation(HELD_OUT)[:n]
+        there = prompts.held_out(HELD_OUT)
+        lines = [{"id": there[at].id, "messages": list(there[at].messages)} for at in chosen]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 async def arm(
-    engine: Forced, folder: Path, source: Path, name: str, known: Lengths, **settings: Any
+    engine: Forced | Engine, folder: Path, source: Path, name: str, known: Lengths, **settings: Any
 ) -> dict[str, Any]:
-    """Return the report of one job on the engine that is loaded, from disk where it was run before."""
+    """Return the report of one job on an engine, from disk where it was run before."""
     kept = folder / f"{name}.json"
     if not kept.exists():
-        engine.forget(known)
         with OfflineJob(source, folder / f"{name}.jsonl", JobSettings(max_tokens=CAP, **settings)) as job:
             job.forget()
             job.prepare("SmolLM2")
-            report = await job.run([engine])
+            if isinstance(engine, Engine):
+                report = emulated(job, engine, known)
+            else:
+                engine.forget(known)
+                report = await job.run([engine])
         kept.write_text(json.dumps(report), encoding="utf-8")
     report = json.loads(kept.read_text(encoding="utf-8"))
     say(f"{name}: {report['goal_steps']} steps, {report['made_room']} made room")
     return dict(report)
+
+
+def emulated(job: OfflineJob, cost: Engine, known: Lengths) -> dict[str, Any]:
+    """Play a job's course on an emulated engine; return what of its report is compared."""
+    each = job.settings.samples
+    names = [str(ask.id) for ask in job.file.scan()]
+    work = {
+        "true": [known[name, number] for name in names for number in range(each)],
+        "prompt": job.known.prompt_len.repeat(each),
+    }
+    return {**play(job.course, work, cost), "estimated_mean_len": None}
 
 
 def goals(asked: argparse.Namespace, ranker: str) -> list[tuple[str, Goal, dict[str, Any]]]:
@@ -134,7 +156,7 @@ def goals(asked: argparse.Namespace, ranker: str) -> list[tuple[str, Goal, dict[
 
 
 async def one_draw(
-    engine: Forced, asked: argparse.Namespace, draw: int, found: dict[str, dict[str, list[float]]]
+    engine: Forced | Engine, asked: argparse.Namespace, draw: int, found: dict[str, dict[str, list[float]]]
 ) -> None:
     """Run every goal in arrival order and in ours."""
     folder = asked.work
@@ -163,21 +185,49 @@ async def one_draw(
 
 
 async def run(asked: argparse.Namespace) -> dict[str, Any]:
+    """Run the arms that are not there yet, on the engine that was asked for; return all ratios."""
     asked.work.mkdir(parents=True, exist_ok=True)
     if not (asked.work / "ranker").exists():
         fit_ranker(asked.work / "ranker", asked.ranker, CAP, say)
-    weights = asked.work / "weights"
-    small_model(weights)
-    engine = Forced(str(weights), {**ENGINE, "max_num_seqs": asked.slots})
+    small_model(asked.work / "weights")
+    engine: Forced | Engine
+    if asked.emulated:
+        engine = Engine(name="slots", max_num_seqs=asked.slots, num_blocks=1_000_000)
+    else:
+        engine = Forced(str(asked.work / "weights"), {**ENGINE, "max_num_seqs": asked.slots})
+        await engine.start()
     found: dict[str, dict[str, list[float]]] = {}
-    await engine.start()
     try:
         for draw in range(asked.draws):
             await one_draw(engine, asked, draw, found)
             say(json.dumps({name: row["goal_steps"] for name, row in found.items()}))
     finally:
-        await engine.close()
+        if isinstance(engine, Forced):
+            await engine.close()
     return found
+
+
+async def collect(asked: argparse.Namespace) -> None:
+    """Let the whole model say `samples` replies to each prompt of all draws; keep how long they are."""
+    asked.work.mkdir(parents=True, exist_ok=True)
+    settings = JobSettings(samples=asked.samples, ranker="none", max_tokens=CAP, temperature=TEMPERATURE)
+    whole = {"dtype": "bfloat16", "max_model_len": 2048, "enforce_eager": True, "max_num_seqs": 128}
+    engine = InProcess(str(model.prepare()), whole, stream=True)
+    await engine.start()
+    rows = []
+    try:
+        for draw in range(asked.draws):
+            source, out = asked.work / f"few{draw}.jsonl", asked.work / f"said{draw}.jsonl"
+            write(source, asked.groups, draw)
+            with OfflineJob(source, out, settings) as job:
+                job.prepare("SmolLM2")
+                await job.run([engine])
+            said = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+            rows += [{key: line[key] for key in ("id", "sample", "output_len")} for line in said]
+    finally:
+        await engine.close()
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    EIGHT.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def main() -> None:
@@ -189,9 +239,14 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=48)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--ranker", default="lexical", choices=["lexical", "blend"])
+    parser.add_argument("--emulated", action="store_true", help="on an emulated engine")
+    parser.add_argument("--collect", action="store_true", help="make the file of eight samples anew")
     parser.add_argument("--more", action="store_true", help="also without a ranker, and without turns")
     parser.add_argument("--work", type=Path, default=Path("generate_served.work"))
     asked = parser.parse_args()
+    if asked.collect:
+        asyncio.run(collect(asked))
+        return
     found = asyncio.run(run(asked))
     settings = {name: value for name, value in vars(asked).items() if name != "work"}
     told = {"settings": settings, "versions": versions(), "ratios_to_arrival_order": found}

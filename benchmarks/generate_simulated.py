@@ -22,7 +22,7 @@ from sooner.generate.expecting import Expectation
 from sooner.generate.goals import Goal
 from sooner.generate.opening import Opening
 from sooner.metrics import kendall_tau
-from sooner.sim.cost import PRESETS
+from sooner.sim.cost import PRESETS, Engine
 
 SLOTS = 256
 LOOK = 20  # steps between two looks at what runs and waits: about a quarter of a second
@@ -40,9 +40,9 @@ def workload(n: int, seed: int) -> dict[str, Any]:
     return {"true": true, "told": told, "prompt": prompt, "tau": kendall_tau(said, true.astype(float))}
 
 
-def play(course: Course, work: dict[str, Any]) -> dict[str, Any]:
+def play(course: Course, work: dict[str, Any], cost: Engine = PRESETS["llama3-8b-a100"]) -> dict[str, Any]:
     """Run a course to its end; return steps and seconds at the goal and at the end."""
-    engine = Emulator(PRESETS["llama3-8b-a100"])
+    engine = Emulator(cost)
     jobs: dict[int, Job] = {}
     opening = Opening()
     ended: list[int] = []
