@@ -29,6 +29,11 @@ from sooner.generate.settings import JobSettings
 from sooner.report import generation
 
 N = 120
+CONTRACT = (
+    "goal kept finished aborted failed makespan_s steps tokens_discarded kept_mean_len estimated_mean_len"
+    " control_mean_len weights_variance"
+)
+"""What `--json` promises."""
 
 
 def prompts(path: Path, n: int = N, **more: Any) -> Path:
@@ -68,6 +73,7 @@ def test_two_engines_make_every_sample_once(tmp_path: Path) -> None:
         async with engine().serving() as one, engine().serving() as two:
             report = await serve(job(tmp_path, samples=2), one.url, two.url)
             assert report["kept"] == report["finished"] == 2 * N
+            assert set(CONTRACT.split()) <= set(report)
             assert min(one.emulator.finished, two.emulator.finished) > N // 2
 
     run(test)
@@ -84,6 +90,7 @@ def test_the_first_n_are_exactly_n_and_controls_stand_beside(tmp_path: Path) -> 
         async with engine(max_num_seqs=8, lengths=drawn).serving() as one:
             report = await serve(job(tmp_path, Goal(kind="first", n=30, control=0.1)), one.url)
             assert report["kept"] == 30
+            assert set(CONTRACT.split()) <= set(report)
             assert report["aborted"] + report["finished"] <= N
             assert report["goal_s"] <= report["makespan_s"]
             assert report["controls"] == round(0.1 * N)
