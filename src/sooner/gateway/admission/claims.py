@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from sooner.chat import ChatRequest, estimate_tokens, reply_limit
+from sooner.chat import estimate_tokens, reply_limit
 from sooner.gateway.admission.paths import Route
 
 _LARGEST = 2**31 - 1
@@ -147,12 +147,10 @@ def _prompts(parsed: Mapping[str, Any], route: Route) -> int:
     return found
 
 
-def prompt_len(
-    parsed: Mapping[str, Any], route: Route, request: ChatRequest, missing: Missing | None = None
-) -> int:
+def prompt_len(parsed: Mapping[str, Any], route: Route, least: int, missing: Missing | None = None) -> int:
     """Return about how many tokens an engine reads: all prompts, tools, documents and pairs of texts.
 
-    `missing` says how many were left out of a text.
+    At least the `least` that its prompt has alone; `missing` says how many were left out of a text.
     """
     names = _INPUTS.get(route.path, _CHATTED)
     if names is _PAIRED:
@@ -161,7 +159,7 @@ def prompt_len(
     for name in names:
         if name in parsed:
             tokens += _tokens(parsed[name], name in _WITH_MEDIA, missing)
-    return max(request.prompt_len, round(tokens))
+    return max(least, round(tokens))
 
 
 _CHATTED = ("messages", "input", "prompt", "system", "instructions", "tools", "functions", "documents",

@@ -122,10 +122,11 @@ def _asked(
         raise BadRequest(f"model={cut(model)}, allowed: text")
     claim = claims.read(parsed, endpoint, kinds)
     request = _request(parsed, endpoint, claim)
-    prompt_len = claims.prompt_len(parsed, endpoint, request, short.missing if short else None)
+    first = request.prompt_len  # of several prompts it speaks for all
+    prompt_len = claims.prompt_len(parsed, endpoint, first, short.missing if short else None)
     if short is not None:
         request = _bare(request, short)
-    alike = endpoint.generates and prompt_len <= 2 * request.prompt_len  # the first prompt speaks for all
+    alike = endpoint.generates and prompt_len <= 2 * first
     said = given.read(parsed.get("vllm_xargs")) if client_scores else given.NOTHING
     if deadline_ms is not None:
         said = said._replace(deadline_ms=_deadline(deadline_ms))

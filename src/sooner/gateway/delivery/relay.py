@@ -19,11 +19,14 @@ from sooner.gateway.delivery.tongues import cut_event
 from sooner.gateway.engines.connections import Connection, CutOff, SlowClient
 from sooner.gateway.engines.http1 import Head
 
-# each begins with its quote, for which the search leaps, and then looks whether that was escaped
-_OUTPUT = re.compile(rb'"(?<!\\")(?:completion_tokens|output_tokens)"\s*:\s*([0-9]{1,9})')
-_PROMPT = re.compile(rb'"(?<!\\")(?:prompt_tokens|input_tokens)"\s*:\s*([0-9]{1,9})')
+# A search leaps to a name's last letters; then it looks whether the name is whole, its quote not escaped.
+_OUTPUT = re.compile(
+    rb'_tokens"(?:(?<=[^\\]"completion_tokens")|(?<=[^\\]"output_tokens"))\s*:\s*([0-9]{1,9})'
+)
+_PROMPT = re.compile(rb'_tokens"(?:(?<=[^\\]"prompt_tokens")|(?<=[^\\]"input_tokens"))\s*:\s*([0-9]{1,9})')
 _CUT = re.compile(
-    rb'"(?<!\\")(?:finish_reason|stop_reason|reason)"\s*:\s*"(?:length|max_tokens|max_output_tokens)"'
+    rb'reason"(?:(?<=[^\\]"finish_reason")|(?<=[^\\]"stop_reason")|(?<=[^\\]"reason"))'
+    rb'\s*:\s*"(?:length|max_tokens|max_output_tokens)"'
 )
 _TAIL = 16 * 1024  # bytes at the end of a reply in which its usage is looked for
 
