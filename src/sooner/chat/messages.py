@@ -39,7 +39,7 @@ def turns(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
 
     Raises DataError for anything that is not a list of such messages.
     """
-    if isinstance(messages, str) or not isinstance(messages, Sequence):
+    if isinstance(messages, str) or not isinstance(messages, (list, Sequence)):  # a list is seen at once
         raise DataError(f"messages is {type(messages).__name__}; allowed: a list of {{role, content}}")
     return tuple([_turn(message) for message in messages])
 
@@ -66,7 +66,7 @@ def content_text(content: object) -> str:
 
 
 def _turn(message: Mapping[str, Any]) -> Turn:
-    if not isinstance(message, Mapping):
+    if not isinstance(message, (dict, Mapping)):
         raise DataError(f"a message is {type(message).__name__}; allowed: {{role, content}}")
     kind = message.get("type")
     if kind == "function_call_output":  # an item of OpenAI's Responses

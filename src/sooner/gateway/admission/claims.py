@@ -90,7 +90,7 @@ def read(parsed: Mapping[str, Any], route: Route, kinds: Collection[str]) -> Cla
     if not route.generates:
         return ONE
     limits = [_limit(parsed, _BY_KIND.get(kind, _ELSEWHERE).get(route.path, _CHAT)) for kind in kinds]
-    limit = reply_limit(parsed) if not limits else _largest(limits)
+    limit = _largest(limits) if limits else reply_limit(parsed)
     choices = (
         [number(parsed[name]) or 1 for name in _CHOICES if name in parsed] if route.path in _MANY else []
     )
@@ -105,18 +105,23 @@ def read(parsed: Mapping[str, Any], route: Route, kinds: Collection[str]) -> Cla
     return Claimed(limit, min(least, _LARGEST), min(replies, _MOST_REPLIES))
 
 
-def _largest(limits: list[int | None]) -> int | None:
-    known = [limit for limit in limits if limit is not None]
-    return max(known) if len(known) == len(limits) else None
+def _largest(limits: Collection[int | None]) -> int | None:
+    return None if None in limits else max(filter(None, limits))
 
 
 def _limit(parsed: Mapping[str, Any], said: _Names) -> int | None:
-    given = [parsed[name] for name in said.names if parsed.get(name) is not None]
-    if not given:
-        return said.default
-    read = [number(value) for value in (given if said.any else given[:1])]
-    limits = [value if value is not None and 1 <= value <= _LARGEST else None for value in read]
-    return _largest(limits)
+    largest = 0
+    for name in said.names:
+        value = parsed.get(name)
+        if value is None:
+            continue
+        limit = number(value)
+        if limit is None or not 1 <= limit <= _LARGEST:
+            return None
+        if not said.any:
+            return limit
+        largest = max(largest, limit)
+    return largest or said.default
 
 
 def number(value: object) -> int | None:

@@ -86,6 +86,8 @@ _STATE = frozenset(
 def canonical(target: str) -> str:
     """Return the path that a request's target means, decoded. Raises UnknownPath where it could be two."""
     path = target.partition("?")[0]
+    if path in ENDPOINTS:  # most are spelled as they are meant
+        return path
     if path.startswith(_OURS):
         return unquote_to_bytes(path).decode("utf-8", "replace")
     if not _TARGET.match(path):

@@ -69,7 +69,7 @@ def read(
 
 def read_json(
     body: bytes, *, client_scores: bool, deadline_ms: str | None, endpoint: Route,
-    kinds: Collection[str], aliases: Mapping[str, str], model: str = "",
+    kinds: Collection[str], aliases: Mapping[str, str], model: str = "", query: str = "",
 ) -> tuple[bytes, Asked]:  # fmt: skip
     """Return the body as an engine gets it, and what it asks for. Raises BadRequest.
 
@@ -80,7 +80,7 @@ def read_json(
     text = _text(body if short is None else short.body)
     parsed = _parsed(text)
     told = parsed if not model else {**parsed, "model": model}
-    asked = _asked(told, client_scores, deadline_ms, endpoint, kinds, short)
+    asked = _asked(told, client_scores, deadline_ms, endpoint, kinds, short, query)
     changes = places.chosen(parsed, prioritised=client_scores)
     real = aliases.get(asked.model, asked.model)
     if real != parsed.get("model", ""):
@@ -115,7 +115,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 def _asked(
     parsed: dict[str, Any], client_scores: bool, deadline_ms: str | None, endpoint: Route,
-    kinds: Collection[str], short: Abridged | None = None,
+    kinds: Collection[str], short: Abridged | None = None, query: str = "",
 ) -> Asked:  # fmt: skip
     model = parsed.get("model", "")
     if not isinstance(model, str):
@@ -141,6 +141,7 @@ def _asked(
         (client_scores and places.PRIORITY in parsed) or not endpoint.priority,
         said,
         endpoint,
+        query,
         claim=claim,
     )
 

@@ -22,10 +22,12 @@ def add(app: web.Application, origins: Callable[[], Collection[str]]) -> None:
 
     async def prepare(request: web.Request, response: web.StreamResponse) -> None:
         response.headers["Server"] = "sooner"
+        known = origins()
+        if not known:
+            return
         origin = request.headers.get("Origin")
-        if origins():
-            response.headers.add("Vary", "Origin")
-        if origin is not None and allowed(origin, origins()):
+        response.headers.add("Vary", "Origin")
+        if origin is not None and allowed(origin, known):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = _SHOWN
 

@@ -176,11 +176,10 @@ class Proxy:
                 return reading.read_form(
                     body, kind, aliases=aliases, deadline_ms=deadline_ms, endpoint=endpoint, model=model
                 )
-            sent, asked = reading.read_json(
+            return reading.read_json(
                 body, client_scores=self.settings.client_scores, deadline_ms=deadline_ms, endpoint=endpoint,
-                kinds=self._kinds, aliases=aliases, model=model,
+                kinds=self._kinds, aliases=aliases, model=model, query=paths.query(request.raw_path),
             )  # fmt: skip
-            return sent, asked._replace(query=paths.query(request.raw_path))
 
         if len(body) <= _PARSED_ASIDE:
             return read()
