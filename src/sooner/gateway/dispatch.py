@@ -152,8 +152,9 @@ class Dispatcher:
         if default_ms and said.deadline_ms is None:
             said = said._replace(deadline_ms=default_ms)
         usual = pool.order.mean_predicted_len or pool.order.usual_len
-        if said.predicted_len is None and asked.claim.total(usual) != usual:
-            said = said._replace(predicted_len=asked.claim.total(usual))
+        claimed = asked.claim.total(usual)
+        if said.predicted_len is None and claimed != usual:
+            said = said._replace(predicted_len=claimed)
         held = max(backend.sent.part(asked.beginnings) for backend in pool.backends)
         ticket = pool.order.arrive(
             id,
@@ -247,12 +248,10 @@ class Dispatcher:
 
     def _free(self, request: Visit, now: float) -> list[Backend]:
         """Return the engines with a free slot; those that failed it, or its tenant, if none else lives."""
-        alive = [
-            backend
-            for backend in request.pool.backends
-            if backend.accepts(now) and backend.name not in request.barred
-        ]
-        fresh = [backend for backend in alive if backend.name not in request.tried] or alive
+        fresh = [backend for backend in request.pool.backends if backend.accepts(now)]
+        if request.tried:
+            alive = [backend for backend in fresh if backend.name not in request.barred]
+            fresh = [backend for backend in alive if backend.name not in request.tried] or alive
         fresh = [backend for backend in fresh if not backend.breaker.avoids(request.tenant, now)] or fresh
         return [backend for backend in fresh if backend.in_flight < backend.limit]
 

@@ -70,10 +70,11 @@ class Bodies:
     async def read(self, request: web.BaseRequest, held: Held) -> bytes:
         """Return the body, inflated. Raises BadRequest, NoRoomForBody; TimeoutError is the caller's."""
         most = self.limits.max_body
-        coding = ",".join(request.headers.getall("Content-Encoding", ())).strip().lower()
+        codings, length = request.headers.getall("Content-Encoding", ()), request.content_length
+        coding = ",".join(codings).strip().lower() if codings else ""
         if coding not in ("", "identity") and coding not in _WINDOW:
             raise OtherCoding(f"Content-Encoding {coding[:40]!r}, allowed: gzip, deflate, or none")
-        if request.content_length is not None and request.content_length > most:
+        if length is not None and length > most:
             raise TooLarge(f"the body is larger than {most} bytes")
         pieces: list[bytes] = []
         size = 0

@@ -286,17 +286,18 @@ class Proxy:
         self.client.ended(sent.connection)
         used = relay.usage(sent.connection, waiting.asked)
         prompt_len = ticket.prompt_len if used.prompt_len is None else used.prompt_len
-        used = used._replace(prompt_len=prompt_len, output_len=used.output_len if status < 400 else 0)
+        made = used.output_len if status < 400 else 0
         if 200 <= status < 300:
-            self.dispatcher.finished(waiting, time.monotonic() - sent.began, used.output_len)
+            self.dispatcher.finished(waiting, time.monotonic() - sent.began, made)
             self.dispatcher.counters.add("finished")
             if waiting.asked.stream:
                 self.delivery.learn(sent, prompt_len, waiting)
         wait = sent.began - ticket.arrival_time
         if waiting.trace is not None:
-            waiting.trace.used(prompt_len, used.output_len)
+            waiting.trace.used(prompt_len, made)
+        used = relay.Usage(prompt_len, made, used.counted, used.cut)
         self.delivery.note(waiting, sent, arrival, ticket.arrival_time, wait, used, status)
-        work = charge(prompt_len, used.output_len)
+        work = charge(prompt_len, made)
         (place.done if 200 <= status < 300 else place.give_back)(work)
         sent.backend.connections.give_back(sent.connection)
 

@@ -13,8 +13,8 @@ from sooner.core import EngineError
 
 MAX_HEAD = 64 * 1024
 _LONGEST_SIZE_LINE = 256
-_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?\Z")
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_STATUS = re.compile(r"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?\Z")
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[^\r\n]*)?\Z")
 HOP_BY_HOP = frozenset(
@@ -43,20 +43,20 @@ class Head(NamedTuple):
 
 def read_head(block: bytes, method: str = "POST") -> Head:
     """Return the head in `block`, which ends before the empty line. Raises Garbage."""
-    status_line, *lines = block.split(b"\r\n")
+    status_line, *lines = block.decode("utf-8", "replace").split("\r\n")
     found = _STATUS.match(status_line)
     if found is None:
         raise Garbage(f"a reply starts with {status_line[:60]!r}, allowed: an HTTP/1.1 status line")
     status = int(found[2])
-    keep_alive = found[1] == b"1"
+    keep_alive = found[1] == "1"
     headers: list[tuple[str, str]] = []
     lengths: set[str] = set()
     coding = ""
     for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon or not _NAME.match(name):
+        key, colon, value = line.partition(":")
+        if not colon or not _NAME.match(key):
             raise Garbage(f"a reply has the header line {line[:60]!r}")
-        key, text = name.decode("ascii"), value.strip(b" \t").decode("utf-8", "replace")
+        text = value.strip(" \t")
         if _CONTROL.search(text):
             raise Garbage(f"the header {key!r} of a reply holds control characters")
         low = key.lower()
@@ -69,8 +69,7 @@ def read_head(block: bytes, method: str = "POST") -> Head:
         elif low not in HOP_BY_HOP:
             headers.append((key, text))
     length, chunked = _body(method, status, lengths, coding)
-    reason = (found[3] or b"").decode("utf-8", "replace")
-    return Head(status, reason, tuple(headers), length, chunked, keep_alive)
+    return Head(status, found[3] or "", tuple(headers), length, chunked, keep_alive)
 
 
 def _keeps(value: str, otherwise: bool) -> bool:
