@@ -267,23 +267,27 @@ class ScorerServer:
     def _batch(self) -> tuple[list[QueuedQuestion], list[QueuedQuestion], list[ToldEnd]]:
         """The next questions, those given up, and what became of earlier ones.
 
-        A batch is full, or what came within `BATCH_WAIT`; empty where what was learned is to be kept.
+        A batch is full, or what came within `BATCH_WAIT` of its first, whatever is told meanwhile; empty
+        where what was learned is to be kept.
         """
         jobs: list[QueuedQuestion] = []
+        until = 0.0
         keep = any(live.unsaved for live in self._learners)
         with self._changed:
             dropped, self._dropped = self._dropped, []
             while len(jobs) < BATCH:
                 job = self._jobs.get()
-                if job is None:
-                    patience = BATCH_WAIT if jobs else _KEEP_EVERY if keep else None
-                    idle = not (dropped or self._endings or self._whys)
-                    if not idle or (not self._changed.wait(patience) and (jobs or keep)):
+                now = time.monotonic()
+                if job is not None:
+                    until = until or now + BATCH_WAIT
+                    (jobs if job.expires > now else dropped).append(job)
+                elif jobs:
+                    if not self._changed.wait(until - now):
                         break
-                elif job.expires > time.monotonic():
-                    jobs.append(job)
-                else:
-                    dropped.append(job)
+                elif dropped or self._endings or self._whys:
+                    break
+                elif not self._changed.wait(_KEEP_EVERY if keep else None):
+                    break
             endings = list(self._endings)
             self._endings.clear()
         return jobs, dropped, endings
