@@ -93,7 +93,7 @@ class Gateway:
                 await asyncio.to_thread(self.keys.open)
                 self._tasks.append(asyncio.create_task(self._read_keys(self.keys), name="gateway-keys"))
             await self._discover()
-            await self._check_all()
+            await asyncio.gather(*(backend.check(hungry=False) for backend in self.dispatcher.backends))
             self._tasks.append(asyncio.create_task(self._rediscover(), name="gateway-names"))
             self._tasks.append(asyncio.create_task(self._tick(runner), name="gateway-tick"))
             self._tasks.append(asyncio.create_task(self.page.worth.run(), name="gateway-worth"))
@@ -210,9 +210,6 @@ class Gateway:
         for task in self._checks:
             task.cancel()
         self._checks = [asyncio.create_task(self._check(backend)) for backend in self.dispatcher.backends]
-
-    async def _check_all(self) -> None:
-        await asyncio.gather(*(backend.check(hungry=False) for backend in self.dispatcher.backends))
 
     async def _check(self, backend: Backend) -> None:
         while not (backend.retired and not backend.in_flight):
