@@ -24,6 +24,7 @@ _FORMS = (
     *("response_format", "structured_outputs"),
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar"),
 )
+_SAYS_FORM = frozenset((*_FORMS, "structured", "text"))
 
 
 class Signals(NamedTuple):
@@ -98,6 +99,8 @@ def _tools(value: object) -> int:
 
 
 def _structured(settings: Mapping[str, Any]) -> bool:
+    if _SAYS_FORM.isdisjoint(settings):
+        return False
     if settings.get("structured") is True:  # as `sooner export` writes it
         return True
     forms = [settings[name] for name in _FORMS if name in settings]

@@ -38,7 +38,7 @@ NONE = Beginnings()
 
 def beginnings(request: ChatRequest, model: str) -> Beginnings:
     """Return the beginnings of a request's prompt; equal where prompts of a model begin alike."""
-    prompt = request.prompt if request.tokenized else request.opening(_LONGEST)
+    prompt = request.opening(_LONGEST) or (request.prompt if request.tokenized else "")
     size = len(prompt)
     ends = _BOUNDS[: bisect_left(_BOUNDS, size)]
     if not size:
