@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple, cast
 
@@ -116,7 +117,7 @@ class Connection(asyncio.Protocol):
         self._paused_at = 0.0
         self._paused_for = 0.0  # seconds, of the pauses that are over
         self.slowed = False  # whether a slow client ever made the engine wait
-        self.pieces: list[bytes] = []  # the last few, and no more
+        self.pieces: deque[bytes] = deque(maxlen=_TAIL)
         self.events = 0
         self.size = 0
         self.first_time = 0.0
@@ -237,10 +238,7 @@ class Connection(asyncio.Protocol):
             self._show_head()
         self.size += len(out)
         self.events += out.count(b"data: {")
-        pieces = self.pieces
-        pieces.append(out)
-        if len(pieces) > _TAIL:
-            del pieces[0]
+        self.pieces.append(out)
         if self._sink is None:
             self._waiting.append(out)
         else:
