@@ -276,17 +276,15 @@ class ScorerServer:
         with self._changed:
             dropped, self._dropped = self._dropped, []
             while len(jobs) < BATCH:
-                job = self._jobs.get()
-                now = time.monotonic()
+                idle = not (dropped or self._endings or self._whys)
+                job, now = self._jobs.get(), time.monotonic()
                 if job is not None:
                     until = until or now + BATCH_WAIT
                     (jobs if job.expires > now else dropped).append(job)
                 elif jobs:
                     if not self._changed.wait(until - now):
                         break
-                elif dropped or self._endings or self._whys:
-                    break
-                elif not self._changed.wait(_KEEP_EVERY if keep else None):
+                elif not idle or not self._changed.wait(_KEEP_EVERY if keep else None):
                     break
             endings = list(self._endings)
             self._endings.clear()
