@@ -57,9 +57,9 @@ def kind_of(prompt: str) -> str:
     return "other script" if sum(not one.isascii() for one in prompt) > 0.2 * len(prompt) else "plain"
 
 
-def read(dev: str, tokenizer: str, ranker: Any) -> Turns:
-    """Return every turn of the conversations in `dev`, as the ranker sees them."""
-    kept = {row.conversation for row in logs.read(dev).rows}
+def read(dev: str, tokenizer: str, ranker: Any, most: int) -> Turns:
+    """Return every turn of the first conversations in `dev`, as the ranker sees them."""
+    kept = {row.conversation for row in logs.read(dev).rows[:most]}
     items = [one for one in conversations(package_file()) if str(one.get("id")).rpartition("_")[0] in kept]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "conversations.json"
@@ -128,9 +128,10 @@ def main() -> None:
     parser.add_argument("dev", metavar="DEV")
     parser.add_argument("tokenizer", metavar="TOKENIZER")
     parser.add_argument("--ranker", default=rankers.DEFAULT)
+    parser.add_argument("--conversations", type=int, default=10_000, help="the first of DEV, at most")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    turns = read(options.dev, options.tokenizer, rankers.load(options.ranker))
+    turns = read(options.dev, options.tokenizer, rankers.load(options.ranker), options.conversations)
     found: dict[str, Any] = {
         "command": " ".join(sys.argv),
         "turns": len(turns.texts),
