@@ -167,6 +167,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--pairs", type=int, default=4, help="beside LLM.chat")
     parser.add_argument("--commands", type=int, default=3, help="pairs beside vllm run-batch")
+    parser.add_argument("--out", type=Path, help="also write the JSON there: vLLM's log is on stdout too")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as there:
         folder = Path(there)
@@ -179,10 +180,12 @@ def main() -> None:
             for each in prompts.held_out(asked.prompts)
         ]  # fmt: skip
         source.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        result: dict[str, Any] = {"settings": vars(asked), "versions": versions()}
+        result: dict[str, Any] = {"settings": {**vars(asked), "out": None}, "versions": versions()}
         result["beside LLM.chat"] = asyncio.run(beside_chat(folder, weights, source, asked))
         if asked.commands:
             result["beside vllm run-batch"] = beside_run_batch(folder, weights, source, asked)
+    if asked.out:
+        asked.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))
 
 

@@ -243,13 +243,16 @@ def main() -> None:
     parser.add_argument("--collect", action="store_true", help="make the file of eight samples anew")
     parser.add_argument("--more", action="store_true", help="also without a ranker, and without turns")
     parser.add_argument("--work", type=Path, default=Path("generate_served.work"))
+    parser.add_argument("--out", type=Path, help="also write the JSON there: vLLM's log is on stdout too")
     asked = parser.parse_args()
     if asked.collect:
         asyncio.run(collect(asked))
         return
     found = asyncio.run(run(asked))
-    settings = {name: value for name, value in vars(asked).items() if name != "work"}
+    settings = {name: value for name, value in vars(asked).items() if name not in ("work", "out")}
     told = {"settings": settings, "versions": versions(), "ratios_to_arrival_order": found}
+    if asked.out:
+        asked.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(told))
 
 
