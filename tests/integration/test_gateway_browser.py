@@ -10,11 +10,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_gateway_faults import serving
+
+from page_states import HOSTILE as NAMES
+from page_states import state, why
+from sooner.gateway.page import html, request_html
+from sooner.gateway.page.routes import HEADERS
 
 CHROMIUM = Path("/usr/bin/chromium")
 sync_api = pytest.importorskip(
@@ -34,6 +40,7 @@ HOSTILE = (
     "<a href=javascript:window.hit=1>x</a>", "<meta http-equiv=refresh content='0;url=//evil.example'>",
     "<base href=//evil.example>", "<form action=//evil.example>", "<!--", "]]>",
 )  # fmt: skip
+PLANTS = "main script, img, iframe, base, svg, #planted, form:not([action^='/'])"
 CONTRAST = """() => {
   const light = (rgb) => {
     const [r, g, b] = rgb.match(/[\\d.]+/g).map(Number).map((v) => v / 255)
@@ -181,3 +188,44 @@ def test_it_is_read_on_a_telephone_by_day_and_by_night(browser: Any, crowded: tu
             assert region.get_attribute("tabindex") == "0"
         assert wrong == []
         page.close()
+
+
+def test_twenty_pages_of_hostile_names_run_nothing_and_break_nothing(browser: Any) -> None:
+    """Each name is everywhere on pages of its own, as they come and as they change, under our policy."""
+    static = resources.files("sooner.gateway.page").joinpath("static")
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+    page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("dialog", lambda dialog: (wrong.append("a dialog"), dialog.dismiss()))
+    shown = ""
+
+    def answer(route: Any) -> None:
+        path = route.request.url.removeprefix("http://127.0.0.1:9")
+        kind, body = "text/html; charset=utf-8", html.page(state(shown), signed_in=True)
+        if path == "/sooner/events":
+            told = json.dumps({"at": 1.0, "sections": html.sections(state(shown) | {"waiting": 9_999})})
+            kind, body = "text/event-stream; charset=utf-8", f"data: {told}\n\n"
+        elif path.startswith("/sooner/requests/"):
+            body = request_html.request(why(shown)) + request_html.no_request(shown)
+        elif path.startswith("/sooner/static/"):
+            kind = "text/css" if path.endswith("css") else "text/javascript"
+            body = static.joinpath(path.rpartition("/")[2]).read_text("utf-8")
+        elif path != "/sooner/":
+            wrong.append(route.request.url)
+        route.fulfill(status=200, body=body, headers={**HEADERS, "Content-Type": kind})
+
+    page.route("**/*", answer)
+    assert len(NAMES) >= 20
+    for shown in NAMES:
+        for path in ("/sooner/", "/sooner/requests/r1"):
+            page.goto(f"http://127.0.0.1:9{path}")
+            if path == "/sooner/":
+                until(page, "document.getElementById('n-waiting').textContent.endsWith('999')")
+            assert page.evaluate("window.hit") is None, shown[:40]
+            assert page.url == f"http://127.0.0.1:9{path}", shown[:40]
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, shown[:40]
+            assert page.locator(PLANTS).count() == 0, shown[:40]
+            assert page.locator("#queue h2, .words").count() == 1, shown[:40]
+    page.close()
+    assert wrong == []

@@ -74,6 +74,7 @@ class _Groups(NamedTuple):
     weight: _Numbers
     tokens: _Numbers
     work: _Numbers
+    each: _Numbers  # tokens of one that waits
     tokens_rate: _Numbers
     work_rate: _Numbers
 
@@ -127,9 +128,15 @@ class Eta:
             np.array([shares.weight(tenant) for _, tenant in self._names]),
             np.array([amount.tokens for amount in waits]),
             np.array([amount.work for amount in waits]),
+            np.array([amount.tokens for amount in waits]) / self._sizes(),
             np.bincount(new.group, new.tokens, n) / new.span,
             np.bincount(new.group, new.work, n) / new.span,
         )
+
+    def _sizes(self) -> _Numbers:
+        """Return how many of each group wait, 1 for none."""
+        levels = self._pool.room.levels
+        return np.array([len(levels.get(level, {}).get(tenant, ())) or 1 for level, tenant in self._names])
 
     def seconds(self, waiting: Sequence[InTurn]) -> list[float | None]:
         """Return how long each is expected to wait still [s]; None while that is not known."""
@@ -205,6 +212,9 @@ class Eta:
         work = groups.work + groups.work_rate * seconds[:, None]
         turn = groups.counter[who] + mine_tokens / groups.weight[who]
         reach = (turn[:, None] - groups.counter) * groups.weight
+        reach += groups.each * np.where(
+            reach > 0.0, 1.0, np.where(reach < 0.0, 0.0, 0.5)
+        )  # in whole requests
         part = np.clip(reach / np.maximum(tokens, 1e-9), 0.0, 1.0)
         level = groups.level[who][:, None]
         same = (groups.level == level) & (np.arange(groups.level.size) != who[:, None])

@@ -212,19 +212,22 @@ def _past(hour: Mapping[str, Any], day: Mapping[str, Any], slo: Mapping[str, Any
             if any(seen["refused"].get(name) for seen in both)
         ),
     ]
-    lengths = [f"last {seconds(seen['length_s'])}" for seen in both]
-    head = ("", *(f"P{q}, {length}" for length in lengths for q in (50, 90, 99)))
+    spans = [
+        f"last {words}" if seen["length_s"] > 0.99 * whole else f"{words} so far, {seconds(seen['length_s'])}"
+        for words, whole, seen in (("hour", 3600.0, hour), ("day", 86_400.0, day))
+    ]
+    head = ("", *(f"P{q}, {words}" for words in ("hour", "day") for q in (50, 90, 99)))
     return (
         "<h2>Last hour and day</h2>"
         + _tiles(
-            ("hour-requests", f"Replies, {lengths[0]}", count(hour["requests"])),
+            ("hour-requests", f"Replies, {spans[0]}", count(hour["requests"])),
             ("goodput", "In time, a second", f"{hour['goodput']:.2f}"),
             ("hour-wait", "P50 of the wait", seconds(hour["wait"]["p50"])),
             ("hour-e2e", "P99 of the reply", seconds(hour["e2e"]["p99"])),
             ("refused", "Refused", count(sum(hour["refused"].values()))),
         )
         + table("Times", head, times)
-        + table("Counts", ("", *lengths), counts)
+        + table("Counts", ("", *spans), counts)
         + f'<p class="hint">In time: the first token within {seconds(slo["ttft_s"])}, the end within'
         f" {seconds(slo['ttft_s'])} and {seconds(slo['tpot_s'])} a token ([slo] in the settings).</p>"
     )

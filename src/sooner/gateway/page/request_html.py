@@ -58,5 +58,5 @@ def request(told: Mapping[str, Any]) -> str:
     return document(
         "sooner: why this place?",
         f"{_BACK}<section><h2>Request {name(told['id'], 64)} of {name(told['tenant'])}</h2>"
-        f'<p class="told">{html.escape(told["words"])}</p>{"".join(tables)}</section>',
+        f'<p class="words">{html.escape(told["words"])}</p>{"".join(tables)}</section>',
     )
