@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -15,9 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from gateway_rig import chat, client, engine, rig, run, until
 from test_gateway_faults import serving
 
+from sooner.cli import root
 from sooner.core import ConfigError, DataError
 from sooner.emulator.engine import Lengths
 from sooner.gateway.admission.keys import KeyBook
@@ -94,6 +97,29 @@ def test_a_database_that_others_could_read_is_closed_to_them_and_said(
     for one in tmp_path.iterdir():
         assert stat.S_IMODE(one.stat().st_mode) == 0o600, one
     assert "keys.db could be read by other users (0644)" in caplog.text
+
+
+def test_what_is_anothers_is_neither_changed_nor_read_as_an_empty_database(tmp_path: Path) -> None:
+    """It gave a folder and any file the rights of a database, made tables in others', and said 0 requests."""
+    text, folder, theirs = tmp_path / "notes.txt", tmp_path / "folder", tmp_path / "theirs.db"
+    text.write_text("what I did today")
+    folder.mkdir()
+    with contextlib.closing(sqlite3.connect(theirs)) as made:
+        made.execute("CREATE TABLE mine (a)")
+        made.commit()
+    held = {path: (stat.S_IMODE(path.stat().st_mode), path.is_file() and path.read_bytes())
+            for path in (text, folder, theirs)}  # fmt: skip
+    for path in (text, folder):
+        with pytest.raises(ConfigError, match="no database of SQLite"):
+            KeyBook(Database(str(path))).add("tenant")
+    for path in (text, theirs):
+        for command in (["export", str(path)], ["keys", "list", "--database", str(path)]):
+            told = CliRunner().invoke(root, command)
+            assert isinstance(told.exception, DataError), command
+            assert "holds nothing of sooner's" in str(told.exception)
+    for path, (mode, content) in held.items():
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+        assert (path.is_file() and path.read_bytes()) == content
 
 
 def test_a_mistyped_path_of_keys_makes_no_database(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ _MIGRATIONS = (
 
 _BESIDE = ("-wal", "-shm", "-journal")  # what SQLite keeps beside its file
 _OTHERS = 0o077
+_MARK = b"SQLite format 3\0"  # the first bytes of each of its files
 
 
 class Unavailable(EngineError):
@@ -119,10 +120,22 @@ class Database:
         return Path(path) if self._sqlite and path not in (None, "", ":memory:") else None
 
     def must_exist(self, allowed: str = "a file that a gateway has written") -> None:
-        """Raise DataError where it is a file that is not there, which reading would otherwise make."""
+        """Raise DataError where it is a file that is not there, or another's: using it would change it."""
         path = self._engine.url.database
         if self._vanished():
             raise DataError(f"no database {path!r}; allowed: {allowed}")
+        if self._is_anothers():
+            raise DataError(f"{path!r} holds nothing of sooner's; allowed: {allowed}")
+
+    def _is_anothers(self) -> bool:
+        if self.file is None:
+            return False
+        try:
+            return not sa.inspect(self._engine).has_table(VERSION.name)
+        except sa.exc.OperationalError:  # it cannot be read now, and who reads it will say so
+            return False
+        except sa.exc.DatabaseError:
+            return True
 
     def open(self) -> None:
         """Bring it to the present version. Raises Unavailable, and ConfigError where it is a newer one's."""
@@ -163,6 +176,8 @@ class Database:
             return
         if not file.exists():
             os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        if not file.is_file() or _beginning(file) not in (b"", _MARK):
+            raise ConfigError(f"{str(file)!r} is no database of SQLite, allowed: one, or a new name")
         for one in (file, *(file.with_name(file.name + end) for end in _BESIDE)):
             with contextlib.suppress(FileNotFoundError):
                 _close_to_others(one)
@@ -183,6 +198,11 @@ class Database:
             for number in range(version, len(_MIGRATIONS)):
                 _MIGRATIONS[number](connection)
                 connection.execute(VERSION.insert().values(version=number + 1))
+
+
+def _beginning(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(len(_MARK))
 
 
 def _close_to_others(file: Path) -> None:
