@@ -14,13 +14,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_gateway_faults import serving
 
 from page_states import HOSTILE as NAMES
 from page_states import state, why
+from sooner import training
 from sooner.gateway.page import html, request_html
 from sooner.gateway.page.routes import HEADERS
+from sooner.judging import evaluation
+from sooner.rankers import Context, conformance, get
+from sooner.report import ranker as ranker_page
 
 CHROMIUM = Path("/usr/bin/chromium")
 sync_api = pytest.importorskip(
@@ -229,3 +234,22 @@ def test_twenty_pages_of_hostile_names_run_nothing_and_break_nothing(browser: An
             assert page.locator("#queue h2, .words").count() == 1, shown[:40]
     page.close()
     assert wrong == []
+
+
+def test_the_page_of_a_ranker_is_whole_on_a_telephone(browser: Any) -> None:
+    """No table or chart of it is wider than the screen, or scrolls away within itself."""
+    prompts, lengths = conformance.rows(60)
+    groups = [str(number) for number in range(len(prompts))]
+    data = training.Dataset(prompts, np.array(lengths, float), [Context()] * len(prompts), groups)
+    told = evaluation.evaluate(get("prompt_length")().fit(*conformance.rows(40)), data)
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.set_content(ranker_page.html(told | {"tau_by_ranker_part": {"lexical": 0.93, "transformer": 0.41}}))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("svg").count() > 3
+    out = page.evaluate(
+        """[...document.querySelectorAll('main *')].filter(one => one.getBoundingClientRect().right > 390.5
+        || (getComputedStyle(one).overflowX != 'visible' && one.scrollWidth > one.clientWidth + 1))
+        .map(one => one.tagName)"""
+    )
+    assert out == []
+    page.close()
