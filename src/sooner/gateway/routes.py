@@ -48,8 +48,9 @@ class Routes:
         app = web.Application(middlewares=[courtesy.courtesy(self._origins), entered])
         courtesy.add(app, self._origins)
         add = app.router.add_route
-        for path in paths.ENDPOINTS:  # found at once on the way to what enters them
-            add("POST", path, self._guarded(self._closed))
+        for endpoint in paths.ENDPOINTS.values():
+            if endpoint.priority:  # most requests: found at once on the way to what enters them
+                add("POST", endpoint.path, self._guarded(self._closed))
         for method in ("GET", "HEAD"):
             add(method, "/v1/models", self._guarded(self._models))
             add(method, "/health", self._public(self._health))
