@@ -161,6 +161,10 @@ ANSWERS = {
         + REFUSED,
         b'"message": "too long"',
     ),
+    "an engine's refusal in words": (
+        b'HTTP/1.1 404 No\r\nContent-Length: 21\r\n\r\n{"error": "no model"}',
+        b'"message": "no model"',
+    ),
     "a reply that is no stream": (
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
         b'5\r\n{"a":\r\n3\r\n\n1}\r\n0\r\n\r\n',
@@ -312,6 +316,7 @@ def test_anthropics_client_takes_comments_and_raises_what_was_refused() -> None:
 
 
 def test_a_wrong_time_between_comments_is_refused() -> None:
-    with pytest.raises(ConfigError, match="comment_every=-1"):
-        QueueSettings(comment_every=-1)
+    for wrong in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match=f"comment_every={wrong}"):
+            QueueSettings(comment_every=wrong)
     assert QueueSettings().comment_every == 0.0

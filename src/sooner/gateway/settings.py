@@ -153,7 +153,7 @@ class QueueSettings:
             ("overdue_ratio", self.overdue_ratio, self.overdue_ratio >= 0, ">= 0; 0 for none"),
             ("urgent", self.urgent, self.urgent >= 0, ">= 0 [s]"),
             ("burst", self.burst, self.burst >= 0, ">= 0 [s]"),
-            ("comment_every", self.comment_every, self.comment_every >= 0, ">= 0 [s]; 0 for none"),
+            ("comment_every", self.comment_every, 0 <= self.comment_every <= 3600, "0..3600 [s]; 0 for none"),
         )
 
 

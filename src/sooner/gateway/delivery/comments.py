@@ -8,7 +8,6 @@ API has it. What is done sooner than the first comment is answered as if there w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable
 
 from aiohttp import web
@@ -54,8 +53,9 @@ class Comments:
     async def stop(self) -> web.StreamResponse | None:
         """End the comments; return the reply that has begun, None where none has."""
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, ConnectionError):
-            await self._task
+        await asyncio.wait({self._task})  # which raises nothing of the task's, only that we are cancelled
+        if not self._task.cancelled():
+            self._task.exception()  # the client has left, as whoever serves it will see
         return self._begun
 
     async def closing(self, answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:

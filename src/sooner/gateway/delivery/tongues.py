@@ -41,7 +41,7 @@ def as_event(path: str, status: int, body: bytes) -> bytes:
         return _data(text)
     error = parsed.get("error", parsed) if isinstance(parsed, dict) else None
     said = error if isinstance(error, dict) else {}
-    message = said.get("message") or f"the engine answers {status}"
+    message = said.get("message", error if isinstance(error, str) else "") or f"the engine answers {status}"
     kind = said.get("type") or ("invalid_request_error" if status < 500 else "server_error")
     return error_event(path, str(message), str(said.get("code") or status), str(kind))
 
