@@ -32,7 +32,7 @@ from sooner.gateway.page.state import state
 from sooner.gateway.page.worth import Worth
 from sooner.gateway.settings import BackendSettings, GatewaySettings
 from sooner.gateway.switch import OrderSwitch
-from sooner.gateway.visit import Visit
+from sooner.gateway.visit import Newcomer, Visit
 
 OUT = Path(__file__).parent / "results" / "page_cost.json"
 CPU_A_REQUEST = 1.39e-3  # seconds; gateway_overhead.json
@@ -59,10 +59,14 @@ async def measure(waiting: int, tenants: int, looks: int, rate: float) -> dict[s
     settings = GatewaySettings(port=0, ranker="", learn=False, state="", backends=(backend,))
     dispatcher = Dispatcher(settings, [Backend(backend, settings.limits)])
     pool = dispatcher.pool_for("m", PATH)
+    pool.backends[0].healthy = True
+    pool.service.add(2.0)
+    pool.load.add(0.1)  # so that it is known when each starts
     rng = np.random.default_rng(0)
     for n in range(waiting):
         ticket = pool.order.arrive(f"r{n}", time.monotonic(), int(rng.integers(10, 2000)))
         ticket.predicted_len = float(rng.lognormal(5, 1))
+        pool.newcomers.append(Newcomer(ticket, f"tenant {n % tenants}", 0))
         visit = Visit(f"r{n}", f"tenant {n % tenants}", 0, ticket, asked=_asked(), pool=pool)
         assert isinstance(visit, Waiting)
         pool.room.push(visit, time.monotonic())

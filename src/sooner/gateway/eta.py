@@ -20,7 +20,8 @@ from sooner.ordering.queue import Place
 FEWEST = 20
 """Newcomers from which it is told how many will come; before, nobody is expected."""
 
-_HALVINGS = 14
+_HALVINGS = 7
+_WIDE = 8.0
 _Numbers = NDArray[np.float64]
 
 
@@ -147,9 +148,10 @@ class Eta:
         until = self._overtaken(waiting, who)
         due = np.array([self._due(one) for one in waiting]).T
         age = np.array([self._now - one.request.ticket.arrival_time for one in waiting])
-        low = np.zeros(len(waiting))
-        high = np.maximum(0.0, self._bounds.max_wait - age)
-        last = high.copy()
+        last = np.maximum(0.0, self._bounds.max_wait - age)
+        low = np.minimum(self._each * self._before(np.zeros(len(waiting)), who, own, until, due), last)
+        high = np.minimum(_WIDE * low, last)  # most start within a few times what waits now says
+        high = np.where(self._each * self._before(high, who, own, until, due) > high, last, high)
         for _ in range(_HALVINGS):
             middle = 0.5 * (low + high)
             later = self._each * self._before(middle, who, own, until, due) > middle
