@@ -36,6 +36,8 @@ MORE = 4
 """Tokens of the reply to each further input of a session."""
 REDONE = ("second_looks", "rank_preemptions", "kv_preemptions", "kv_released")
 """Counters of what is computed once more."""
+STICKS = (0, 21)
+"""Up to here a few loads end in neither: a reset with a step in flight, KV from afar that fills memory."""
 SHAPES = [
     (slots, blocks, late, remote)
     for slots in (1, 2, 4)
@@ -89,9 +91,8 @@ class Load:
         load.max_loras = rng.randint(1, 2) if adapters else 0
         for i in range(rng.randint(2, 12)):
             inputs = rng.randint(1, 3) if rng.random() < 0.15 else 0
-            inputs = (
-                inputs if compat.loses_sessions() else 0
-            )  # older versions count a session's tokens otherwise
+            if not compat.loses_sessions():  # older ones empty a session that is preempted in flight
+                inputs = 0
             room = longest - 15 if inputs else longest  # a session's further turns must fit as well
             load.jobs.append(
                 Job(
@@ -224,23 +225,33 @@ def compared(config: Any, load: Load, shape: Any) -> bool:
     whole = {job.id: job.output_len + MORE * job.inputs for job in load.jobs if job.abort_at < 0}
     config.scheduler_config.max_num_batched_tokens = load.budget
     config.cache_config.enable_prefix_caching = load.caching
-    config.additional_config = {"sooner": {"ranker": "", "learn": False, "state": "", **load.sooner}}
-    scheduler = harness.scheduler(Scheduler, config)
-    ours, our_steps = served(load, scheduler, ours=True)
+    scheduler, ours, our_steps = ended(config, load, load.sooner)
+    _, stock, stock_steps = ended(config, load, None)
+    if ours is None and stock is None and (compat.version() or compat.CEILING) <= STICKS:
+        return False  # a fault of vLLM's own
+    assert ours is not None, f"{told}: requests wait for ever"
     assert {id: ours.tokens[id] for id in whole} == whole, told
     assert not scheduler.order.tickets, told
     counts = scheduler.counters.counts
     assert (counts["hook_errors"], counts["policy_errors"], counts["bypassed"]) == (0, 0, 0), told
-    scheduler.shutdown()
-    config.additional_config = {"sooner": {"ranker": "", "learn": False, "state": ""}}
-    try:
-        stock, stock_steps = served(load, harness.builtin(config), ours=False)
-    except Stuck:  # what waits holds all of the memory between it
+    if stock is None:  # what waits holds all of the memory between it
         return False
     assert {id: stock.tokens[id] for id in whole} == whole, told
     redone = sum(counts[name] for name in REDONE)
     assert our_steps <= 2 * stock_steps + 20 + 10 * redone, told
     return True
+
+
+def ended(config: Any, load: Load, sooner: dict[str, Any] | None) -> tuple[Any, harness.Runner | None, int]:
+    """Serve a load with ours or, without settings, with vLLM's own; no runner where it never ends."""
+    config.additional_config = {"sooner": {"ranker": "", "learn": False, "state": "", **(sooner or {})}}
+    made = harness.builtin(config) if sooner is None else harness.scheduler(Scheduler, config)
+    try:
+        return made, *served(load, made, ours=sooner is not None)
+    except Stuck:
+        return made, None, 0
+    finally:
+        made.shutdown()
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))

@@ -222,7 +222,8 @@ class RankOrder:
             self._timer.idle()
         if id in self._host.requests:  # the next input of a streaming session
             return
-        self._sessions.arrive(request)
+        if compat.is_session(request):
+            self._sessions.arrive(id)
         self.counters.add("requests")
         said = given.NOTHING
         extra = getattr(request.sampling_params, "extra_args", None)

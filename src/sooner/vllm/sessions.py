@@ -25,10 +25,10 @@ class Sessions:
     def __bool__(self) -> bool:
         return bool(self._ids)
 
-    def arrive(self, request: Any) -> None:
+    def arrive(self, id: str) -> None:
         """Note a request that may go on as a session."""
-        if self._mends and compat.is_session(request):
-            self._ids.add(request.request_id)
+        if self._mends:
+            self._ids.add(id)
 
     def leave(self, id: str) -> None:
         """Forget a session; another request is tolerated."""
