@@ -104,7 +104,7 @@ def of_journal(seen: dict[str, Any], rows: list[dict[str, Any]], slo: SloSetting
         assert row["share"] == pytest.approx(cost[row["name"]] / sum(cost.values()))
         assert row["fair_share"] == pytest.approx(1 / len(cost))
         assert row["mean_wait_s"] == pytest.approx(np.mean([one["wait"] for one in own]))
-    judged = [row for row in whole if row["predicted_len"] is not None][-1000:]
+    judged = [row for row in reversed(whole) if row["predicted_len"] is not None][:1000]  # the newest first
     predicted = np.array([row["predicted_len"] for row in judged])
     real = np.array([float(row["output_len"]) for row in judged])
     truth = seen["truth"]
