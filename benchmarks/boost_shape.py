@@ -9,11 +9,8 @@ a Kendall tau of 0.5, means of three draws, ratios to arrival order.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +19,7 @@ from sooner import policies
 from sooner.core import Number, View
 from sooner.sim.engine import simulate
 from sooner.workloads.columns import Workload, by_arrival
-from traces import CASES, DRAWS, MEASURES, measured, predicted, served
+from traces import CASES, DRAWS, MEASURES, measured, predicted, report, served
 
 REACHES = ((2.5, 2.5), (1.5, 2.5), (2.0, 2.5), (3.0, 2.5), (2.5, 1.5), (4.0, 4.0), (5.0, 4.0), (8.0, 6.0))
 """Of the usual wait and of the usual work; the first is the policy as it is."""
@@ -92,36 +89,18 @@ def table(rows: list[dict[str, Any]]) -> str:
             latency = f"{one['mean_e2e']:.2f} @ {one['p99_e2e']:.2f}"
             texts.append(f"{latency} ({one['mean_ttft']:.2f} @ {one['p99_ttft']:.2f})")
         lines.append(f"| {workload}, {load} | " + " | ".join(texts) + " |")
-    lines += [
-        "",
-        "Most pairs move along one frontier: a lower mean for a higher P99. At equal means a longer reach",
-        "of both (5, 4) has a P99 lower by up to 0.05 at 0.9 and 1.1, but not on azure-conv at 0.9, and no",
-        "lower one at lighter loads. So 2.5 stays.",
-    ]
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Run the benchmark; print its JSON where no file takes it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="write the rows here; else they are printed")
-    parser.add_argument("--table", type=Path, help="write the page here")
-    options = parser.parse_args()
+def every_row() -> list[dict[str, Any]]:
+    """Return the rows of all workloads."""
     rows = []
     for name in CELLS:
         for one in rows_of(name):
             rows.append(one)
-            print(json.dumps(one), file=sys.stderr)
-    text = json.dumps({"rows": rows}, indent=1)
-    if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
-    else:
-        print(text)
-    if options.table:
-        options.table.write_text(table(rows), encoding="utf-8")
+            print(one, file=sys.stderr)
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    report(__doc__, every_row, table)

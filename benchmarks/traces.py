@@ -295,6 +295,26 @@ def page(found: dict[str, Any]) -> str:
     )
 
 
+def report(
+    description: str | None, rows: Callable[[], list[dict[str, Any]]], page_of: Callable[[Any], str]
+) -> None:
+    """Run a study of these workloads from the command line: JSON to a file or printed, a page besides."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, help="write the rows here; else they are printed")
+    parser.add_argument("--table", type=Path, help="write the page here")
+    options = parser.parse_args()
+    found = rows()
+    text = json.dumps({"rows": found}, indent=1)
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text)
+    if options.table:
+        options.table.write_text(page_of(found), encoding="utf-8")
+
+
 def main() -> None:
     """Run what is asked for; print the JSON where no file takes it."""
     parser = argparse.ArgumentParser(
