@@ -3,7 +3,8 @@
     python benchmarks/page_cost.py [--waiting 10000] [--tenants 200] [--looks 20]
 
 In one process, in CPU time, so that other load of the machine counts for little: what each finished request
-adds, and what one look takes (state, HTML, JSON), of which there is at most one a second for all viewers.
+adds, and what one look takes (state, HTML, JSON), of which there is at most one a second for all viewers,
+and fewer where a look takes long.
 The share is of the gateway's own CPU at `--rate` requests a second, at the milliseconds a request that
 `results/gateway_overhead.json` has. Prints JSON, kept in `results/page_cost.json`.
 """
@@ -26,6 +27,7 @@ from sooner.gateway.delivery.context import Finished
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.backend import Backend
 from sooner.gateway.page import html
+from sooner.gateway.page.live import pause
 from sooner.gateway.page.recent import KEPT, Recent
 from sooner.gateway.page.remembered import RememberedPage
 from sooner.gateway.page.state import state
@@ -77,16 +79,21 @@ async def measure(waiting: int, tenants: int, looks: int, rate: float) -> dict[s
         for n in range(KEPT):
             recent.add(_finished(n, tenants))
 
-    def look() -> None:
+    def glance() -> list[dict[str, Any]]:
+        found = []
         for n in range(looks):
             if n % 10 == 0:  # the hour is reckoned anew every ten seconds
                 recent._at = -1e9
-            seen = state(dispatcher, recent, switch, worth)
+            found.append(state(dispatcher, recent, switch, worth))
+        return found
+
+    def look() -> None:
+        for seen in glance():
             json.dumps({"at": seen["at"], "sections": html.sections(seen)})
 
     empty = cpu(lambda: [_finished(n, tenants) for n in range(KEPT)])
     a_request = (cpu(fill) - empty) / KEPT
-    a_look = cpu(look) / looks
+    a_look, between = cpu(look) / looks, pause(cpu(glance) / looks)
     dispatcher.close()
     for one in dispatcher.backends:
         one.close()
@@ -95,8 +102,9 @@ async def measure(waiting: int, tenants: int, looks: int, rate: float) -> dict[s
         "tenants": tenants,
         "cpu_us_a_request": 1e6 * a_request,
         "cpu_ms_a_look": 1e3 * a_look,
+        "seconds_between_looks": between,
         "rate": rate,
-        "share_of_a_requests_cpu": (a_request + a_look / rate) / CPU_A_REQUEST,
+        "share_of_a_requests_cpu": (a_request + a_look / between / rate) / CPU_A_REQUEST,
     }
 
 

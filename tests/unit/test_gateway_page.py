@@ -18,6 +18,7 @@ from sooner.gateway.counts import COUNTERS
 from sooner.gateway.delivery.context import Finished
 from sooner.gateway.page import request_html, words
 from sooner.gateway.page.html import page, sections
+from sooner.gateway.page.live import SHARE, LiveView
 from sooner.gateway.page.recent import KEPT, MOST_TENANTS, OTHERS, Recent
 from sooner.gateway.page.settings import SloSettings
 from sooner.gateway.settings import QueueSettings
@@ -194,3 +195,21 @@ def test_a_requests_page_of_hostile_words_has_the_tags_of_a_harmless_one(text: s
         return [part.partition(">")[0] for part in both.split("<")[1:]]
 
     assert made(text) == made("a")
+
+
+def test_looking_takes_a_bounded_share_of_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent = [0.0]
+    monkeypatch.setattr("sooner.gateway.page.live.time.thread_time", lambda: spent[0])
+    wall = [100.0]
+    monkeypatch.setattr("sooner.gateway.page.live.time.monotonic", lambda: wall[0])
+
+    def look() -> dict[str, Any]:
+        spent[0] += 0.0285  # a very long queue
+        return {}
+
+    live = LiveView(look)
+    for _ in range(600):
+        live.state()
+        wall[0] += 1.0
+    assert spent[0] <= 1.1 * SHARE * 600
+    assert live.looks == 60

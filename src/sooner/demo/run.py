@@ -47,7 +47,7 @@ class Scale:
     max_num_seqs: int = 6
     questions: int = 24
     documents: int = 8
-    max_tokens: int = 224
+    max_tokens: int = 176
     compared: bool = True
 
 

@@ -1,4 +1,4 @@
-"""One look a second for all viewers together: what changed is sent to each as it can take it."""
+"""One look for all viewers together, at most one a second: what changed is sent to each as it can take it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,14 @@ from sooner.gateway.page import html
 
 logger = logging.getLogger("sooner.gateway")
 
-EVERY = 1.0  # seconds between two looks, however many look
+EVERY = 1.0  # least seconds between two looks, however many look
+SHARE = 0.003  # of a core that looking may take: with much to see there are fewer looks
 MOST = 32  # viewers at once
+
+
+def pause(cost: float) -> float:
+    """Return the seconds from one look to the next, for a look that took `cost` CPU seconds."""
+    return max(EVERY, cost / SHARE)
 
 
 class LiveView:
@@ -26,6 +32,7 @@ class LiveView:
         self._look = look
         self._seen: dict[str, Any] | None = None
         self._at = 0.0
+        self._pause = EVERY
         self._event = b""
         self._version = 0
         self._news = asyncio.Condition()
@@ -35,10 +42,12 @@ class LiveView:
         self.closed = False
 
     def state(self) -> dict[str, Any]:
-        """Return the state, at most a second old."""
+        """Return the state, at most one pause old: a second, or longer where a look costs much."""
         now = time.monotonic()
-        if self._seen is None or now - self._at >= EVERY:
+        if self._seen is None or now - self._at >= self._pause:
+            began = time.thread_time()
             self._seen, self._at = self._look(), now
+            self._pause = pause(time.thread_time() - began)
             self.looks += 1
         return self._seen
 
@@ -73,7 +82,7 @@ class LiveView:
             async with self._news:
                 self._version += 1
                 self._news.notify_all()
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(self._pause)
 
     async def close(self) -> None:
         """Let every viewer go."""
