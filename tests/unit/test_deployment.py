@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from sooner.cli import root
 from sooner.gateway import settings
-from sooner.gateway.hints import server
+from sooner.gateway.hints import pages
 from sooner.ray.serving import SCHEDULER
 from sooner.vllm import settings as plugin
 
@@ -74,7 +74,7 @@ def test_the_hinters_arguments_are_its_own() -> None:
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["target"] == "dynamo"
     assert f"--port={hint['ports'][0]['containerPort']}" in hint["args"]
-    assert hint["readinessProbe"]["httpGet"]["path"] == server.HEALTH
+    assert hint["readinessProbe"]["httpGet"]["path"] == pages.HEALTH
 
 
 def test_the_engines_arguments_are_the_plugins() -> None:

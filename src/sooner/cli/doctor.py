@@ -19,6 +19,7 @@ EXTRAS = {
     "gateway": ("aiohttp", "sqlalchemy", "uvloop"),
     "postgres": ("psycopg",),
     "otel": ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"),
+    "envoy": ("grpcio", "protobuf"),
     "vllm": ("prometheus-client",),
 }
 SLOW_SCORE = 0.05

@@ -6,6 +6,7 @@ import logging
 import sys
 
 import click
+from click.core import ParameterSource
 
 from sooner.cli.options import NameOption, policy_names
 
@@ -35,6 +36,16 @@ def target_names() -> tuple[str, ...]:
 @click.option("--engine", help="What work is counted with: a preset, or a .toml of sooner calibrate.")
 @click.option("--host", help="Address to listen at.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen at; 0 takes a free one.  [default: 8081]")
+@click.option(
+    "--ext-proc",
+    is_flag=True,
+    help="Be asked by an Envoy (ext_proc, gRPC at --port), instead of a proxy. Needs sooner[envoy].",
+)
+@click.option(
+    "--metrics-port",
+    type=int,
+    help="With --ext-proc: a port for health and metrics by HTTP.  [default: none]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say as JSON what would be hinted to whom, and end.")
 def hint(
     target: str,
@@ -47,6 +58,8 @@ def hint(
     engine: str | None,
     host: str | None,
     port: int | None,
+    ext_proc: bool,
+    metrics_port: int | None,
     as_json: bool,
 ) -> None:
     """Let another queue execute our order: a gateway without a queue, in front of llm-d, Dynamo or engines.
@@ -56,6 +69,7 @@ def hint(
     it came.
 
     Example: sooner hint --target dynamo --backend http://frontend:8000 --port 8081
+    Example: sooner hint --target vllm --ext-proc --port 9002 --metrics-port 9003
     """
     import json
     from typing import Any
@@ -68,7 +82,7 @@ def hint(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     given: dict[str, Any] = {
         "policy": policy, "ranker": ranker, "usual_wait": usual_wait, "usual_work": usual_work,
-        "host": host, "port": port,
+        "host": host, "port": port, "metrics_port": metrics_port,
     }  # fmt: skip
     chosen = {name: value for name, value in given.items() if value is not None}
     if params:
@@ -77,7 +91,18 @@ def hint(
         from sooner.sim.cost import load
 
         chosen["pace"] = load(engine).pace
-    settings = HintSettings(target=target, backends=backends, **chosen)
+    if metrics_port is not None and not ext_proc:
+        raise click.BadParameter(
+            "only with --ext-proc: a proxy has its pages at --port", param_hint="--metrics-port"
+        )
+    if (
+        ext_proc
+        and click.get_current_context().get_parameter_source("backends") is ParameterSource.COMMANDLINE
+    ):
+        raise click.BadParameter(
+            "not with --ext-proc: Envoy sends requests on itself", param_hint="--backend"
+        )
+    settings = HintSettings(target=target, backends=backends, ext_proc=ext_proc, **chosen)
     if as_json:
         rule = TARGETS[target]
         late = settings.lateness()
@@ -87,7 +112,10 @@ def hint(
             "late_s": [late.least, late.most],
         }))  # fmt: skip
         return
-    run(server.serve(settings, lambda hinter: click.echo(f"hinting {target} at {hinter.url}/v1", err=True)))
+    path = "" if ext_proc else "/v1"
+    run(
+        server.serve(settings, lambda hinter: click.echo(f"hinting {target} at {hinter.url}{path}", err=True))
+    )
 
 
 def _parameter(text: str) -> tuple[str, float]:

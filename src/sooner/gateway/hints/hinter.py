@@ -31,6 +31,7 @@ COUNTERS = {
     "neutral": "Hints without a score: by the prompt and a reply of the usual length",
     "unchanged": "Requests that could not be read, and went on as they came",
     "refused": "Requests that were no HTTP/1.1, or too large",
+    "unread": "Messages of Envoy that could not be read, or were of an unknown kind",
     "no_backend": "Requests that no backend could be reached for",
     "scored": "Scores that came in time",
     "scorer_timeouts": "Scores that did not come in time",
@@ -38,8 +39,14 @@ COUNTERS = {
     "scorer_restarts": "Times the scorer process was started again",
     "hook_errors": "Exceptions that were caught",
 }
+GENERATING = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses"))
 _LONGEST_TEXT = 8 * 1024  # letters that a ranker is shown: of a longer prompt its two ends
 _IN_HERE = "lexical"  # the ranker that takes a fifth of a millisecond, and needs no process of its own
+
+
+def generates(method: str, path: str) -> bool:
+    """Return whether a request is one that gets a hint."""
+    return method == "POST" and path in GENERATING
 
 
 class Hint(NamedTuple):

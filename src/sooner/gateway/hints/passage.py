@@ -13,13 +13,13 @@ from sooner.core import EngineError
 from sooner.gateway.delivery.answers import error_body
 from sooner.gateway.engines.http1 import MAX_HEAD, Chunked, Framing, Garbage, Length
 from sooner.gateway.hints.following import ReplyFollower
+from sooner.gateway.hints.hinter import generates
 from sooner.gateway.hints.request_head import BadHead, RequestHead, read_request_head, written
 
 if TYPE_CHECKING:
     from sooner.gateway.hints.hinter import Hint
     from sooner.gateway.hints.server import HintServer
 
-GENERATING = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses"))
 _REASONS = {400: b"Bad Request", 413: b"Content Too Large", 502: b"Bad Gateway"}
 _REFUSAL = (
     b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
@@ -130,20 +130,20 @@ class Passage(asyncio.Protocol):
 
     def _send(self, head: RequestHead, body: bytes) -> None:
         """Send a whole request on: at once where nothing has to be waited for."""
-        generates = head.method == "POST" and head.path in GENERATING
-        if generates:
+        hinted = generates(head.method, head.path)
+        if hinted:
             self._hinter.counters.add("requests")
-        if self._far is not None and not (generates and self._hinter.waits):
-            self._write(head, body, self._hinter.now(body) if generates else None)
+        if self._far is not None and not (hinted and self._hinter.waits):
+            self._write(head, body, self._hinter.now(body) if hinted else None)
             return
         if self.transport is not None:
             self.transport.pause_reading()  # what is sent meanwhile waits at the client
-        self._task = asyncio.get_running_loop().create_task(self._later(head, body, generates))
+        self._task = asyncio.get_running_loop().create_task(self._later(head, body, hinted))
         self._task.add_done_callback(self._sent)
 
-    async def _later(self, head: RequestHead, body: bytes, generates: bool) -> None:
+    async def _later(self, head: RequestHead, body: bytes, hinted: bool) -> None:
         hint = None
-        if generates:
+        if hinted:
             hint = await self._hinter.later(body) if self._hinter.waits else self._hinter.now(body)
         if self._far is None:
             try:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from sooner.gateway.engines.connections import Address, Unreachable
-from sooner.gateway.hints.hinter import COUNTERS, Hinter
+from sooner.gateway.hints.hinter import Hinter
+from sooner.gateway.hints.pages import page
 from sooner.gateway.hints.passage import FarSide, Passage
 from sooner.gateway.hints.request_head import RequestHead
 from sooner.gateway.hints.settings import HintSettings
 from sooner.gateway.serve import settle
 
-logger = logging.getLogger("sooner.hint")
+if TYPE_CHECKING:
+    from sooner.gateway.hints.ext_proc_server import ExtProcServer
 
-HEALTH, METRICS = "/sooner/health", "/sooner/metrics"
-"""Pages of the hinter's own; every other path is the target's."""
+logger = logging.getLogger("sooner.hint")
 
 
 class HintServer:
@@ -72,21 +72,7 @@ class HintServer:
 
     def page(self, head: RequestHead) -> bytes | None:
         """Return one of our own pages as a whole reply; None for any other path."""
-        if not head.path.startswith("/sooner/"):
-            return None
-        if head.path == METRICS:
-            return _reply(b"text/plain; version=0.0.4; charset=utf-8", self._metrics().encode())
-        if head.path == HEALTH:
-            said = {"target": self.settings.target, "closing": self.closing, "under_way": self.under_way}
-            return _reply(b"application/json", json.dumps(said).encode())
-        return None
-
-    def _metrics(self) -> str:
-        lines = []
-        for name, count in self.hinter.counters.counts.items():
-            full = f"sooner_hint_{name}_total"
-            lines += [f"# HELP {full} {COUNTERS[name]}", f"# TYPE {full} counter", f"{full} {count}"]
-        return "\n".join(lines) + "\n"
+        return page(head.path, self.hinter, self.closing, self.under_way)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[HintServer]:
@@ -127,18 +113,19 @@ class HintServer:
             await asyncio.sleep(0)
 
 
-def _reply(kind: bytes, body: bytes) -> bytes:
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
-    return head % (kind, len(body)) + body
-
-
-async def serve(settings: HintSettings, ready: Callable[[HintServer], None]) -> None:
+async def serve(settings: HintSettings, ready: Callable[[HintServer | ExtProcServer], None]) -> None:
     """Serve until SIGTERM or SIGINT."""
+    serving: AbstractAsyncContextManager[HintServer | ExtProcServer]
+    if settings.ext_proc:
+        from sooner.gateway.hints.ext_proc_server import ExtProcServer
+
+        serving = ExtProcServer(settings).serving()
+    else:
+        serving = HintServer(settings).serving()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with contextlib.AsyncExitStack() as stack:
-        server = await stack.enter_async_context(HintServer(settings).serving())
+    async with serving as server:
         settle()
         ready(server)
         await stop.wait()

@@ -20,7 +20,8 @@ class HintSettings:
     `backends` are addresses of the target: the next one is tried where one cannot be reached. `ranker` is as
     for the gateway. `usual_wait` [s] is how long requests wait in the times when they do, `usual_work` [s]
     the size beyond which work counts as large; `pace` is what work is counted with. `patience` [s] is how
-    long a request waits for its score; `drain` [s] bounds a shutdown.
+    long a request waits for its score; `drain` [s] bounds a shutdown. With `ext_proc` an Envoy is answered
+    at `port`, which sends requests on itself: `backends` are not used, and pages are at `metrics_port`.
     """
 
     target: str
@@ -38,6 +39,8 @@ class HintSettings:
     max_body: int = 32 * 1024 * 1024
     connect: float = 5.0
     drain: float = 60.0
+    ext_proc: bool = False
+    metrics_port: int | None = None
 
     def __post_init__(self) -> None:
         target(self.target)
@@ -45,8 +48,9 @@ class HintSettings:
             raise ConfigError("no backend, allowed: at least one address of the target, http://host:port")
         for url in self.backends:
             Address.of(url)
-        if not 0 <= self.port < 65536:
-            raise ConfigError(f"port={self.port!r}, allowed: 0..65535")
+        for name, port in (("port", self.port), ("metrics_port", self.metrics_port or 0)):
+            if not 0 <= port < 65536:
+                raise ConfigError(f"{name}={port!r}, allowed: 0..65535")
         for name in ("patience", "scorer_timeout", "max_body", "connect", "drain"):
             value = getattr(self, name)
             if not value > 0:
