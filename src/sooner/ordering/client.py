@@ -114,6 +114,7 @@ class ScorerClient:
             Submitted(id, request, tenant or request.signals.sender, time.monotonic() + self._timeout)
         )
         if self._asleep:
+            self._asleep = False  # one bell is enough for all that come until it is heard
             self._ring()
 
     def explain(self, request: ChatRequest, tenant: str, deliver: Deliver) -> None:

@@ -13,6 +13,8 @@ LIMITS = {
     "sooner_level": (0.0, 1e3),  # 0 is the most urgent
 }
 
+_NUMBERS = (int, float)  # no bool
+
 
 class Given(NamedTuple):
     """What a client said of its request, None where it said nothing; `malformed` counts what was ignored."""
@@ -42,7 +44,7 @@ def read(extra_args: Any, priority: Any = 0) -> Given:
             limits = LIMITS.get(name)
             if limits is None:
                 continue
-            if not (_is_number(value) and limits[0] <= value <= limits[1]):
+            if not (type(value) in _NUMBERS and limits[0] <= value <= limits[1]):  # NaN is in no range
                 malformed += 1
             elif name == "sooner_score":
                 score = float(value)

@@ -116,17 +116,18 @@ class Order:
         are prompt tokens that need not be computed. `ahead` [s] is the work that waits for the same
         engines, where it is not all that waits here.
         """
-        self._entries += 1
+        self._entries = sequence = self._entries + 1
         length = self._mean_len.value
         ticket = Ticket(
-            self._entries, arrival_time, prompt_len, self._mean_wait.value / length if length > 0 else 0.0,
-            self._mean_score.value, length, self.step, level=level or 0.0,
+            sequence, arrival_time, prompt_len, self._mean_wait.value / length if length > 0 else 0.0,
+            self._mean_score.value, length, self.step,
         )  # fmt: skip
+        if level:
+            ticket.level = level
         if self._weighs:
             ticket.cached_len = cached_len
             ticket.usual_len = self.usual_len if given.predicted_len is None else None  # it says what it has
             self.usual.arrive(self.backlog if ahead is None else ahead)
-            self._join(ticket)
         if given is not NOTHING:
             if given.deadline_ms is not None:
                 ticket.deadline = arrival_time + given.deadline_ms / 1000.0
@@ -139,8 +140,9 @@ class Order:
         if self._weighs and not ticket.scored:
             self._reckon(ticket)
         ticket.key = key = self._key(ticket, 0)
-        ticket.place = (1, key, arrival_time, self._entries)
+        ticket.place = (1, key, arrival_time, sequence)
         self.tickets[id] = ticket
+        self._waiting += 1  # its work is in the backlog by now
         if self.guard is not None:
             self.guard.arrive(id, self.step + 1)
         return ticket
@@ -167,7 +169,8 @@ class Order:
             ticket.waiting = False
             self._part(ticket)
         if not ticket.weighed and self._weighs:  # no score came: it is what it seems
-            self._weigh(ticket)
+            ticket.weighed = True
+            self.usual.weigh(ticket.work)
         if self.guard is not None:
             self.guard.start(id, self.step)
 
@@ -311,7 +314,8 @@ class Order:
         if self._weighs:
             self._reckon(ticket)
             if not ticket.weighed:
-                self._weigh(ticket)
+                ticket.weighed = True
+                self.usual.weigh(ticket.work)
 
     def _reckon(self, ticket: Ticket) -> None:
         """Reckon a ticket's work anew."""
@@ -319,10 +323,6 @@ class Order:
         ticket.work = float(work(self.pace, ticket.prompt_len, ticket.cached_len, ticket.reply_len))
         if ticket.waiting:
             self.backlog += ticket.work - before
-
-    def _weigh(self, ticket: Ticket) -> None:
-        ticket.weighed = True
-        self.usual.weigh(ticket.work)
 
     def _join(self, ticket: Ticket) -> None:
         self._waiting += 1

@@ -7,8 +7,8 @@ so a removal costs a dictionary look-up and no removed request is kept alive. It
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from heapq import heapify, heappop, heappush
 from typing import Any, Generic, TypeAlias, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
@@ -58,14 +58,14 @@ class RankedQueue(Generic[Item]):
             self._drop(request)
         self._pushes += 1  # two entries may share a place once an item moved away and back
         entry = self._entries[request] = [*self._place_of(request), self._pushes, request]
-        heapq.heappush(self._heap, entry)
+        heappush(self._heap, entry)
         if self._popped:
             self._popped.pop(request, None)
 
     def pop_request(self) -> Item:
         """Remove and return the first request. Raises IndexError when there is none."""
         item = self.peek_request()
-        heapq.heappop(self._heap)
+        heappop(self._heap)
         del self._entries[item]
         self._popped[item] = None
         return item
@@ -78,7 +78,7 @@ class RankedQueue(Generic[Item]):
             item: Item | None = self._heap[0][_ITEM]
             if item is not None:
                 return item
-            heapq.heappop(self._heap)
+            heappop(self._heap)
         raise IndexError("the queue is empty")
 
     def prepend_request(self, request: Item) -> None:
@@ -100,7 +100,8 @@ class RankedQueue(Generic[Item]):
         for request in requests:
             if request in self._entries:
                 self._drop(request)
-            self._popped.pop(request, None)
+            elif self._popped:
+                self._popped.pop(request, None)
 
     def move(self, request: Item) -> None:
         """Read the place of a queued request anew; one that is not here is tolerated."""
@@ -145,12 +146,12 @@ class RankedQueue(Generic[Item]):
         found: list[Item] = []
         near: list[tuple[_Entry, int]] = [(self._heap[0], 0)]
         while near and len(found) < most:
-            entry, at = heapq.heappop(near)
+            entry, at = heappop(near)
             if entry[_ITEM] is not None:
                 found.append(entry[_ITEM])
             for child in (2 * at + 1, 2 * at + 2):
                 if child < len(self._heap):
-                    heapq.heappush(near, (self._heap[child], child))
+                    heappush(near, (self._heap[child], child))
         return found
 
     def requests(self) -> list[Item]:
@@ -164,7 +165,7 @@ class RankedQueue(Generic[Item]):
         entry[_ITEM] = None
         if len(self._heap) > 64 + 2 * len(self._entries):
             self._heap = [entry for entry in self._heap if entry[_ITEM] is not None]
-            heapq.heapify(self._heap)
+            heapify(self._heap)
 
     def _refresh(self) -> None:
         self._stale_order = False
@@ -174,4 +175,4 @@ class RankedQueue(Generic[Item]):
         for entry, place in zip(entries, self._reorder(list(self._entries)), strict=True):
             entry[:_PUSH] = place
         self._heap = list(entries)  # without the shells
-        heapq.heapify(self._heap)
+        heapify(self._heap)

@@ -13,7 +13,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler as VllmAsyncSchedu
 from vllm.v1.core.sched.request_queue import RequestQueue, create_request_queue
 from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
 
-from sooner.chat.signals import UNSAID, USUAL_TEMPERATURE, Signals, sender
+from sooner.chat.signals import USUAL_TEMPERATURE, Signals, sender
 from sooner.ordering.queue import RankedQueue
 from sooner.ordering.wire import Ending
 from sooner.vllm.memory import free_blocks, needed_blocks
@@ -326,17 +326,17 @@ def filled(vllm_config: Any) -> Filled:
     return Filled(int(model.max_model_len), defaults.get("max_tokens"), defaults.get("temperature"))
 
 
-def signals(request: Any, unsaid: Filled) -> Signals:
-    """Return what the client said besides its prompt. Its tools are in the prompt by now."""
+def signals(request: Any, unsaid: Filled, model: str = "", sender: str = "") -> Signals:
+    """Return what the client said besides its prompt, and `groups`. Its tools are in the prompt by now."""
     asked = request.sampling_params
     if asked is None:
-        return UNSAID
+        return Signals(model=model, sender=sender)
     limit, temperature = request.max_tokens, asked.temperature
     if limit == unsaid.max_tokens or limit >= unsaid.model_len - request.num_prompt_tokens > 0:
         limit = None
     if temperature == unsaid.temperature or temperature == USUAL_TEMPERATURE:
         temperature = None
-    return Signals(limit, temperature, 0, asked.structured_outputs is not None)
+    return Signals(limit, temperature, 0, asked.structured_outputs is not None, model, sender)
 
 
 def groups(request: Any, model: str) -> tuple[str, str]:

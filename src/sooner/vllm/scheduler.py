@@ -24,15 +24,13 @@ from sooner.ordering.queue import Place, RankedQueue
 from sooner.vllm import compat, memory, scores, settings
 from sooner.vllm.counters import PluginCounters, Publisher
 from sooner.vllm.displacement import Displacement
+from sooner.vllm.prefixes import Prefixes
 from sooner.vllm.scores import EngineScores
 from sooner.vllm.sessions import Sessions
 from sooner.vllm.stall import FIRST, Stall
 from sooner.vllm.trace import EngineTrace
 
 logger = logging.getLogger("vllm.plugins.sooner")
-
-_CHECKED = 32
-"""Steps for which what the prefix cache held of the first in the queue is believed."""
 
 _Result = TypeVar("_Result")
 
@@ -48,7 +46,7 @@ class RankOrder:
         host: Any = self  # the class it is mixed into is vLLM's
         self._host = host
         self._vllm = cast(Any, super())
-        self._vllm_add = self._vllm.add_request
+        self._vllm_add, self._vllm_free = self._vllm.add_request, self._vllm._free_request
         config = host.vllm_config
         self.settings = settings.load(config.additional_config)
         self.counters = PluginCounters()
@@ -70,8 +68,7 @@ class RankOrder:
         self.order.set_pace(learner.pace)
 
         self._stall = Stall(host, self._place, self.counters)
-        self._caching = compat.caches_prefixes(host) and "work" in policy.reads
-        self._head_checked: tuple[str, int] = ("", 0)
+        self._prefixes = Prefixes(host, self.order, self.counters, wanted="work" in policy.reads)
         self._unsorted = False
         self._held = 0  # steps in a row in which nobody was scheduled, so that those in flight may end
         self._resetting = False
@@ -95,7 +92,10 @@ class RankOrder:
 
     def add_request(self, request: Any) -> None:
         """Give a new request its place, then enqueue it; its score follows."""
-        self._safely(self._arrive, request)
+        try:  # as `_safely`, which a flood of requests would feel
+            self._arrive(request)
+        except Exception as error:
+            self._failed("_arrive", error)
         self._vllm_add(request)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
@@ -202,8 +202,11 @@ class RankOrder:
         self._vllm._preempt_request(request, *args, **kwargs)
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        self._safely(self._leave, request)
-        return self._vllm._free_request(request, *args, **kwargs)
+        try:  # as above
+            self._leave(request)
+        except Exception as error:
+            self._failed("_leave", error)
+        return self._vllm_free(request, *args, **kwargs)
 
     def _safely(self, hook: Callable[..., _Result], *arguments: Any) -> _Result | None:
         """Run one of our hooks; what it raises is counted and logged, and vLLM goes on."""
@@ -217,14 +220,14 @@ class RankOrder:
         self.counters.warn("hook_errors", "%s failed, arrival order stands in: %r", hook, error)
 
     def _arrive(self, request: Any) -> None:
-        id = request.request_id
-        if not self._host.requests:
-            self._timer.idle()
-        if id in self._host.requests:  # the next input of a streaming session
+        id, here = request.request_id, self._host.requests
+        if id in here:  # the next input of a streaming session
             return
+        if not here:
+            self._timer.idle()
         if compat.is_session(request):
             self._sessions.arrive(id)
-        self.counters.add("requests")
+        self.counters.counts["requests"] += 1
         said = given.NOTHING
         extra = getattr(request.sampling_params, "extra_args", None)
         if self.settings.client_scores:
@@ -232,14 +235,12 @@ class RankOrder:
             if said.malformed:
                 self.counters.warn("malformed_client_values", "a client's number was ignored")
                 self.counters.add("malformed_client_values", said.malformed - 1)
-        cached = self._cached_tokens(request) if self._caching else 0
-        ticket = self.order.arrive(
-            id, request.arrival_time, request.num_prompt_tokens, said, cached_len=cached
-        )
+        cached = self._prefixes.cached_tokens(request) if self._prefixes.caching else 0
+        ticket = self.order.arrive(id, request.arrival_time, request.num_prompt_tokens, said, None, cached)
         if self._trace is not None:
             self._trace.arrived(id, ticket, extra)
         if said.score is not None:
-            self.counters.add("client_scored")
+            self.counters.counts["client_scored"] += 1
         elif self.scores is not None:
             self.scores.ask(request)
 
@@ -262,8 +263,8 @@ class RankOrder:
                     queue.move(request)
             if news or not self.order.policy.timeless:
                 queue.tick()
-        if self._caching and host.waiting:
-            self._check_first()
+        if self._prefixes.caching and host.waiting:
+            self._prefixes.check_first()
         self._unsorted = self._unsorted or bool(changed) or news or not self.order.policy.static
         chosen = self.settings
         if self._unsorted and (chosen.kv_victims or chosen.preemption):
@@ -280,27 +281,6 @@ class RankOrder:
             self.order.set_pace(learned)
             if self._trace is not None:
                 self._trace.pace(self.order.step, learned)
-
-    def _cached_tokens(self, request: Any) -> int:
-        """Return what the prefix cache holds of a prompt; one that cannot be read is not asked again."""
-        try:
-            return compat.cached_tokens(self._host, request)
-        except Exception as error:
-            self._caching = False
-            self.counters.warn("hook_errors", "the prefix cache cannot be read: %r", error)
-            return 0
-
-    def _check_first(self) -> None:
-        """Read anew what the prefix cache holds of the first in the queue, before it is admitted for it."""
-        for _ in range(4):
-            request = self._host.waiting.peek_request()
-            id, step = self._head_checked
-            if request.request_id == id and self.order.step - step < _CHECKED:
-                return
-            self._head_checked = (request.request_id, self.order.step)
-            if not self.order.cached(request.request_id, self._cached_tokens(request)):
-                return
-            self._host.waiting.move(request)
 
     def _rank_running(self, *, anew: bool) -> None:
         """Sort the running requests, so that vLLM's victim, the last of them, is the worst-ranked."""

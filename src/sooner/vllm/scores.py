@@ -51,11 +51,8 @@ class EngineScores:
         """Ask for a request's score, where its prompt is tokens."""
         prompt = compat.prompt_tokens(request)
         if prompt is not None and request.pooling_params is None:
-            said = compat.signals(request, self._unsaid)
-            model, sender = compat.groups(request, self._model)
-            self.client.submit(
-                request.request_id, ChatRequest(prompt, said._replace(model=model, sender=sender))
-            )
+            said = compat.signals(request, self._unsaid, *compat.groups(request, self._model))
+            self.client.submit(request.request_id, ChatRequest(prompt, said))
 
     def ended(self, request: Any) -> tuple[str, str]:
         """Tell how long a reply is and how it ended; return the hashes of its sender and template."""
