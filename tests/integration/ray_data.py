@@ -14,6 +14,9 @@ from typing import Any
 
 from ray_app import ENGINE
 
+BLOCKS = 8
+"""Into how many blocks the rows are cut: a block is written, and kept by the checkpoint, when it is whole."""
+
 
 def ask(row: dict[str, Any]) -> dict[str, Any]:
     """Return what the engine is asked; its order knows the length that was predicted."""
@@ -70,7 +73,8 @@ def main(model: str, rows: str, folder: str, trace: str) -> None:
         preprocess=ask,
         postprocess=keep,
     )
-    processor(ray.data.read_parquet(str(ranked))).write_parquet(str(where / "out"))
+    asked = ray.data.read_parquet(str(ranked), override_num_blocks=BLOCKS)
+    processor(asked).write_parquet(str(where / "out"))
     ray.shutdown()
 
 

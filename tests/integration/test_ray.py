@@ -35,8 +35,8 @@ pytestmark = [
     ),
 ]
 HERE = Path(__file__).parent
-TIMES = ("makespan_s", "goal_s", "steps", "goal_steps")
-"""What a report says of how long it took: not the same after a kill."""
+TIMES = ("makespan_s", "goal_s", "steps", "goal_steps", "made_room")
+"""What a report says of how it ran: not the same after a kill, and replies on Ray take no turns."""
 
 
 def free_port() -> int:
@@ -223,7 +223,7 @@ def test_an_offline_job_survives_its_engine_and_its_driver_and_reports_as_on_one
 
 
 def test_ray_data_runs_in_our_order_and_goes_on_after_its_driver_was_killed(tmp_path: Path) -> None:
-    """Rows leave with their batch of 8, so what a killed driver loses is batches; none is lost or doubled."""
+    """Rows leave with their block of 8, so what a killed driver loses is blocks; none is lost or doubled."""
     rows(tmp_path)
     model, trace, out = write_tiny_model(tmp_path / "model"), tmp_path / "trace.jsonl", tmp_path / "out"
     command = [sys.executable, str(HERE / "ray_data.py"), str(model), str(tmp_path / "prompts.jsonl")]
