@@ -60,6 +60,32 @@ def test_a_timeout_is_never_tried_again_where_it_was(engines: int, prefills: int
     run(test)
 
 
+@pytest.mark.parametrize(
+    ("kind", "fails", "status", "sent"),
+    [("ray", 1, 200, 2), ("ray", 5, 500, 2), ("openai", 1, 500, 1)],
+)
+def test_what_a_replica_died_under_is_sent_once_more(kind: str, fails: int, status: int, sent: int) -> None:
+    """Ray's ingress says 500 where a replica died, and has others; elsewhere 500 is the engine's answer."""
+    died = b'{"error":{"message":"The actor died unexpectedly before finishing this task."}}'
+
+    async def replica(body: bytes, writer: asyncio.StreamWriter) -> None:
+        answer, line = (died, b"500 Oops") if len(seen) <= fails else (b"{}", b"200 OK")
+        writer.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (line, len(answer), answer))
+
+    reply, seen = counted(replica)
+
+    async def test() -> None:
+        async with raw(reply) as url, rig([url], backend={"kind": kind}) as gateway:
+            async with client(gateway) as http, http.post("/v1/chat/completions", json=chat()) as response:
+                assert response.status == status
+                assert (await response.read() == died) == (status == 500)
+            assert len(seen) == sent
+            assert gateway.dispatcher.backends[0].in_flight == 0
+            assert gateway.dispatcher.counters.counts["retries"] == sent - 1
+
+    run(test)
+
+
 def test_a_deadly_request_kills_two_engines_and_no_third() -> None:
     async def test() -> None:
         reply, seen = counted(dies_of_some)

@@ -29,7 +29,7 @@ from sooner.gateway.delivery.place import Place
 from sooner.gateway.delivery.stitch import Whole
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.engines.client import Sent
-from sooner.gateway.engines.connections import CutOff, KeyGone
+from sooner.gateway.engines.connections import Cut, CutOff, KeyGone
 from sooner.gateway.settings import ClassSettings, GatewaySettings
 from sooner.gateway.tracing import RequestTrace
 from sooner.gateway.visit import Visit
@@ -233,6 +233,13 @@ class Proxy:
                 place.sent = sent = await self.delivery.send(
                     request, waiting, backend, body, chunks=waiting.comments is None
                 )
+                if sent.head.status == 500 and backend.kind.replicas:
+                    ended = Cut(f"a replica of backend {backend.name} failed", started=False, reused=False)
+                    if retries.may(waiting, backend, ended):
+                        place.give_back(0.0)
+                        self.client.drop(sent.connection)
+                        self.dispatcher.counters.warn("upstream_errors", "%s", ended)
+                        continue
                 if sent.head.status in _ELSEWHERE and retries.another(waiting, backend):
                     busy = EngineError(f"backend {backend.name} says {sent.head.status}")
                     if retries.may(waiting, backend, busy):

@@ -2,7 +2,8 @@
 
 A request that an engine did not take (nobody listens, or it says 502 to 504) may go to another. One that
 was in flight when an engine broke off or fell silent is sent once more: it may be what the engine died
-of, and after the second time that is more likely than chance. Never again to an engine that was silent.
+of, and after the second time that is more likely than chance. So with a 500 of one that has replicas of its
+own (Ray's ingress says so of a replica that died). Never again to an engine that was silent.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ class Kind(NamedTuple):
     None where the engine has none. `health` is the page that says whether it lives. `waiting`,
     `running` and `kv` are the names of its Prometheus gauges; `hint` is how they are switched on where
     they are missing. `slots` is the page whose `total_slots` says how many it runs at once. `continues`:
-    a chat's last message can be one of the assistant's that it goes on with. `paths` are those of
-    `ENDPOINTS` that it serves.
+    a chat's last message can be one of the assistant's that it goes on with. `replicas`: others stand behind
+    it, and a status of 500 may be the end of one of them. `paths` are those of `ENDPOINTS` that it serves.
     """
 
     priority: Callable[[float, float], int | float] | None = None
@@ -34,6 +34,7 @@ class Kind(NamedTuple):
     running: str = ""
     kv: str = ""
     continues: bool = False
+    replicas: bool = False
     slots: str = ""
     hint: str = ""
     paths: frozenset[str] = paths.OPENAI
@@ -82,7 +83,7 @@ KINDS = {
         hint="Start it with --metrics.",
         paths=paths.LLAMACPP,
     ),
-    "ray": Kind(health="/-/healthz", continues=True),  # its replicas order for themselves
+    "ray": Kind(health="/-/healthz", continues=True, replicas=True),  # they order for themselves
     "ollama": Kind(health="/v1/models", paths=paths.OLLAMA),
     "openai": Kind(health="/v1/models"),
 }
