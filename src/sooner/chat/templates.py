@@ -22,8 +22,12 @@ class _Template(NamedTuple):
 
     def rendered(self, text: str) -> bool:
         """Whether `text` is of this template."""
-        edge = text[-200:].rstrip().endswith(self.ends) and text[:200].lstrip().startswith(self.begins)
-        return edge and any(sign in text for sign in self.signs)
+        for sign in self.signs:
+            if sign in text:
+                return text[-200:].rstrip().endswith(self.ends) and text[:200].lstrip().startswith(
+                    self.begins
+                )
+        return False
 
 
 def _template(

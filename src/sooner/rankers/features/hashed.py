@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import string
 import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -32,6 +33,9 @@ _COUNTED = re.compile(
     r"|examples|pages?|characters|chars|questions|ways|reasons|titles|names|tweets)\b",
     re.IGNORECASE,
 )
+
+_DIGIT = re.compile(r"\d")
+_CAPITALS, _DIGITS = string.ascii_uppercase.encode(), string.digits.encode()
 
 _GROUPS = (
     "word",
@@ -106,7 +110,10 @@ class Named(NamedTuple):
 def hashed(prompt: str, context: Context) -> SparseRow:
     """Return the hashed features of one request."""
     keys = np.sort(_keys(_parts(prompt, context)))
-    unique = keys[np.r_[True, keys[1:] != keys[:-1]]]
+    fresh = np.empty(keys.shape[0], dtype=bool)
+    fresh[0] = True  # there is always a key: the prompt's length
+    np.not_equal(keys[1:], keys[:-1], out=fresh[1:])
+    unique = keys[fresh]
     return SparseRow((unique & _MASK).astype(np.int64), _values(unique))
 
 
@@ -129,10 +136,9 @@ def numbers(prompt: str, context: Context) -> list[float]:
     shown = _ends(prompt, _HEAD, _TAIL)
     words = len(shown.split())
     head = shown[:500]
-    letters = max(len(head), 1)
     end = prompt[-80:].rstrip()[-1:]
     asked_words, asked_items = 0, 0
-    for found in _COUNTED.finditer(shown):
+    for found in _COUNTED.finditer(shown) if _DIGIT.search(shown) else ():
         number = int(found[1])
         if found[2]:
             asked_words = max(asked_words, number)
@@ -153,9 +159,7 @@ def numbers(prompt: str, context: Context) -> list[float]:
         float(prompt[:1].islower()),
         float("```" in shown),
         math.log1p(shown.count("{") + shown.count(";")),
-        0.0 if head.isascii() else sum(letter > "\x7f" for letter in head) / letters,
-        sum(map(str.isupper, head)) / letters,
-        sum(map(str.isdigit, head)) / letters,
+        *_shares(head),
         min(len(shown) / max(words, 1), 15.0),
         math.log1p(asked_words),
         float(asked_words > 0),
@@ -175,6 +179,17 @@ def numbers(prompt: str, context: Context) -> list[float]:
         math.log1p(context.tools),
         float(context.structured),
     ]
+
+
+def _shares(head: str) -> tuple[float, float, float]:
+    """Which share of letters is of other scripts, is a capital, is a digit."""
+    letters = max(len(head), 1)
+    if head.isascii():
+        raw = head.encode()
+        capitals = len(raw) - len(raw.translate(None, _CAPITALS))
+        return 0.0, capitals / letters, (len(raw) - len(raw.translate(None, _DIGITS))) / letters
+    others = sum(letter > "\x7f" for letter in head)
+    return others / letters, sum(map(str.isupper, head)) / letters, sum(map(str.isdigit, head)) / letters
 
 
 _MASK = np.uint32((1 << BITS) - 1)
@@ -207,7 +222,7 @@ def _parts(prompt: str, context: Context) -> _Parts:
     return _Parts(
         _WORD.findall(shown),
         np.frombuffer(b" " + raw + b" ", dtype=np.uint8).astype(np.uint32),
-        _WORD.findall(line)[:3],
+        [found[0] for found in itertools.islice(_WORD.finditer(line), 3)],
         shape,
         known,
         _WORD.findall(context.system[:_SYSTEM].lower()),
@@ -234,9 +249,8 @@ def _keys(parts: _Parts) -> NDArray[np.uint32]:
         known,
         system,
     ]
-    sizes = [column.shape[0] for column in columns]
-    group = np.repeat(_GROUP, sizes)
-    mixed = (np.concatenate(columns) ^ np.repeat(_SALT, sizes)) * np.uint32(0x9E3779B1)
+    group = np.repeat(_GROUP, [column.shape[0] for column in columns])
+    mixed = (np.concatenate(columns) ^ _SALT[group]) * np.uint32(0x9E3779B1)
     mixed = (mixed ^ (mixed >> np.uint32(15))) * np.uint32(0x85EBCA77)
     keys: NDArray[np.uint32] = (group << _SHIFT) | (mixed >> np.uint32(32 - BITS))
     return keys
@@ -276,13 +290,17 @@ def _values(unique: NDArray[np.uint32]) -> NDArray[np.float32]:
 
 
 def _crc(words: Sequence[str]) -> NDArray[np.uint32]:
-    return np.array([zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in words], dtype=np.uint32)
+    """Return a number for each word; none of them holds a line's end."""
+    if not words:
+        return np.empty(0, dtype=np.uint32)
+    raw = "\n".join(words).encode("utf-8", "surrogatepass").split(b"\n")
+    return np.fromiter(map(zlib.crc32, raw), dtype=np.uint32, count=len(raw))
 
 
 def _grams(letters: NDArray[np.uint32], n: int) -> NDArray[np.uint32]:
     count = max(letters.shape[0] - n + 1, 0)
-    code = np.zeros(count, dtype=np.uint32)
-    for shift in range(n):
+    code = letters[:count]
+    for shift in range(1, n):
         code = code * np.uint32(257) + letters[shift : shift + count]
     return code
 
