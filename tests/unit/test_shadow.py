@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sooner.core import ConfigError
+from sooner import policies
+from sooner.chat import ChatRequest, Context
+from sooner.core import ConfigError, Prediction
 from sooner.gateway.settings import GatewaySettings
-from sooner.gateway.shadow import is_better
-from sooner.learning.shadow import Rivalry, ShadowWatch, rivalry
+from sooner.learning.shadow import Rivalry, ShadowWatch, is_better, rivalry
+from sooner.learning.watch import NOTHING
 from sooner.metrics import kendall_tau
 from sooner.ordering import wire
-from sooner.ordering.shadow import Promotion
+from sooner.ordering.counters import Counters
+from sooner.ordering.given import Given
+from sooner.ordering.live import LiveLearner
+from sooner.ordering.order import Order
+from sooner.ordering.policy_shadow import PolicyShadow
+from sooner.ordering.scoring import Scorer
+from sooner.ordering.shadow import Answered, Promotion, Shadow
+from sooner.ordering.tally import Tally
 
 
 def three(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -79,7 +90,7 @@ def test_a_promotion_is_kept_between_the_two_it_is_of(tmp_path: Path) -> None:
 
 
 def test_the_frames_of_a_shadow_come_whole_from_any_cut() -> None:
-    told = wire.ShadowReport(True, 7, rivalry(*(three(50)[at] for at in (1, 2, 0))))
+    told = wire.ShadowReport(True, 7, rivalry(*(three(50)[at] for at in (1, 2, 0))), 3)
     answers, data = wire.Answers(), wire.GREETING + 2 * wire.shadow_report(told)
     assert [heard for byte in data for heard in answers.feed(bytes([byte]))] == [told, told]
     questions = wire.Questions()
@@ -95,3 +106,60 @@ def test_the_frames_of_a_shadow_come_whole_from_any_cut() -> None:
 def test_a_shadow_is_another_order_and_needs_what_is_learned(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"gateway.shadow=.*allowed"):
         GatewaySettings(**wrong)  # type: ignore[arg-type]
+
+
+class Broken:
+    """A ranker that fails on whatever it is asked."""
+
+    def predictions(self, prompts: Sequence[str], *, context: Sequence[Context]) -> list[Prediction]:
+        raise RuntimeError("on purpose")
+
+
+def test_a_shadow_that_fails_is_counted_and_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOONER_CACHE", str(tmp_path))
+    shadow = Shadow(Scorer(Broken(), None), LiveLearner(None), Promotion(None, {}))
+    answered = [Answered(wire.Question(n, ChatRequest("hello")), "engine", 1.0) for n in range(5)]
+    shadow.follow(answered)
+    assert shadow.report.failures == 5
+    monkeypatch.setattr(shadow.live, "answer", lambda *_: 1 / 0)
+    monkeypatch.setattr(shadow.live, "ended", lambda *_, **__: 1 / 0)
+    shadow.follow(answered[:1])
+    shadow.ended("engine", wire.ReplyEnd(0, 5.0, wire.Ending.STOP, wire.UNPLACED))
+    assert shadow.report.failures == 5 + 2 + 1
+
+
+def test_what_a_shadow_fails_at_is_counted_over_restarts_and_that_it_is_not_there_once() -> None:
+    counters = Counters(["shadow_failures"], logging.getLogger("sooner.test"))
+    tally = Tally(counters, "mine")
+    for failures in (2, 2, 5, 1):  # the last by a scorer that was started anew
+        tally.heard(wire.ShadowReport(False, 0, Rivalry(), failures))
+    assert counters.counts["shadow_failures"] == 6
+    for _ in range(10):
+        tally.heard(wire.LiveReport(wire.Scope.ALL, 0, NOTHING, 0, 0, True))
+    assert counters.counts["shadow_failures"] == 7
+    for _ in range(10):
+        Tally(counters, "").heard(wire.LiveReport(wire.Scope.ALL, 0, NOTHING, 0, 0, True))
+    assert counters.counts["shadow_failures"] == 7
+
+
+def test_who_waits_is_drawn_held_against_who_starts_and_forgotten() -> None:
+    counters = Counters(["shadow_failures", "policy_errors"], logging.getLogger("sooner.test"))
+    fcfs, spjf = policies.get("fcfs"), policies.get("spjf")
+    order = Order(fcfs, None, counters, weighs=True)
+    watch = PolicyShadow(fcfs, spjf, Promotion(None, {}), counters)
+    tickets = {}
+    for n, length in enumerate((9.0, 1.0, 5.0)):
+        tickets[str(n)] = order.arrive(str(n), float(n), 10, Given(length, length))
+        watch.waits(str(n), tickets[str(n)], "here")
+        watch.waits(str(n), tickets[str(n)], "here")  # twice is once
+    watch.waits("elsewhere", tickets["0"], "there")
+    for id in ("0", "1", "2", "elsewhere", "unknown"):
+        watch.started(id, order, 3.0)
+    for id, length in (("0", 9), ("1", 1), ("2", 5)):
+        watch.finished(id, tickets[id], order, length)
+        watch.left(id)
+    assert watch.pairs.seen == 2  # of the first two who started
+    assert watch.gauges()["shadow_policy_compared_pairs"] == 2.0
+    assert watch.change_places() is spjf

@@ -40,11 +40,23 @@ def test_an_unknown_key_is_refused_with_the_nearest_name() -> None:
         {"preemption_gain": 0.5},
         {"max_preemptions": -1},
         {"preemption": "yes"},
+        {"shadow": "default"},
+        {"ranker": "", "shadow": "learner"},
+        {"shadow": "mine", "learn": False},
+        {"shadow_policy": "boost"},
+        {"shadow_policy": "nearest"},
+        {"shadow_policy": "edf", "client_scores": False},
     ],
 )
 def test_a_wrong_value_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         settings.load({"sooner": wrong})
+
+
+def test_a_shadow_is_another_than_what_acts() -> None:
+    chosen = settings.load({"sooner": {"shadow": "learner", "shadow_policy": "boost",
+                                       "shadow_parameters": {"gamma": 0.1}}})  # fmt: skip
+    assert dict(chosen.shadowing_policy().parameters) == {"gamma": 0.1}
 
 
 def test_settings_must_be_an_object() -> None:

@@ -28,6 +28,7 @@ COUNTERS = {
     "scorer_failures": "Scores that the ranker could not give",
     "scorer_restarts": "Times the scorer process was started again",
     "odd_paces": "Replies and coefficients that made no sense as an engine's pace, and were left out",
+    "shadow_failures": "Requests of which a shadow could not say anything, and shadows that are not there",
     "drift_alarms": "Times that replies had changed and were learned anew",
     "policy_errors": "Keys that the policy could not give; such a request takes its arrival's place",
     "hook_errors": "Exceptions that were caught",

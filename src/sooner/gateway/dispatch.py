@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
-from sooner.gateway import outlook
+from sooner.gateway import outlook, policy_shadow
 from sooner.gateway.admission.gate import Gate
 from sooner.gateway.admission.reading import Asked
 from sooner.gateway.admission.refusals import DeadlineMissed, TurnedAway, UnknownModel, WaitTooLong
@@ -19,7 +19,6 @@ from sooner.gateway.engines.backend import Backend
 from sooner.gateway.engines.choice import Choice, LeastWork
 from sooner.gateway.engines.kept_engines import KeptEngines
 from sooner.gateway.engines.offload import Offload
-from sooner.gateway.policy_shadow import PolicyShadow
 from sooner.gateway.scores import WaitingScores
 from sooner.gateway.settings import GatewaySettings
 from sooner.gateway.visit import Newcomer, Pool, Visit
@@ -50,7 +49,7 @@ class Dispatcher:
         self.clock = clock
         self.counters = Counters(COUNTERS, logger)
         self.shares = Shares({tenant.name: tenant.weight for tenant in settings.tenants})
-        self.policy_shadow = PolicyShadow.of(settings)
+        self.policy_shadow = policy_shadow.of(settings, self.counters)
         self._policy = self.policy_shadow.acting
         self.gate = Gate(settings)
         self.choice: Choice = Offload() if settings.slices.tokens else LeastWork()
@@ -197,7 +196,7 @@ class Dispatcher:
             how = _ending(status, cut=cut)
             self.scores.ended(request.id, output_len, how)
             if how is Ending.STOP:
-                self.policy_shadow.finished(request, output_len)
+                self.policy_shadow.finished(request.id, request.ticket, request.pool.order, output_len)
         else:
             self.scores.ended(request.id, 0, Ending.ABORTED)
         return groups
@@ -228,7 +227,7 @@ class Dispatcher:
         granted: asyncio.Future[Backend] = self._loop.create_future()
         request.granted = granted
         pool.room.push(request, now)
-        self.policy_shadow.waits(request)
+        self.policy_shadow.waits(request.id, request.ticket, policy_shadow.beside(request))
         if request.asked.beginnings.hashes:
             self._alike.setdefault(request.asked.beginnings.hashes[0], {})[request.id] = request
         if not request.rank:
@@ -263,7 +262,7 @@ class Dispatcher:
     def _start(self, request: Visit, backend: Backend, now: float) -> None:
         request.pool.order.now = now
         request.pool.order.admitted(request.id)
-        self.policy_shadow.started(request, now)
+        self.policy_shadow.started(request.id, request.pool.order, now)
         request.charged = request.tokens
         self.shares.charge(request.tenant, request.charged)
         self.choice.began(request, backend)
@@ -303,7 +302,7 @@ class Dispatcher:
     def leave(self, request: Visit) -> None:
         """Forget a request, however it ended."""
         request.pool.room.remove(request)
-        self.policy_shadow.left(request)
+        self.policy_shadow.left(request.id)
         if not request.told:
             self.scores.ended(request.id, request.made, Ending.ABORTED)
         self.gate.limits.correct(request.tenant, request.served - request.admitted)

@@ -16,7 +16,7 @@ from sooner.gateway.engines.dialing import is_address
 from sooner.gateway.engines.kinds import KINDS
 from sooner.gateway.page.settings import SloSettings, WhatifSettings
 from sooner.ordering.order import TELLS
-from sooner.ordering.process import LEARNER
+from sooner.ordering.process import check_shadow
 
 HOST = policies.Host("the gateway", TELLS | {"counter"})
 
@@ -276,9 +276,7 @@ class GatewaySettings:
             ("scorer_timeout", self.scorer_timeout, self.scorer_timeout > 0, "> 0 [s]"),
             ("access_log", self.access_log, 0 <= self.access_log <= 10_000, "0..10000 [lines a second]"),
         )
-        if self.shadow and (not self.learn or self.shadow == (self.ranker or LEARNER)):
-            told = "another than ranker, and with learn = true"
-            raise ConfigError(f"gateway.shadow={self.shadow!r}, allowed: {told}")
+        check_shadow("gateway", self.shadow, self.ranker, learn=self.learn)
         if self.shadow_policy:
             HOST.bind(self.shadowing_policy)
             if self.slices.tokens or (self.shadow_policy, self.shadow_parameters) == (

@@ -10,22 +10,14 @@ from typing import Any
 from sooner.core import ConfigError, EngineError
 from sooner.gateway.dispatch import Dispatcher
 from sooner.gateway.switch import OrderSwitch
-from sooner.learning.shadow import Rivalry
+from sooner.learning.shadow import Rivalry, is_better
 from sooner.learning.watch import LiveStanding
 from sooner.ordering.process import LEARNER
 
 logger = logging.getLogger("sooner.gateway")
 
-_SURE = 2.0
-"""Standard errors by which the shadow's gain must be the larger one to be called better."""
-
 _PATIENCE = 10.0  # seconds in which the scorer is to have changed places
 _LOOK_EVERY = 0.02
-
-
-def is_better(now: Rivalry) -> bool:
-    """Return whether the shadow's order is worth more than the one that acts, beyond chance."""
-    return now.better.n > 0 and now.better.gain - _SURE * now.better.gain_error > 0.0
 
 
 def state(dispatcher: Dispatcher) -> dict[str, Any] | None:

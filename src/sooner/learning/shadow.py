@@ -14,6 +14,9 @@ _EVERY = 50
 _LEAST = 100
 _MOST_PENDING = 100_000
 
+_SURE = 2.0
+"""Standard errors by which the shadow's gain must be the larger one to be called better."""
+
 
 class Rivalry(NamedTuple):
     """How both orders stand on the same replies, and by how much the shadow's is better.
@@ -35,6 +38,11 @@ def rivalry(
     first, second = by_request(acting, lengths), by_request(shadow, lengths)
     better = ByRequest(second.tau - first.tau, second.gain - first.gain)
     return Rivalry(first.standing, second.standing, better.standing)
+
+
+def is_better(now: Rivalry) -> bool:
+    """Return whether the shadow's order is worth more than the one that acts, beyond chance."""
+    return now.better.n > 0 and now.better.gain - _SURE * now.better.gain_error > 0.0
 
 
 class ShadowWatch:

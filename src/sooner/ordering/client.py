@@ -26,6 +26,7 @@ from sooner.ordering.fair import FairQueue
 from sooner.ordering.held import HeldFolder
 from sooner.ordering.process import LEARNER, ScorerProcess, Stranger, check_peer
 from sooner.ordering.submitted import NOTHING, Submitted
+from sooner.ordering.tally import Tally
 from sooner.ordering.whys import Deliver, Whys
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # seconds between two tries to reach or start the scorer
@@ -77,6 +78,7 @@ class ScorerClient:
         self._deliver = deliver
         self._endings: Endings | None = None if learned is None else Endings()
         self._whys = Whys()
+        self._tally = Tally(counters, shadow)
         self._counters = counters
         self._timeout = timeout
         self._silence = silence
@@ -291,16 +293,14 @@ class ScorerClient:
         return b"".join(frames)
 
     def _hear(self, told: wire.LiveReport | wire.ShadowReport | wire.ReasonsTold) -> None:
-        """Take in how the order and its shadow stand, and count alarms where they are counted."""
+        """Take in how the order and its shadow stand, and count what is counted of them."""
         if isinstance(told, wire.ReasonsTold):
             self._whys.told(told)
             return
         if self._endings is None:
             return
         self._endings.heard(told)
-        counts = self._counters.counts
-        if isinstance(told, wire.LiveReport) and told.scope is wire.Scope.ALL and "drift_alarms" in counts:
-            counts["drift_alarms"] = max(counts["drift_alarms"], told.alarms)
+        self._tally.heard(told)
 
     def _take_new(self) -> None:
         """Take over what was submitted; who asks most loses what there is no room for."""

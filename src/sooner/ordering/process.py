@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from sooner.core import EngineError
+from sooner.core import ConfigError, EngineError
 
 _STARTING = 300.0  # seconds a new scorer may take to load, on a busy machine, before it is started again
 
@@ -19,6 +19,13 @@ _ENDING = 3.0  # seconds that a scorer which learns may take to end
 
 LEARNER = "learner"
 """The name of a shadow without a ranker: what is learned of senders and templates, alone."""
+
+
+def check_shadow(where: str, shadow: str, ranker: str, *, learn: bool) -> None:
+    """Raise ConfigError where a `shadow` is the `ranker` itself, or nothing is learned."""
+    if shadow and (not learn or shadow == (ranker or LEARNER)):
+        told = "another than ranker, and with learn = true"
+        raise ConfigError(f"{where}.shadow={shadow!r}, allowed: {told}")
 
 
 class Stranger(EngineError, ConnectionError):

@@ -76,6 +76,7 @@ class Scorer:
     def __init__(self, ranker: Scores | None, detokenize: Detokenize | None) -> None:
         self._ranker = ranker
         self._detokenize = detokenize
+        self.failures = 0  # prompts that the ranker had no word for
 
     @property
     def probe(self) -> Vector | None:
@@ -88,6 +89,7 @@ class Scorer:
             return self._score(questions)
         except Exception as error:
             if len(questions) == 1:
+                self.failures += 1
                 logger.warning("no score for a prompt: %r", error)
                 return [ReadQuestion(self._read(questions[0]))]
         return [self.score([question])[0] for question in questions]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sooner.chat import Detokenize
 from sooner.learning import Salt
@@ -79,10 +79,16 @@ class Shadow:
         self.scorer = scorer
         self.live = live
         self.promotion = promotion
+        self.failures = 0
         self._watch = ShadowWatch()
 
     def follow(self, answered: Sequence[Answered]) -> None:
         """Say what it would have answered."""
+        before = self.scorer.failures
+        self._safely(self._follow, answered)
+        self.failures += self.scorer.failures - before
+
+    def _follow(self, answered: Sequence[Answered]) -> None:
         read = self.scorer.score([one.question for one in answered])
         for (question, who, score), one in zip(answered, read, strict=True):
             found, _ = self.live.answer(who, question, one)
@@ -90,6 +96,17 @@ class Shadow:
 
     def ended(self, who: Hashable, told: ReplyEnd) -> None:
         """Learn how a reply ended that it was asked about."""
+        self._safely(self._ended, who, told)
+
+    def _safely(self, hook: Callable[..., None], *arguments: Any) -> None:
+        """Do our part; what it raises is counted, and the order that acts goes on."""
+        try:
+            hook(*arguments)
+        except Exception as error:
+            self.failures += 1
+            logger.warning("the shadow failed: %r", error)
+
+    def _ended(self, who: Hashable, told: ReplyEnd) -> None:
         if told.ending is not Ending.RUNNING:
             key = (who, told.number)
             if told.ending is Ending.STOP:
@@ -113,7 +130,7 @@ class Shadow:
     @property
     def report(self) -> ShadowReport:
         """How both stand."""
-        return ShadowReport(self.promotion.on, self._watch.seen, self._watch.now)
+        return ShadowReport(self.promotion.on, self._watch.seen, self._watch.now, self.failures)
 
 
 def beside(

@@ -21,7 +21,7 @@ from sooner.learning.identity import Identity
 from sooner.learning.shadow import Rivalry
 from sooner.learning.watch import LiveStanding
 
-VERSION = 5
+VERSION = 6
 """Of the frames; where an engine and a scorer differ in it, the engine's requests stay unscored."""
 
 _HEAD = struct.Struct("<BBIQ")  # version, kind, bytes that follow, number
@@ -35,7 +35,9 @@ _ANSWER = struct.Struct(
     "<BQ" + _TEXT_SAYS + "4Q" + _TEXT_SAYS
 )  # kind, number, the answer, hashes, the text's
 _STANDING = struct.Struct("<BBQI4dIQ?")  # kind, of what, hash, n, tau and gain with errors, alarms, seen, on
-_RIVALRY = struct.Struct("<B?Q" + "I4d" * 3)  # kind, promoted, seen; acting, shadow and better, as a standing
+_RIVALRY = struct.Struct(
+    "<B?QQ" + "I4d" * 3
+)  # kind, promoted, seen, failures; both and better, as a standing
 _TOKENS, _TEXT, _TURNS, _END, _PROMOTE = range(5)
 _WHY = 8  # with a question's kind: not its score is wanted, but why it has that
 _IS_ANSWER, _IS_STANDING, _IS_RIVALRY, _IS_REASONS = range(4)
@@ -139,12 +141,14 @@ class Promote(NamedTuple):
 class ShadowReport(NamedTuple):
     """How the shadow stands beside the order that acts, on replies `seen` by both.
 
-    `promoted`: it is the settings' shadow that acts, and its shadow is what was there before.
+    `promoted`: it is the settings' shadow that acts, and its shadow is what was there before. `failures` are
+    requests of which the shadow could not say anything.
     """
 
     promoted: bool
     seen: int
     now: Rivalry
+    failures: int = 0
 
 
 Heard: TypeAlias = Told | LiveReport | ShadowReport | ReasonsTold
@@ -212,7 +216,7 @@ def promote(told: Promote) -> bytes:
 def shadow_report(told: ShadowReport) -> bytes:
     """Return the frame that says how the shadow stands."""
     numbers = [number for standing in told.now for number in standing]
-    return _RIVALRY.pack(_IS_RIVALRY, told.promoted, told.seen, *numbers)
+    return _RIVALRY.pack(_IS_RIVALRY, told.promoted, told.seen, told.failures, *numbers)
 
 
 class Questions:
@@ -282,9 +286,9 @@ class Answers:
                 placed = Placed(Identity(*hashes), _prediction(text_score, text_length))
                 yield Told(number, _prediction(score, length), placed)
             elif shape is _RIVALRY:
-                _, promoted, seen, *numbers = values
+                _, promoted, seen, failures, *numbers = values
                 rivals = (LiveStanding(*numbers[at : at + 5]) for at in (0, 5, 10))
-                yield ShadowReport(promoted, seen, Rivalry(*rivals))
+                yield ShadowReport(promoted, seen, Rivalry(*rivals), failures)
             else:
                 _, scope, hash, n, *now, alarms, seen, on = values
                 yield LiveReport(Scope(scope), hash, LiveStanding(n, *now), alarms, seen, on)

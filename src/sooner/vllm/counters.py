@@ -35,6 +35,7 @@ COUNTERS = {
     "scorer_timeouts": "Requests that kept their neutral place because no score came in time",
     "scorer_failures": "Scores that the ranker could not give",
     "scorer_restarts": "Times the scorer process was started again",
+    "shadow_failures": "Requests of which a shadow could not say anything, and shadows that are not there",
     "drift_alarms": "Times that replies had changed and were learned anew",
     "policy_errors": "Keys that the policy could not give; such a request takes its arrival's place",
     "hook_errors": "Exceptions in the plugin that were caught",
@@ -61,6 +62,30 @@ GAUGES = {
     "ranker_on": "Whether the learned order is on; where it is worth nothing it is not",
     "ranker_learned_requests": "Replies that were learned from",
 }
+
+
+def _rivals(shadow: str, of: str) -> dict[str, str]:
+    """Return the gauges of two orders that are held against each other on the same replies, or pairs."""
+    sides = {"_acting": "the order that acts", "": "its shadow", "_better": "the shadow, less the other's"}
+    measures = {"tau": "Kendall's tau of", "expected_gain": "Share of arrival order's wait that is saved by"}
+    errors = {"": "", "_error": ": its standard error"}
+    return {
+        f"{shadow}{side}_{measure}{error}": f"{text} {whose}, on the same {of}{end}"
+        for side, whose in sides.items()
+        for measure, text in measures.items()
+        for error, end in errors.items()
+    }
+
+
+SHADOWS = {
+    "shadow_promoted": "Whether the shadow that the settings name acts",
+    "shadow_compared_requests": "Replies on which both rankers were compared",
+    "shadow_policy_promoted": "Whether the policy that the settings name as a shadow acts",
+    "shadow_policy_compared_pairs": "Pairs of requests on which both policies were compared",
+    **_rivals("shadow", "replies"),
+    **_rivals("shadow_policy", "pairs"),
+}
+"""Gauges of a shadow: there once they are known, where one is named."""
 
 
 class PluginCounters(counters.Counters):
@@ -148,6 +173,13 @@ class Collector:
             for body in engines:
                 gauge.add_metric([str(body.engine)], body.gauges.get(name, 0.0))
             yield gauge
+        for name, text in SHADOWS.items():
+            known = [body for body in engines if name in body.gauges]
+            if known:
+                gauge = GaugeMetricFamily(f"sooner_{name}", text, labels=["engine"])
+                for body in known:
+                    gauge.add_metric([str(body.engine)], body.gauges[name])
+                yield gauge
 
     def _read(self) -> list[Snapshot]:
         """What living engines of this user wrote; others, links and what is no snapshot are left out."""

@@ -18,10 +18,10 @@ from sooner.core import Prediction
 from sooner.guard import Guard
 from sooner.ordering import given
 from sooner.ordering.kept import Kept
-from sooner.ordering.order import Order
 from sooner.ordering.pacing import PaceLearner, StepTimer
 from sooner.ordering.queue import Place, RankedQueue
-from sooner.vllm import compat, memory, scores, settings
+from sooner.policies import Policy
+from sooner.vllm import compat, memory, scores, settings, shadow
 from sooner.vllm.counters import PluginCounters, Publisher
 from sooner.vllm.displacement import Displacement
 from sooner.vllm.prefixes import Prefixes
@@ -54,7 +54,8 @@ class RankOrder:
         guard: Guard[str] | None = None
         if self.settings.starvation_guard:
             guard = Guard(self.settings.starvation_threshold, self.settings.starvation_quantum)
-        self.order = Order(policy, guard, self.counters)
+        trace = self._trace = self._opened_trace(policy, config)
+        self.order = shadow.order_of(self.settings, policy, guard, self.counters, host.requests, trace)
         self._bypassed = not self._fit(compat.version())
         if not self._bypassed:
             compat.replace_queues(host, lambda: RankedQueue(self._place, self._places))
@@ -68,27 +69,30 @@ class RankOrder:
         self.order.set_pace(learner.pace)
 
         self._stall = Stall(host, self._place, self.counters)
-        self._prefixes = Prefixes(host, self.order, self.counters, wanted="work" in policy.reads)
+        reckons = "work" in policy.reads or bool(self.settings.shadow_policy)
+        self._prefixes = Prefixes(host, self.order, self.counters, wanted=reckons)
         self._unsorted = False
         self._held = 0  # steps in a row in which nobody was scheduled, so that those in flight may end
         self._resetting = False
         self._arrived: deque[tuple[str, Prediction]] = deque()
         self._sessions = Sessions(host, self.order)
-        self._trace: EngineTrace | None = None
-        engine = compat.engine_index(config)
-        if self.settings.trace:
-            path = compat.of_engine(Path(self.settings.trace), config)
-            self._trace = EngineTrace(path, policy, config, engine)
         self.scores: EngineScores | None = None
         if scores.wanted(self.settings, policy, config) and not self._bypassed:
+            news = shadow.RankerNews(self.settings, trace, self.order) if self.settings.shadow else None
             self.scores = EngineScores(
-                self.settings, config, lambda id, said: self._arrived.append((id, said)), self.counters
+                self.settings, config, lambda id, said: self._arrived.append((id, said)), self.counters, news
             )
         self._publisher: Publisher | None = None
         if self.settings.metrics_dir:
             directory = Path(self.settings.metrics_dir)
-            self._publisher = Publisher(self.counters, self._gauges, directory, engine)
+            self._publisher = Publisher(self.counters, self._gauges, directory, compat.engine_index(config))
         logger.info("sooner orders requests by %r with %s", policy.name, self.settings)
+
+    def _opened_trace(self, policy: Policy, config: Any) -> EngineTrace | None:
+        if not self.settings.trace:
+            return None
+        path = compat.of_engine(Path(self.settings.trace), config)
+        return EngineTrace(path, policy, config, compat.engine_index(config))
 
     def add_request(self, request: Any) -> None:
         """Give a new request its place, then enqueue it; its score follows."""

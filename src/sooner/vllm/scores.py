@@ -11,11 +11,12 @@ from sooner.chat import ChatRequest
 from sooner.core import Prediction
 from sooner.ordering.client import ScorerClient
 from sooner.ordering.counters import Counters
-from sooner.ordering.standings import gauges
+from sooner.ordering.standings import gauges, shadow_gauges
 from sooner.ordering.wire import Ending
 from sooner.policies import Policy
 from sooner.vllm import compat
 from sooner.vllm.settings import VllmSettings
+from sooner.vllm.shadow import RankerNews
 
 logger = logging.getLogger("vllm.plugins.sooner")
 
@@ -32,7 +33,9 @@ class EngineScores:
         config: Any,
         deliver: Callable[[str, Prediction], None],
         counters: Counters,
+        news: RankerNews | None = None,
     ) -> None:
+        """`news` is told of how a shadow stands, where the settings name one."""
         try:
             self._unsaid = compat.filled(config)
         except Exception as error:  # a version that keeps its defaults elsewhere
@@ -41,10 +44,15 @@ class EngineScores:
         tokenizer = compat.tokenizer_name(config)
         self._model = str(config.model_config.model)
         self._swept = 0.0
+        self._news = news
+        shadow = settings.shadow
+        if shadow and not tokenizer:
+            counters.warn("shadow_failures", "nothing is compared: without a tokenizer no prompt can be read")
+            shadow = ""
         learned = settings.learned_path(config)
         self.client = ScorerClient(
             settings.scorer_socket, settings.ranker if tokenizer else "", tokenizer, deliver, counters,
-            settings.scorer_timeout, learned=None if learned is None else str(learned),
+            settings.scorer_timeout, learned=None if learned is None else str(learned), shadow=shadow,
         )  # fmt: skip
 
     def ask(self, request: Any) -> None:
@@ -65,13 +73,15 @@ class EngineScores:
         if now - self._swept < _RUNNING_EVERY:
             return
         self._swept = now
+        if self._news is not None:
+            self._news.tell(self.client.shadow)
         for request in running:
             if request.num_output_tokens >= max(_RUNNING_FROM, expected(request.request_id)):
                 self.client.ended(request.request_id, request.num_output_tokens, Ending.RUNNING)
 
     def gauges(self) -> dict[str, float]:
-        """Return how the learned order stands."""
-        return gauges(self.client.reports)
+        """Return how the learned order stands, and its shadow."""
+        return {**gauges(self.client.reports), **shadow_gauges(self.client.shadow)}
 
     def close(self) -> None:
         """Stop the scorer."""
@@ -80,7 +90,10 @@ class EngineScores:
 
 def wanted(settings: VllmSettings, policy: Policy, config: Any) -> bool:
     """Return whether a scorer is of use; say so once where it could not read. Raises RankerFileError."""
-    if policy.oracle or not policy.uses_predictions or not (settings.ranker or settings.learn):
+    if policy.oracle or not (settings.ranker or settings.learn):
+        return False
+    watches = settings.shadow or (settings.shadow_policy and settings.shadowing_policy().uses_predictions)
+    if not (policy.uses_predictions or watches):
         return False
     if settings.ranker and ":" not in settings.ranker:
         rankers.check(settings.ranker)

@@ -12,6 +12,7 @@ from typing import Any
 from sooner import config, policies
 from sooner.core import ConfigError
 from sooner.ordering.order import TELLS
+from sooner.ordering.process import check_shadow
 
 ENVIRONMENT = "SOONER_VLLM"
 
@@ -26,7 +27,9 @@ class VllmSettings:
     `parameters` are the policy's own (`beta`, `follow`, ...); they may also be given beside `policy`.
     `ranker` is a folder made by `sooner train`, "default" for the one in the package, "module:name"
     for your own, or "" for none. With `learn` the order is learned from how replies end, beside the ranker
-    or alone; it is kept beside `state`. `scorer_socket` names a scorer shared between engines; without it
+    or alone; it is kept beside `state`. `shadow` is a second ranker, or "learner" for what is learned alone:
+    it is asked too, and compared, and moves nobody; so is `shadow_policy`, a second policy with its
+    `shadow_parameters`. `scorer_socket` names a scorer shared between engines; without it
     each engine starts its own. `scorer_timeout` [s] is how long a score may take before the request
     stays at its neutral place. `client_scores` lets requests bring their own numbers.
     `second_look` sends a request back that was admitted before its score came and now ranks behind
@@ -43,6 +46,9 @@ class VllmSettings:
     policy: str = policies.DEFAULT
     parameters: Mapping[str, float] = field(default_factory=dict)
     ranker: str = "default"
+    shadow: str = ""
+    shadow_policy: str = ""
+    shadow_parameters: Mapping[str, float] = field(default_factory=dict)
     scorer_socket: str = ""
     learn: bool = True
     scorer_timeout: float = 5.0
@@ -61,6 +67,13 @@ class VllmSettings:
 
     def __post_init__(self) -> None:
         self.chosen_policy()
+        check_shadow("sooner", self.shadow, self.ranker, learn=self.learn)
+        if self.shadow_policy:
+            self.shadowing_policy()
+            if (self.shadow_policy, self.shadow_parameters) == (self.policy, self.parameters):
+                raise ConfigError(
+                    f"sooner.shadow_policy={self.shadow_policy!r}, allowed: another than policy"
+                )
         ranges = (
             ("scorer_timeout", self.scorer_timeout, self.scorer_timeout > 0, "> 0 [s]"),
             ("starvation_threshold", self.starvation_threshold, self.starvation_threshold >= 1, ">= 1"),
@@ -96,10 +109,17 @@ class VllmSettings:
 
     def chosen_policy(self) -> policies.Policy:
         """Return the policy with its parameters bound. Raises ConfigError where it asks what is not told."""
+        return self._bound(policies.get(self.policy, **self.parameters))
+
+    def shadowing_policy(self) -> policies.Policy:
+        """Return the policy that watches, bound alike. Raises UnknownName where none is named."""
+        return self._bound(policies.get(self.shadow_policy, **self.shadow_parameters))
+
+    def _bound(self, policy: policies.Policy) -> policies.Policy:
         host = policies.Host("the vLLM plugin", TELLS)
         if not self.client_scores:
             host = policies.Host("the vLLM plugin without client_scores", TELLS - CLIENTS)
-        return host.bind(policies.get(self.policy, **self.parameters))
+        return host.bind(policy)
 
 
 def load(additional_config: Any = None) -> VllmSettings:

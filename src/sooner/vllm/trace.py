@@ -24,7 +24,8 @@ class EngineTrace:
     `work` [s], `key`, `scored`, `status`, `sender` and `template` (hashes). A step's line holds `step`,
     `time` [s], `running`, `waiting`, and what it computes: `prefill` [tokens], `decoding` [requests],
     `context` [tokens]. A pace's line holds `step`, `time` and the numbers of `sooner.work.Pace`; there is
-    one each time another was learned.
+    one each time another was learned. A shadow's line, in `path` + ".shadow", holds `step`, `time`, what acts
+    (as `ranker` or `policy`), its `shadow`, and how both stand, by the names of `/metrics`.
     `path` + ".engine" is JSON, the order and the engine's limits, as `sooner whatif` asks for them.
     """
 
@@ -37,6 +38,8 @@ class EngineTrace:
         self._requests = _appended(path)
         self._steps = _appended(Path(f"{path}.steps"))
         self._paces = _appended(Path(f"{path}.pace"))
+        self._shadow: TextIO | None = None
+        self._path = path
         self._unanswered: dict[str, Ticket] = {}
 
     def arrived(self, id: str, ticket: Ticket, extra: dict[str, Any] | None) -> None:
@@ -100,8 +103,17 @@ class EngineTrace:
         line = {"engine": self._engine, "step": step, "time": time.time(), **dataclasses.asdict(pace)}
         self._paces.write(json.dumps(line) + "\n")
 
+    def shadow(self, step: int, standing: Mapping[str, Any]) -> None:
+        """Write how a shadow stands beside what acts."""
+        if self._shadow is None:
+            self._shadow = _appended(Path(f"{self._path}.shadow"))
+        line = {"engine": self._engine, "step": step, "time": time.time(), **standing}
+        self._shadow.write(json.dumps(line) + "\n")
+
     def close(self) -> None:
         """Close the files."""
+        if self._shadow is not None:
+            self._shadow.close()
         self._paces.close()
         self._requests.close()
         self._steps.close()

@@ -13,6 +13,13 @@ from sooner.core import DataError, EngineError
 
 _LINE = re.compile(r"(?:vllm:)?sooner_([a-z0-9_]+)(?:\{[^}]*\})? +([^ ]+)")
 _MOST = 8 << 20  # bytes of a page
+SHADOWS = tuple(
+    f"{shadow}{measure}"
+    for shadow in ("shadow", "shadow_policy")
+    for measure in ("_acting_expected_gain", "_expected_gain", "_better_expected_gain_error", "_better_tau")
+)
+"""What is shown of a shadow, where there is one."""
+
 _SUMMED = ("_total", "_sum", "_count", "waiting", "running")
 SHOWN = (
     "waiting",
@@ -22,6 +29,7 @@ SHOWN = (
     "usual_wait_seconds",
     "ranker_tau",
     "ranker_on",
+    *SHADOWS,
 )
 RATES = ("requests", "finished", "scored", "second_looks", "hook_errors", "bypassed")
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from sooner.core import DataError
 from sooner.metrics import kendall_tau
+from sooner.watch.scrape import SHADOWS
 
 _END = 1 << 20  # bytes that are read from the end of a file
 LAST = 1000
@@ -36,6 +37,8 @@ def look(trace: Path) -> dict[str, float]:
         told["preemptions"] = float(sum(line.get("preemptions", 0) for line in requests))
         told["scored"] = sum(bool(line.get("scored")) for line in requests) / len(requests)
         told |= _tau(requests)
+    for line in _last(Path(f"{trace}.shadow")):  # the last of each is what stays
+        told |= {name: float(line[name]) for name in SHADOWS if name in line}
     return told
 
 
