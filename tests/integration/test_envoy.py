@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import socket
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from gateway_rig import chat, run
-from hint_rig import Target
+from hint_rig import Target, process
 
 pytest.importorskip("grpc", reason="grpcio is not installed (pip install 'sooner[envoy]')")
 
@@ -122,3 +123,31 @@ def test_requests_go_on_where_no_hinter_answers(tmp_path: Path) -> None:
             assert target.seen[-1][1] == b'{"prompt": "hi"}'
 
     run(test, 60)
+
+
+def test_a_hinter_that_is_killed_in_a_burst_is_seen_by_nobody(tmp_path: Path) -> None:
+    async def test(hints: int, hinter: subprocess.Popen[bytes]) -> None:
+        async with (
+            Target().serving() as target,
+            envoy(tmp_path, target.url, hints) as url,
+            aiohttp.ClientSession(url) as http,
+        ):
+            target.seen.clear()
+
+            async def ask(n: int) -> int:
+                async with http.post("/v1/completions", json={"prompt": f"question {n}"}) as response:
+                    if n == 150:
+                        hinter.kill()
+                    return response.status
+
+            workers = [
+                asyncio.gather(*(ask(n) for n in range(first, first + 100))) for first in (0, 100, 200)
+            ]
+            assert {status for found in await asyncio.gather(*workers) for status in found} == {200}
+            assert len(target.seen) == 300
+            assert any("x-vllm-priority" in headers for headers, _ in target.seen)
+            assert await ask(300) == 200
+            assert "x-vllm-priority" not in target.seen[-1][0]
+
+    with process("--target", "vllm", "--ext-proc") as (hinter, url):
+        run(lambda: test(int(url.rpartition(":")[2]), hinter), 60)
