@@ -14,8 +14,8 @@ from typing import Any
 
 from ray_app import ENGINE
 
-BLOCKS = 8
-"""Into how many blocks the rows are cut: a block is written, and kept by the checkpoint, when it is whole."""
+BLOCK = 2048  # bytes
+"""Where a block of rows ends: it is written, and kept by the checkpoint, while others run. Else 128 MB."""
 
 
 def ask(row: dict[str, Any]) -> dict[str, Any]:
@@ -45,6 +45,7 @@ def main(model: str, rows: str, folder: str, trace: str) -> None:
     where = Path(folder)
     ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200 << 20)
     context = ray.data.DataContext.get_current()
+    context.target_max_block_size = BLOCK
     ranked = where / "ranked"
     if not (where / "ranked.done").exists():
         source = ray.data.read_json(rows).map(lambda row: {**row, "predicted_len": row["max_tokens"]})
@@ -73,8 +74,7 @@ def main(model: str, rows: str, folder: str, trace: str) -> None:
         preprocess=ask,
         postprocess=keep,
     )
-    asked = ray.data.read_parquet(str(ranked), override_num_blocks=BLOCKS)
-    processor(asked).write_parquet(str(where / "out"))
+    processor(ray.data.read_parquet(str(ranked))).write_parquet(str(where / "out"))
     ray.shutdown()
 
 
