@@ -61,7 +61,7 @@ def environment(home: Path, short: str) -> dict[str, str]:
 
 
 def came_up(told: str) -> str:
-    """Return what a program of Ray wrote; skip where its node was not up within the 30 s that Ray gives it."""
+    """Return what a program of Ray wrote; skip where its node was not up in the 30 s Ray gives it."""
     if "timed out during startup" in told:
         pytest.skip("this machine is too busy for Ray, which gives a node 30 s to start")
     return told
