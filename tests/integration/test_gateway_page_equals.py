@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sqlite3
 import subprocess
@@ -135,10 +136,14 @@ def of_metrics(seen: dict[str, Any], told: dict[str, float]) -> None:
             assert (row[name] or 0.0) == told[f"sooner_backend_{metric}{label}"], name
         assert (row["state"] == "up") == bool(told[f"sooner_backend_up{label}"])
     for row in seen["learned"]:
-        label = f'{{of="{row["of"]}",group="{row["group"]}"}}'
+        of_all = row["of"] == "all"
+        family = "sooner_ranker" if of_all else "sooner_ranker_group"
+        label = "" if of_all else f'{{of="{row["of"]}",group="{row["group"]}"}}'
         for name, metric in (("tau", "tau"), ("gain", "expected_gain"), ("on", "on")):
-            found = told[f"sooner_ranker_group_{metric}{label}"]
+            found = told.get(f"{family}_{metric}{label}", math.nan)
             assert (row[name] is None and found != found) or row[name] == found, name
+    if "sooner_ranker_tau" in told:
+        assert seen["learned"][0]["of"] == "all"
 
 
 def test_each_number_on_the_page_is_that_of_metrics_or_of_the_journal(tmp_path: Path) -> None:

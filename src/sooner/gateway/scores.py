@@ -87,8 +87,9 @@ class WaitingScores:
 
     @property
     def standings(self) -> Sequence[LiveReport]:
-        """How the learned order stands, by model and by sender."""
-        return [told for told in self._reports().values() if told.scope is not Scope.ALL and told.standing.n]
+        """How the learned order stands, of all and then by model and by sender."""
+        known = [told for told in self._reports().values() if told.standing.n]
+        return sorted(known, key=lambda told: told.scope is not Scope.ALL)
 
     @property
     def shadow(self) -> ShadowReport | None:

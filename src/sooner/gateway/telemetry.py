@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from sooner.gateway.engines.backend import Backend
-from sooner.ordering.wire import LiveReport
+from sooner.ordering.wire import LiveReport, Scope
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -89,6 +89,7 @@ def page(
     form: str = TEXT,
 ) -> str:
     """Return the whole page; the groups of `standings` are named by their hashes only."""
+    groups = [told for told in standings if told.scope is not Scope.ALL]  # of all, `gauges` tell
     lines: list[str] = []
     for name, text in texts.items():
         family = f"sooner_{name}" if form == OPEN_METRICS else f"sooner_{name}_total"
@@ -112,14 +113,14 @@ def page(
             for backend, value in zip(backends, values, strict=True)
         ]
     for name, values in {
-        "tau": [told.standing.tau for told in standings],
-        "expected_gain": [told.standing.gain for told in standings],
-        "on": [float(told.on) for told in standings],
+        "tau": [told.standing.tau for told in groups],
+        "expected_gain": [told.standing.gain for told in groups],
+        "on": [float(told.on) for told in groups],
     }.items():
         lines.append(f"# TYPE sooner_ranker_group_{name} gauge")
         lines += [
             f'sooner_ranker_group_{name}{{of="{told.scope.name.lower()}",group="{told.hash:016x}"}} {value}'
-            for told, value in zip(standings, values, strict=True)
+            for told, value in zip(groups, values, strict=True)
         ]
     for histogram in (telemetry.wait, telemetry.first_byte, telemetry.total):
         lines += histogram.lines(form)

@@ -291,7 +291,7 @@ def _learned(standings: Sequence[Mapping[str, Any]]) -> str:
         for standing in standings
     ]
     head = ("Of", "Order", "Kendall's tau", "Expected gain", "Replies", "Drift alarms")
-    return "<h2>Learned order, by model and sender</h2>" + table("Learned order", head, rows)
+    return "<h2>Learned order, of all and by model and sender</h2>" + table("Learned order", head, rows)
 
 
 def _shadow(title: str, state: Mapping[str, Any] | None, compared: str, words_of: str) -> str:
