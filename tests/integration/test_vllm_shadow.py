@@ -178,10 +178,11 @@ def reading(bench: Bench, **sooner: Any) -> Any:
 
 def asked_until(scheduler: Any, true: Callable[[], bool]) -> None:
     """Serve bursts, each scored before it runs, in which a longer prompt has a longer reply."""
-    runner, rng, burst = harness.Runner(scheduler), random.Random(0), 0
+    rng, burst = random.Random(0), 0
     deadline = time.monotonic() + 120.0
     while not true():
         burst += 1
+        runner = harness.Runner(scheduler)  # it ends a run of thousands of steps
         sizes = [rng.randint(2, 60) for _ in range(BURST)]
         runner.add(
             harness.request(f"{burst}-{i}", size, prompt_len=size, offset=rng.randrange(500))
