@@ -32,6 +32,7 @@ class Recorder:
         self.ranker, self.tokenizer = ranker, tokenizer
         self.asked: dict[str, ChatRequest] = {}
         self.reports: dict[Any, Any] = {}
+        self.shadow = None
 
     def submit(self, id: str, request: ChatRequest) -> None:
         self.asked[id] = request
