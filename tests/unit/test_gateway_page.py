@@ -18,7 +18,7 @@ from sooner.gateway.counts import COUNTERS
 from sooner.gateway.delivery.context import Finished
 from sooner.gateway.page import request_html, words
 from sooner.gateway.page.html import page, sections
-from sooner.gateway.page.live import SHARE, LiveView
+from sooner.gateway.page.live import SELDOM, SHARE, LiveView, pause
 from sooner.gateway.page.recent import KEPT, MOST_TENANTS, OTHERS, Recent
 from sooner.gateway.page.settings import SloSettings
 from sooner.gateway.settings import QueueSettings
@@ -204,7 +204,7 @@ def test_looking_takes_a_bounded_share_of_a_core(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("sooner.gateway.page.live.time.monotonic", lambda: wall[0])
 
     def look() -> dict[str, Any]:
-        spent[0] += 0.0285  # a very long queue
+        spent[0] += 0.0119  # a long queue
         return {}
 
     live = LiveView(look)
@@ -212,4 +212,8 @@ def test_looking_takes_a_bounded_share_of_a_core(monkeypatch: pytest.MonkeyPatch
         live.state()
         wall[0] += 1.0
     assert spent[0] <= 1.1 * SHARE * 600
-    assert live.looks == 60
+    assert live.looks == 150
+    live.forget()
+    live.state()
+    assert live.looks == 151
+    assert pause(1.0) == SELDOM  # one slow look freezes no page

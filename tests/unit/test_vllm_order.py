@@ -208,3 +208,20 @@ def test_a_mean_starts_at_its_first_value() -> None:
     assert mean.value == 8.0
     mean.add(4.0)
     assert mean.value == 6.0
+
+
+@pytest.mark.parametrize("name", policies.names())
+def test_what_only_a_shadow_wants_to_know_of_the_cache_moves_nobody(name: str) -> None:
+    """A preempted request whose own blocks are cached keeps its place under a policy that reads no work."""
+    watched, alone = (
+        Order(policies.get(name), None, PluginCounters(), weighs=weighs) for weighs in (True, False)
+    )
+    for order in (watched, alone):
+        for i in range(4):
+            order.arrive(str(i), float(i), 100)
+            order.predicted(str(i), Prediction(5.0 * i, 200.0 + i), 0)
+        order.admitted("2")
+        order.preempted("2", 150)
+        order.cached("2", 96)
+    if not policies.get(name).reads & {"work", "usual_wait", "usual_work", "cached_len"}:
+        assert ranked(watched) == ranked(alone)

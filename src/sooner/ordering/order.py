@@ -24,6 +24,7 @@ _TYPICAL = (500.0, 0.0, 150.0)
 TELLS = frozenset(View._fields) - {"counter"}
 """Fields of `View` that an order tells its policy; a host may know less, or more."""
 _OF_WORK = frozenset({"work", "usual_wait", "usual_work"})
+_OF_CACHE = _OF_WORK | {"cached_len"}
 
 
 class Mean:
@@ -221,7 +222,9 @@ class Order:
             return False
         ticket.cached_len = cached_len
         self._reckon(ticket)
-        ticket.stand(self._key(ticket, 0), ticket.promoted)
+        if not self.policy.reads & _OF_CACHE:  # only a shadow wants to know
+            return False
+        ticket.stand(self._key(ticket, ticket.attained), ticket.promoted)
         return True
 
     def set_pace(self, pace: Pace) -> float:

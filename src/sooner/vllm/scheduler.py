@@ -82,6 +82,10 @@ class RankOrder:
             self.scores = EngineScores(
                 self.settings, config, lambda id, said: self._arrived.append((id, said)), self.counters, news
             )
+        elif self.settings.shadow:
+            self.counters.warn(
+                "shadow_failures", "shadow=%r is not asked: no scorer runs", self.settings.shadow
+            )
         self._publisher: Publisher | None = None
         if self.settings.metrics_dir:
             directory = Path(self.settings.metrics_dir)

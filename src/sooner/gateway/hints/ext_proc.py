@@ -90,7 +90,11 @@ class Consultation:
         """Answer the headers and a body that was held; what still comes of it goes on as it comes."""
         self._held = None
         body = b"".join(held)
-        hint = await self._hint(body)
+        try:
+            hint = await self._hint(body)
+        except Exception as error:  # what was held goes on, whatever happens
+            hint = None
+            self._unchanged(f"the hint failed: {error!r}")
         return [
             _changed(_HEADERS, hint, body, replace=False),
             *_in_pieces(_BODY, body if hint is None else hint.body, last),

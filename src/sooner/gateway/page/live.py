@@ -15,14 +15,14 @@ from sooner.gateway.page import html
 
 logger = logging.getLogger("sooner.gateway")
 
-EVERY = 1.0  # least seconds between two looks, however many look
-SHARE = 0.003  # of a core that looking may take: with much to see there are fewer looks
+EVERY, SELDOM = 1.0, 5.0  # least and most seconds between two looks, however many look
+SHARE = 0.003  # of a core that looking is to take: with much to see there are fewer looks
 MOST = 32  # viewers at once
 
 
 def pause(cost: float) -> float:
     """Return the seconds from one look to the next, for a look that took `cost` CPU seconds."""
-    return max(EVERY, cost / SHARE)
+    return min(max(EVERY, cost / SHARE), SELDOM)
 
 
 class LiveView:
@@ -50,6 +50,10 @@ class LiveView:
             self._pause = pause(time.thread_time() - began)
             self.looks += 1
         return self._seen
+
+    def forget(self) -> None:
+        """Look anew when next asked: what was seen is no longer so."""
+        self._seen = None
 
     async def send(self, response: web.StreamResponse) -> None:
         """Send events until the viewer leaves; one that reads slowly misses some, and holds nobody up."""

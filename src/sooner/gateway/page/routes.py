@@ -212,6 +212,7 @@ class Page:
                 400, f"on={str(said.get('on'))[:40]!r}, allowed: true or false", "invalid_request"
             )
         self.switch.turn(on, self._who(request, said))
+        self.live.forget()
         if form:
             return _away()
         return answers.as_json({"on": self.switch.on, "policy": self.switch.policy})
@@ -236,6 +237,7 @@ class Page:
         if said.get("if_better") is True and now is not None and not now["is_better"]:
             return answers.error(409, "the shadow is not better beyond chance", "not_better")
         by = self._who(request, said)
+        self.live.forget()
         try:
             if what == "policy":
                 return answers.as_json(shadow.promote_policy(self._dispatcher, self.switch, by))
