@@ -204,7 +204,7 @@ def test_looking_takes_a_bounded_share_of_a_core(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("sooner.gateway.page.live.time.monotonic", lambda: wall[0])
 
     def look() -> dict[str, Any]:
-        spent[0] += 0.0119  # a long queue
+        spent[0] += 0.0079  # a long queue
         return {}
 
     live = LiveView(look)

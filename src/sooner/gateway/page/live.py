@@ -16,7 +16,7 @@ from sooner.gateway.page import html
 logger = logging.getLogger("sooner.gateway")
 
 EVERY, SELDOM = 1.0, 5.0  # least and most seconds between two looks, however many look
-SHARE = 0.003  # of a core that looking is to take: with much to see there are fewer looks
+SHARE = 0.002  # of a core that looking is to take: with much to see there are fewer looks
 MOST = 32  # viewers at once
 
 
