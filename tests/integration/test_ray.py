@@ -243,7 +243,7 @@ def test_an_offline_job_survives_its_engine_and_its_driver_and_reports_as_on_one
 
 def test_ray_data_runs_in_our_order_and_goes_on_after_its_driver_was_killed(tmp_path: Path) -> None:
     """Rows leave with their block of 8, so what a killed driver loses is blocks; none is lost or doubled."""
-    rows(tmp_path, times=8)  # half a minute of work: a task that writes a block takes seconds to start
+    rows(tmp_path, times=4)  # half a minute of work: a task that writes a block takes seconds to start
     model, trace, out = write_tiny_model(tmp_path / "model"), tmp_path / "trace.jsonl", tmp_path / "out"
     command = [sys.executable, str(HERE / "ray_data.py"), str(model), str(tmp_path / "prompts.jsonl")]
     command += [str(tmp_path), str(trace)]
