@@ -233,20 +233,16 @@ class Proxy:
                 place.sent = sent = await self.delivery.send(
                     request, waiting, backend, body, chunks=waiting.comments is None
                 )
-                if sent.head.status == 500 and backend.kind.replicas:
-                    ended = Cut(f"a replica of backend {backend.name} failed", started=False, reused=False)
-                    if retries.may(waiting, backend, ended):
+                lost = sent.head.status == 500 and backend.kind.replicas
+                if lost or (sent.head.status in _ELSEWHERE and retries.another(waiting, backend)):
+                    words = f"backend {backend.name} says {sent.head.status}"
+                    said = Cut(words, started=False, reused=False) if lost else EngineError(words)
+                    if retries.may(waiting, backend, said):
                         place.give_back(0.0)
                         self.client.drop(sent.connection)
-                        self.dispatcher.counters.warn("upstream_errors", "%s", ended)
-                        continue
-                if sent.head.status in _ELSEWHERE and retries.another(waiting, backend):
-                    busy = EngineError(f"backend {backend.name} says {sent.head.status}")
-                    if retries.may(waiting, backend, busy):
-                        place.give_back(0.0)
-                        self.client.drop(sent.connection)
-                        backend.breaker.failed(time.monotonic(), waiting.tenant)
-                        self.dispatcher.counters.warn("upstream_errors", "%s", busy)
+                        if not lost:  # else one replica of it is gone, and the others serve
+                            backend.breaker.failed(time.monotonic(), waiting.tenant)
+                        self.dispatcher.counters.warn("upstream_errors", "%s", said)
                         continue
                 return await self._hand_on(request, waiting, place, sent, arrival)
             except EngineError as error:

@@ -237,15 +237,17 @@ class Page:
         if said.get("if_better") is True and now is not None and not now["is_better"]:
             return answers.error(409, "the shadow is not better beyond chance", "not_better")
         by = self._who(request, said)
-        self.live.forget()
         try:
             if what == "policy":
-                return answers.as_json(shadow.promote_policy(self._dispatcher, self.switch, by))
-            return answers.as_json(await shadow.promote(self._dispatcher, by))
+                after = shadow.promote_policy(self._dispatcher, self.switch, by)
+            else:
+                after = await shadow.promote(self._dispatcher, by)
         except ConfigError as error:
             return answers.error(404, str(error), "no_shadow")
         except EngineError as error:
             return answers.error(503, str(error), "scorer_unavailable")
+        self.live.forget()
+        return answers.as_json(after)
 
 
 def _html(text: str, status: int = 200) -> web.Response:
